@@ -1,0 +1,181 @@
+"""A consumer with the incumbent's options: exchanges, exclusive queues, a fresh start."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pika
+from pika.exchange_type import ExchangeType
+
+from ... import input_queue
+from ...channel import Channel
+from ...connection import Connection
+from ...consumer import ConsumerThread
+from ...errors import ChannelError, MQError
+from ...scratch import Done, Operation, Steps
+from ...worker import Callback
+from ..utils.consumer_utils import default_error_handler
+
+_log = logging.getLogger(__name__)
+
+#: Attempts to connect that may fail in a row before the error handler hears of it.
+_ATTEMPTS = 3
+#: Seconds that a callback in hand gets when `join` is told no other time.
+_DRAIN = 25.0
+#: Part of the time of `join` that is for the callbacks; the rest is for closing the connection.
+_SHARE = 0.8
+#: A subscriber's queue goes when nobody has consumed it for so long, in milliseconds: it outlives a
+#: lost connection, not its service. The incumbent's stay for ever.
+_EXPIRES = 300_000
+#: Reply codes that leave an exchange usable: it is of another kind, or ours to use but not to make.
+_ACCEPTABLE = frozenset((403, 406))
+
+
+def subscriber_queue(exchange: str | None) -> str:
+    """A new name for the queue of one subscriber."""
+    return f"subscriber_{exchange}_{secrets.token_hex(3)}"
+
+
+class NeonConsumerThread(ConsumerThread):
+    """Consumes a queue, or what an exchange sends to it.
+
+    :param connection_params: pika's, for one host or several
+    :param callback_func: ``callback(channel, method, properties, body)``, run on a worker thread
+    :param error_func: ``error_func(thread, exception)``: what the callback raised, or a
+        ConnectionError, once for each time that the broker can't be reached
+    :param auto_ack: whether a message is acknowledged when the callback has returned; without, the
+        callback has to do it
+    :param queue_reset: delete the queue, unless others use it, when the consumer first starts
+    :param queue_exclusive: nobody else can use the queue, and it goes with the connection
+    :param exchange: declared, and the queue is bound to it
+    :param exchange_reset: delete the exchange when the consumer first starts
+    :param args: as for `threading.Thread`, of which ``name`` and ``daemon`` count
+    """
+
+    def __init__(
+        self,
+        connection_params: Connection
+        | pika.ConnectionParameters
+        | Sequence[pika.ConnectionParameters],
+        queue: str,
+        callback_func: Callback,
+        error_func: Callable[[Any, Exception], Any] = default_error_handler,
+        auto_ack: bool = True,
+        queue_reset: bool = False,
+        queue_exclusive: bool = False,
+        exchange: str | None = None,
+        exchange_reset: bool = False,
+        exchange_type: str | ExchangeType | None = ExchangeType.direct,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        queue = queue or subscriber_queue(exchange)
+        super().__init__(connection_params, queue, callback_func, error_func, auto_ack=auto_ack)
+        options = {**dict(zip(("group", "target", "name"), args, strict=False)), **kwargs}
+        self.name = options.get("name") or self.name
+        daemon = options.get("daemon")
+        self.daemon = threading.current_thread().daemon if daemon is None else bool(daemon)
+        self.connection_params = connection_params
+        self.queue_reset = queue_reset
+        self.queue_exclusive = queue_exclusive
+        self.exchange = exchange or ""
+        self.exchange_reset = exchange_reset
+        self.exchange_type = exchange_type or ExchangeType.direct
+        self._was_reset = False
+        self._told_of_outage = False
+        self.connection.on_failure = self._on_failure
+
+    @property
+    def is_consumer_alive(self) -> bool:
+        """Whether it will consume, or does; True before the start and during an outage."""
+        return self.failure is None and not self._stopping.is_set()
+
+    @property
+    def channel(self) -> Channel | None:
+        """The channel that callbacks get, while there is one."""
+        return self._channel
+
+    def join(self, timeout: float | None = None) -> None:
+        """Stop, and wait for the end.
+
+        :param timeout: seconds, after which unfinished messages are left for redelivery
+        """
+        self.stop(_DRAIN if timeout is None else timeout * _SHARE)
+        if self.ident is not None and self is not threading.current_thread():
+            super().join(timeout)
+
+    # ---- on the loop
+
+    def ready_queue(self, channel: Channel, done: Done) -> None:
+        """Part of `ConsumerThread`: resets come before the queue, the exchange behind it."""
+
+        def reset(_: Any, error: MQError | None) -> None:
+            if error is not None:
+                done(None, error)
+            elif self._is_own:
+                channel.scratch.do(self._declaration(), bind)
+            else:
+                super(NeonConsumerThread, self).ready_queue(channel, bind)
+
+        def bind(_: Any, error: MQError | None) -> None:
+            if error is not None or not self.exchange:
+                done(None, error)
+            else:
+                channel.scratch.run(self._bind(), done)
+
+        channel.scratch.run(self._reset(), reset)
+
+    def _on_failure(self, failures: int) -> None:
+        if failures <= _ATTEMPTS:
+            self._told_of_outage = False
+        elif not self._told_of_outage:
+            self._told_of_outage = True
+            error = ConnectionError(self.connection.trouble)
+            # Not on the loop: the handler may take its time.
+            threading.Thread(target=self._tell, args=(error,), daemon=True).start()
+
+    @property
+    def _is_own(self) -> bool:
+        """Whether nobody else will ever declare the queue, so that it may be of any kind."""
+        pattern = rf"subscriber_{re.escape(self.exchange)}_[0-9a-f]{{6}}"
+        return self.queue_exclusive or bool(re.fullmatch(pattern, self.queue))
+
+    def _declaration(self) -> Operation:
+        if self.queue_exclusive:
+            return input_queue.declare(self.queue, exclusive=True)
+        return input_queue.declare(self.queue, durable=True, arguments={"x-expires": _EXPIRES})
+
+    def _reset(self) -> Steps:
+        first, self._was_reset = not self._was_reset, True
+        operations: list[Operation] = []
+        if first and self.queue_reset:
+            operations.append(
+                lambda channel, done: channel.queue_delete(
+                    self.queue, if_unused=True, callback=done
+                )
+            )
+        if first and self.exchange and self.exchange_reset:
+            operations.append(
+                lambda channel, done: channel.exchange_delete(self.exchange, callback=done)
+            )
+        for operation in operations:
+            try:
+                yield operation
+            except ChannelError as error:
+                _log.warning("%r is used as it is: %s", self.queue, error)
+
+    def _bind(self) -> Steps:
+        try:
+            yield lambda channel, done: channel.exchange_declare(
+                self.exchange, self.exchange_type, callback=done
+            )
+        except ChannelError as error:
+            if error.code not in _ACCEPTABLE:
+                raise
+            _log.warning("exchange %r is used as it is: %s", self.exchange, error)
+        yield lambda channel, done: channel.queue_bind(self.queue, self.exchange, callback=done)

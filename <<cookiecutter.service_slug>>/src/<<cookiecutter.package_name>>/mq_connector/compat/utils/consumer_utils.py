@@ -1,0 +1,17 @@
+"""What hears of a consumer's errors where nobody else does."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+_log = logging.getLogger(__name__)
+
+
+def default_error_handler(*args: Any) -> None:
+    """Raise what was reported; the connector logs it and goes on.
+
+    :raises Exception: with ``args``, such as the thread and its exception
+    """
+    _log.warning("a consumer without an error handler: %s", args)
+    raise Exception(*args)

@@ -1,0 +1,171 @@
+"""The base class of a service: its configuration, its vhost, and the consumers that make it one."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import pika
+
+from . import config as configuration
+from .connection import Connection
+from .consumer import ConsumerThread
+from .health import HealthServer
+
+_log = logging.getLogger(__name__)
+
+#: Seconds that running callbacks get to finish after a stop was asked for; five less than the grace
+#: period of the compose file (and of Kubernetes).
+DRAIN = 25.0
+#: Seconds within which another signal is the first one's echo: `timeout` and `make` signal a process
+#: and its group.
+_ECHO = 0.2
+
+
+class MQConnector:
+    """Runs the consumers that a subclass puts into `consumers`.
+
+    :param config: a configuration as in ``mq_config.json``; by default it is looked for, when it is
+        first needed, in the places of `mq_connector.config.places`
+    :param service_name: key of the service's credentials under ``users``
+    """
+
+    def __init__(self, config: Mapping[str, Any] | None = None, service_name: str = "") -> None:
+        self.service_name = service_name
+        self.service_id = uuid.uuid4().hex
+        self.consumers: dict[str, ConsumerThread] = {}
+        self._config = config
+        self._vhost = "/"
+        self._ended = threading.Event()
+        self._asked_to_stop = False
+        self._first_signal = 0.0
+
+    @property
+    def vhost(self) -> str:
+        """The broker's virtual host; a leading slash is added where it is missing, as Neon does."""
+        return self._vhost
+
+    @vhost.setter
+    def vhost(self, vhost: str) -> None:
+        self._vhost = vhost if vhost.startswith("/") else f"/{vhost}"
+
+    def create_mq_connection(self, vhost: str | None = None) -> Connection:
+        """A connection to a vhost, opened by whoever it is given to.
+
+        :param vhost: by default the service's own
+        """
+        return self.connection_to(self.vhost if vhost is None else vhost)
+
+    def connection_to(self, vhost: str) -> Connection:
+        """As `create_mq_connection`, which a subclass may make to return another kind."""
+        return Connection(lambda: self._parameters(vhost))
+
+    def settings(self) -> configuration.Settings:
+        """Hosts and credentials.
+
+        :raises ConfigurationError: with one line that names file, key and remedy
+        """
+        return configuration.load(self.service_name, self._config)
+
+    def _parameters(self, vhost: str) -> list[pika.ConnectionParameters]:
+        return self.settings().parameters(vhost, self.service_name)
+
+    def check_health(self) -> bool:
+        """Whether every consumer is consuming."""
+        return bool(self.consumers) and all(
+            consumer.is_consuming for consumer in self.consumers.values()
+        )
+
+    def run(self) -> None:
+        """Start the consumers and return."""
+        for consumer in self.consumers.values():
+            consumer.on_change = self._on_change
+            consumer.start()
+
+    def stop(self, timeout: float = DRAIN) -> None:
+        """Let the consumers finish what they have in hand, and wait for them.
+
+        :param timeout: seconds after which unfinished messages are left for redelivery
+        """
+        self._ask_to_stop(timeout)
+        for consumer in self.consumers.values():
+            if consumer.is_alive() and consumer is not threading.current_thread():
+                consumer.join(timeout + 5.0)
+
+    def serve(self) -> int:
+        """Run until SIGTERM, SIGINT or a failure; for the main thread of a process.
+
+        The first signal drains, a second one ends at once.
+
+        :returns: exit code: 0 after a clean stop, 1 if a consumer could not start or work was cut short
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        health = HealthServer(self.service_name, self.look)
+        try:
+            self.run()
+            self._ended.wait()
+            self.stop()
+        finally:
+            health.close()
+        consumers = self.consumers.values()
+        for failure in {str(consumer.failure) for consumer in consumers if consumer.failure}:
+            _log.critical("can't start: %s", failure)
+        return int(any(consumer.failure or consumer.unfinished for consumer in consumers))
+
+    def look(self, done: Callable[[str], None]) -> None:
+        """Find out whether the broker has a consumer of ours on every queue.
+
+        :param done: gets the reason why not; empty if all is well
+        """
+        waiting = dict(self.consumers)
+        reasons: list[str] = []
+        lock = threading.Lock()
+
+        def looked(name: str, consuming: bool) -> None:
+            with lock:
+                consumer = waiting.pop(name)
+                if not consuming:
+                    reasons.append(
+                        f"not consuming {consumer.queue!r}: {consumer.connection.trouble or 'no consumer'}"
+                    )
+                last = not waiting
+            if last:
+                done("; ".join(reasons))
+
+        if not waiting:
+            done("the service has no consumers")
+        for name, consumer in self.consumers.items():
+            if consumer.is_consuming:
+                consumer.connection.call(partial(consumer.look, partial(looked, name)))
+            else:
+                looked(name, False)
+
+    def _ask_to_stop(self, timeout: float) -> None:
+        self._asked_to_stop = True
+        for consumer in self.consumers.values():
+            consumer.stop(timeout)
+
+    def _on_change(self) -> None:
+        if any(consumer.failure for consumer in self.consumers.values()):
+            self._ended.set()
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        name = signal.Signals(number).name
+        now = time.monotonic()
+        if self._asked_to_stop and now - self._first_signal < _ECHO:
+            return
+        if self._asked_to_stop:
+            _log.warning("%s again: ending at once, unfinished messages are delivered again", name)
+            self._ask_to_stop(0)
+        else:
+            self._first_signal = now
+            _log.info("%s: finishing what is in hand", name)
+            self._ask_to_stop(DRAIN)
+            self._ended.set()

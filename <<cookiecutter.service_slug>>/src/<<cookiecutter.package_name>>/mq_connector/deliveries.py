@@ -1,0 +1,208 @@
+"""Reads deliveries straight from the stream; every other frame goes on to pika.
+
+A delivery is three frames (method, content header, body) that pika takes apart into some twenty
+objects. Here they become the three objects of pika's callback signature and nothing else. The
+reader sits between our transport and pika's protocol, so it touches none of pika's internals.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import pika
+from pika.exceptions import InvalidFrameError
+from pika.spec import FRAME_MAX_SIZE, Basic
+
+from .frames import BODY, END, HEADER, HEARTBEAT, HEARTBEAT_FRAME, METHOD, OVERHEAD
+
+_BASIC_DELIVER = b"\x00\x3c\x00\x3c"
+_CHANNEL_CLOSE = b"\x00\x14\x00\x28"
+_TYPES = frozenset((METHOD, HEADER, BODY, HEARTBEAT))
+#: pika counts what it reads to notice a dead peer. While deliveries bypass it, it is told of the
+#: peer's life this often, in seconds: well below the shortest time-out that it can have (6 s).
+_SIGN_OF_LIFE = 1.0
+
+_unpack_prefix = struct.Struct(">BHL").unpack_from
+_unpack_delivery = struct.Struct(">Q?").unpack_from
+_unpack_size = struct.Struct(">Q").unpack_from
+
+
+class Properties(pika.BasicProperties):
+    """Properties that are decoded when somebody first looks at one: most handlers never do."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+
+    def __getattr__(self, name: str) -> Any:
+        # Only reached while the attribute doesn't exist yet.
+        values = self._decoded()
+        if name not in values:
+            raise AttributeError(f"properties have no {name!r}")
+        return values[name]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, pika.BasicProperties):
+            return NotImplemented
+        theirs = other._decoded() if isinstance(other, Properties) else vars(other)
+        return self._decoded() == theirs
+
+    __hash__ = None  # type: ignore[assignment]  # as pika's own properties
+
+    def __repr__(self) -> str:
+        self._decoded()
+        return super().__repr__()
+
+    def _decoded(self) -> dict[str, Any]:
+        """The attributes; those that were set meanwhile stay, also by another thread that decodes."""
+        values = self.__dict__
+        raw = values.get("_raw")
+        if raw is not None:
+            properties = pika.BasicProperties()
+            properties.decode(raw)
+            for key, value in vars(properties).items():
+                values.setdefault(key, value)
+            values.pop("_raw", None)
+        return values
+
+
+class Sink(Protocol):
+    """Takes what arrives on one channel."""
+
+    def deliver(self, method: Basic.Deliver, properties: pika.BasicProperties, body: bytes) -> None:
+        """A whole message; called on the loop, must not block."""
+
+    def closing(self) -> None:
+        """The broker closes the channel: from now on nothing may be sent on it."""
+
+
+class _Delivery:
+    """What is known of the message that is arriving on a channel."""
+
+    __slots__ = ("method", "missing", "pieces", "properties", "sink")
+
+    def __init__(self, sink: Sink) -> None:
+        self.sink = sink
+        self.method: Basic.Deliver | None = None
+        self.properties: Properties | None = None
+        self.missing = 0
+        self.pieces: list[bytes] = []
+
+
+class DeliveryReader:
+    """Splits a stream into frames, keeps those of deliveries, and forwards the rest.
+
+    :param forward: pika's ``data_received``
+    """
+
+    def __init__(self, forward: Callable[[bytes], None]) -> None:
+        self._forward = forward
+        self._channels: dict[int, _Delivery] = {}
+        self._rest = b""
+        self._address: tuple[bytes, str, str, str] = (b"", "", "", "")
+        self._next_sign = 0.0
+
+    def attach(self, channel: int, sink: Sink) -> None:
+        """Deliveries on this channel go to ``sink`` from now on."""
+        self._channels[channel] = _Delivery(sink)
+
+    def detach(self, channel: int) -> None:
+        """The channel is gone; its number may come back with another one."""
+        self._channels.pop(channel, None)
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the stream.
+
+        :raises pika.exceptions.AMQPError: on what is no AMQP frame; the stream can't be read on
+        """
+        if self._rest:
+            data = self._rest + data
+            self._rest = b""
+        position = begin = 0
+        end = len(data)
+        kept = False
+        channels = self._channels
+        while position + OVERHEAD <= end:
+            kind, channel, size = _unpack_prefix(data, position)
+            stop = position + OVERHEAD + size
+            if kind not in _TYPES or size > FRAME_MAX_SIZE:
+                raise InvalidFrameError(f"frame of type {kind} with {size} bytes from the broker")
+            if stop > end:
+                break
+            delivery = channels.get(channel)
+            if delivery is not None and self._take(delivery, kind, data, position + 7, stop - 1):
+                if begin < position:
+                    self._forward(data[begin:position])
+                begin = stop
+                kept = True
+            position = stop
+        if begin < position:
+            self._forward(data[begin:position])
+        elif kept:
+            now = time.monotonic()
+            if now > self._next_sign:
+                self._next_sign = now + _SIGN_OF_LIFE
+                self._forward(HEARTBEAT_FRAME)
+        self._rest = data[position:]
+        if self._rest and self._rest[0] not in _TYPES:
+            # At once, because more may not come: what a TLS port has to say to us is shorter than that.
+            raise InvalidFrameError(f"no AMQP frame, but {self._rest[:16]!r}")
+
+    def _take(self, delivery: _Delivery, kind: int, data: bytes, start: int, stop: int) -> bool:
+        """Take a frame's payload, ``data[start:stop]``, if it belongs to a delivery."""
+        if data[stop] != END[0]:
+            return False
+        if kind == METHOD:
+            name = data[start : start + 4]
+            if name == _BASIC_DELIVER:
+                delivery.method = self._method(data, start + 4, stop)
+                return True
+            if name == _CHANNEL_CLOSE:
+                delivery.sink.closing()
+            return False
+        method = delivery.method
+        if method is None:
+            return False  # the content of a basic.return or basic.get-ok
+        if kind == HEADER:
+            (delivery.missing,) = _unpack_size(data, start + 4)
+            delivery.properties = Properties(data[start + 12 : stop])
+            if delivery.missing:
+                return True
+            body = b""
+        elif kind == BODY:
+            if delivery.properties is None:
+                raise InvalidFrameError("body without a content header from the broker")
+            body = data[start:stop]
+            missing = delivery.missing = delivery.missing - len(body)
+            if missing > 0:
+                delivery.pieces.append(body)
+                return True
+            if missing:
+                raise InvalidFrameError(f"body with {-missing} bytes too many from the broker")
+            if delivery.pieces:
+                delivery.pieces.append(body)
+                body = b"".join(delivery.pieces)
+                delivery.pieces = []
+        else:
+            return False
+        properties = delivery.properties
+        delivery.method = delivery.properties = None
+        assert properties is not None
+        delivery.sink.deliver(method, properties, body)
+        return True
+
+    def _method(self, data: bytes, start: int, stop: int) -> Basic.Deliver:
+        behind_tag = start + 1 + data[start]
+        delivery_tag, redelivered = _unpack_delivery(data, behind_tag)
+        # Consumer tag, exchange and routing key hardly ever change between two deliveries.
+        raw = data[start:behind_tag] + data[behind_tag + 9 : stop]
+        known, consumer_tag, exchange, routing_key = self._address
+        if raw != known:
+            consumer_tag = data[start + 1 : behind_tag].decode()
+            middle = behind_tag + 10 + data[behind_tag + 9]
+            exchange = data[behind_tag + 10 : middle].decode()
+            routing_key = data[middle + 1 : stop].decode()
+            self._address = (raw, consumer_tag, exchange, routing_key)
+        return Basic.Deliver(consumer_tag, delivery_tag, redelivered, exchange, routing_key)

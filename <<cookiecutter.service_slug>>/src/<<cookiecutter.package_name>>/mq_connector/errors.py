@@ -1,0 +1,68 @@
+"""Every exception of the connector, so that a caller can catch one base class."""
+
+from __future__ import annotations
+
+
+class MQError(Exception):
+    """Base of all errors raised by the connector."""
+
+
+class ConfigurationError(MQError):
+    """The configuration is missing, unreadable or incomplete.
+
+    The message names the file, the key and what to do; it never contains a password.
+    """
+
+
+class StartError(MQError):
+    """The broker refused us for a reason that waiting can't heal.
+
+    Wrong credentials, an unknown vhost, or a permission that is missing: trying again would only hide it.
+    """
+
+
+class NotConnected(MQError):
+    """The operation needs a connection, and there is none at the moment."""
+
+
+class ChannelError(MQError):
+    """The broker refused one operation (AMQP 0-9-1 channel exception); the consumer is unharmed.
+
+    :param code: AMQP reply code, such as 404 or 406
+    :param text: the broker's reply text
+    """
+
+    def __init__(self, code: int, text: str) -> None:
+        self.code = code
+        self.text = " ".join(text.split())  # RabbitMQ explains some refusals in several lines
+        super().__init__(f"{code} {self.text}")
+
+
+class PayloadError(MQError, ValueError):
+    """A message body can't be decoded, or exceeds a bound on size or depth."""
+
+
+class PublishError(MQError):
+    """A publish was not taken by the broker: returned as unroutable, or nacked."""
+
+
+class Unroutable(PublishError):
+    """No queue takes the message: there is none of that name, or nothing is bound to the exchange."""
+
+
+class RetryMessage(MQError):
+    """Raised by a callback to have its message delivered again later.
+
+    The broker counts these deliveries and dead-letters the message past its ``delivery-limit`` (20,
+    see the definitions). A transient queue doesn't count: there one retry is all.
+
+    :param delay: seconds until the first retry; doubled for each further one, up to a minute
+    """
+
+    def __init__(self, delay: float = 1.0) -> None:
+        super().__init__(f"to be delivered again in {delay:g} s or more")
+        self.delay = delay
+
+
+class RequestTimeout(MQError, TimeoutError):
+    """No reply came within the time allowed."""

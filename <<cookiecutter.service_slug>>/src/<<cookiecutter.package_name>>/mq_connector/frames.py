@@ -1,0 +1,119 @@
+"""AMQP 0-9-1 frames of the three methods that a busy consumer sends: publish, ack, reject.
+
+pika marshals any method from a description and sends each frame on its own. A consumer sends only
+these few, thousands of times a second, so they are packed here directly and joined by the caller.
+Layouts: AMQP 0-9-1, sections 4.2.3 (frames), 4.2.6 (content) and the grammar of class ``basic``.
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import lru_cache
+
+import pika
+
+METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
+#: Octet that ends every frame (``frame-end``).
+END = b"\xce"
+#: Bytes around a frame's payload: type, channel and size before it, the end octet behind it.
+OVERHEAD = 8
+#: An empty frame of type heartbeat on channel 0.
+HEARTBEAT_FRAME = b"\x08\x00\x00\x00\x00\x00\x00\xce"
+
+_BASIC = 60
+_PUBLISH, _ACK, _REJECT, _NACK = 40, 80, 90, 120
+_MANDATORY = b"\x01"
+
+_prefix = struct.Struct(">BHL").pack
+_method = struct.Struct(">BHLHH").pack
+_content_header = struct.Struct(">BHLHHQ").pack
+_settle = struct.Struct(">BHLHHQBB").pack
+
+
+def ack(channel: int, delivery_tag: int, multiple: bool) -> bytes:
+    """``basic.ack`` for one delivery, or for all outstanding ones up to ``delivery_tag``."""
+    return _settle(METHOD, channel, 13, _BASIC, _ACK, delivery_tag, multiple, 0xCE)
+
+
+def reject(channel: int, delivery_tag: int, requeue: bool) -> bytes:
+    """``basic.reject``: raises a quorum queue's delivery count when it requeues."""
+    return _settle(METHOD, channel, 13, _BASIC, _REJECT, delivery_tag, requeue, 0xCE)
+
+
+def nack(channel: int, delivery_tag: int, requeue: bool) -> bytes:
+    """``basic.nack`` for one delivery: since RabbitMQ 4.3 a requeue that isn't counted."""
+    return _settle(METHOD, channel, 13, _BASIC, _NACK, delivery_tag, requeue << 1, 0xCE)
+
+
+def publish(
+    channel: int,
+    exchange: str,
+    routing_key: str,
+    properties: bytes,
+    body: bytes,
+    mandatory: bool,
+    frame_max: int,
+) -> bytes:
+    """One publish: method frame, content header and as many body frames as ``frame_max`` asks for.
+
+    :param properties: what `encode_properties` returned
+    :param frame_max: largest frame in bytes, as negotiated for the connection
+    :raises ValueError: when exchange or routing key exceed 255 bytes of UTF-8
+    """
+    address = _address(exchange, routing_key)
+    size = len(body)
+    head = (
+        _method(METHOD, channel, len(address) + 5, _BASIC, _PUBLISH)
+        + address
+        + (_MANDATORY if mandatory else b"\x00")
+        + END
+        + _content_header(HEADER, channel, len(properties) + 12, _BASIC, 0, size)
+        + properties
+        + END
+    )
+    limit = frame_max - OVERHEAD
+    if size <= limit:
+        return b"".join((head, _prefix(BODY, channel, size), body, END)) if size else head
+    pieces = [head]
+    for start in range(0, size, limit):
+        piece = body[start : start + limit]
+        pieces += (_prefix(BODY, channel, len(piece)), piece, END)
+    return b"".join(pieces)
+
+
+@lru_cache(maxsize=256)
+def _address(exchange: str, routing_key: str) -> bytes:
+    """The reserved short, exchange and routing key of a publish."""
+    return (
+        b"\x00\x00"
+        + _short_string("exchange", exchange)
+        + _short_string("routing key", routing_key)
+    )
+
+
+def _short_string(what: str, text: str) -> bytes:
+    raw = text.encode()
+    if len(raw) > 255:
+        raise ValueError(f"{what} {text[:40]!r}… has {len(raw)} bytes; AMQP allows 255")
+    return bytes((len(raw),)) + raw
+
+
+class PropertiesEncoder:
+    """Encodes `pika.BasicProperties`, remembering the last: most replies carry the same."""
+
+    def __init__(self) -> None:
+        self._last: tuple[dict[str, object], bytes] = ({}, b"\x00\x00")
+
+    def __call__(self, properties: pika.BasicProperties | None) -> bytes:
+        """:returns: property flags and values, as they stand in a content header"""
+        if properties is None:
+            return b"\x00\x00"
+        last, encoded = self._last
+        values = vars(properties)
+        if values == last:
+            return encoded
+        encoded = b"".join(properties.encode())
+        # A table can be changed in place without its owner looking any different.
+        if values.get("headers") is None:
+            self._last = (dict(values), encoded)
+        return encoded

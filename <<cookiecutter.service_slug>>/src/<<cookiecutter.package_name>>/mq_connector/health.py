@@ -1,0 +1,127 @@
+"""Whether a running service truly consumes: asked over a local socket, answered by the broker.
+
+Nothing is polled while nobody asks. The asking side needs neither pika nor the service's own code,
+because a container runs it every few seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import threading
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from .errors import ConfigurationError
+
+#: Seconds within which the broker must have answered.
+ANSWER_WITHIN = 1.5
+_CONSUMING = b"consuming"
+
+
+def folder(service_name: str) -> Path:
+    """Where the services of this name, user and installation keep their sockets, one a process."""
+    base = os.environ.get("XDG_RUNTIME_DIR") or os.environ.get("TMPDIR") or "/tmp"
+    # Another copy of the repository is another service, though it may have the same name.
+    copy = zlib.crc32(os.fsencode(__file__))
+    # A socket's path may have 107 bytes (unix(7)).
+    return Path(base) / f"mq-{service_name[:40]}-{os.getuid()}-{copy:08x}"
+
+
+def _is_ours(path: Path) -> bool:
+    """In a folder that anybody may write to, somebody else could have been there first."""
+    found = path.lstat()
+    private = not stat.S_IMODE(found.st_mode) & 0o022
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and private
+
+
+class HealthServer:
+    """Answers `check` for this process.
+
+    :param look: starts to find out, and calls its argument with a reason, empty if all is well
+    :raises ConfigurationError: there can be no socket where `folder` says
+    """
+
+    def __init__(self, service_name: str, look: Callable[[Callable[[str], None]], None]) -> None:
+        self._look = look
+        self._path = folder(service_name) / f"{os.getpid()}.sock"
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not _is_ours(self._path.parent):
+                raise PermissionError("the folder is another user's, or others may write to it")
+            self._path.unlink(missing_ok=True)
+            self._socket.bind(str(self._path))
+            self._socket.listen(8)
+        except OSError as error:
+            self._socket.close()
+            raise ConfigurationError(
+                f"{self._path}: the health check's socket can't be made ({error}); "
+                "set XDG_RUNTIME_DIR to a folder with a short name that can be written"
+            ) from None
+        threading.Thread(target=self._serve, name="mq-health", daemon=True).start()
+
+    def close(self) -> None:
+        """Take the socket away."""
+        self._path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # merely closed, it wouldn't end `accept`
+        self._socket.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return  # closed
+            with connection:
+                connection.settimeout(ANSWER_WITHIN)
+                try:
+                    connection.sendall(self._answer().encode())
+                except OSError:
+                    continue  # whoever asked has gone
+
+    def _answer(self) -> str:
+        answered = threading.Event()
+        answers: list[str] = []
+
+        def done(reason: str) -> None:
+            answers.append(reason)
+            answered.set()
+
+        self._look(done)
+        if not answered.wait(ANSWER_WITHIN):
+            return f"the broker hasn't answered within {ANSWER_WITHIN} s"
+        return answers[0] or _CONSUMING.decode()
+
+
+def check(service_name: str) -> tuple[bool, str]:
+    """Ask every running service of this name.
+
+    :returns: whether there is one and all of them consume; and what to tell a person
+    """
+    reasons = []
+    running = 0
+    directory = folder(service_name)
+    if directory.exists() and not _is_ours(directory):
+        return False, f"{directory}: the folder is another user's, or others may write to it"
+    for path in sorted(directory.glob("*.sock")):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(ANSWER_WITHIN + 0.5)
+            try:
+                connection.connect(str(path))
+                answer = connection.recv(1024)
+            except (ConnectionRefusedError, FileNotFoundError):
+                path.unlink(missing_ok=True)  # left by a process that was killed
+                continue
+            except OSError as error:
+                answer = f"no answer ({error})".encode()
+        running += 1
+        if answer != _CONSUMING:
+            reasons.append(f"process {path.stem}: {answer.decode(errors='replace') or 'no answer'}")
+    if not running:
+        return False, f"no {service_name} is running here"
+    return not reasons, "; ".join(reasons) or _CONSUMING.decode()

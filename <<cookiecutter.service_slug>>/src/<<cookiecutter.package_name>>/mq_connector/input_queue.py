@@ -1,0 +1,132 @@
+"""The queue that a service consumes: of which kind it is made, and when it is taken as it is."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from pika.channel import Channel
+
+from .errors import ChannelError, StartError
+from .scratch import Operation, Steps
+
+_log = logging.getLogger(__name__)
+
+#: Values of ``MQ_QUEUE_TYPE``.
+KINDS = ("auto", "quorum", "legacy")
+_QUORUM = {"x-queue-type": "quorum"}
+_NOT_FOUND, _LOCKED, _REFUSED, _MISMATCH, _DENIED = 404, 405, 403, 406, 541
+
+
+def declare(queue: str, **options: Any) -> Operation:
+    """A ``queue.declare`` with pika's options, as an operation."""
+
+    def operation(channel: Channel, done: Callable[[Any], None]) -> None:
+        channel.queue_declare(queue, callback=done, **options)
+
+    return operation
+
+
+def delete(queue: str) -> Operation:
+    """A ``queue.delete`` as an operation."""
+    return lambda channel, done: channel.queue_delete(queue, callback=done)
+
+
+def exists(queue: str) -> Steps:
+    """Look for a queue without touching it.
+
+    :returns: the broker's ``Queue.DeclareOk``, or None
+    :raises ChannelError: 405 where it belongs to another connection
+    """
+    try:
+        return (yield declare(queue, passive=True)).method
+    except ChannelError as error:
+        if error.code != _NOT_FOUND:
+            raise
+        return None
+
+
+def tolerates_legacy(queue: str) -> Steps:
+    """Whether this broker lets a legacy client re-declare a quorum queue as a transient one.
+
+    RabbitMQ 4 does with ``quorum_queue.property_equivalence.relaxed_checks_on_redeclaration``. No
+    client can read that setting, so it is tried on a queue made for it.
+
+    :returns: None where we may not even make such a queue
+    """
+    probe = f"{queue}.probe.{uuid.uuid4().hex}"
+    try:
+        yield declare(probe, durable=True, arguments=_QUORUM)
+    except ChannelError as error:
+        _log.debug("no probe queue: %s", error)
+        return None
+    try:
+        yield declare(probe)
+    except ChannelError as error:
+        _log.debug("a legacy re-declaration fails here: %s", error)
+        tolerant = False
+    else:
+        tolerant = True
+    yield delete(probe)
+    return tolerant
+
+
+def make(queue: str, kind: str, tolerant: bool | None) -> Steps:
+    """Make the input queue, which isn't there yet.
+
+    :param kind: one of `KINDS`
+    :param tolerant: what `tolerates_legacy` found; only ``auto`` asks
+    :raises StartError: the broker won't let us have it
+    """
+    wanted = "legacy" if kind == "auto" and tolerant is False else kind
+    try:
+        yield _declaration(queue, wanted)
+    except ChannelError as error:
+        if error.code == _DENIED and kind == "auto":
+            _log.warning(
+                "queue %r becomes durable, because this broker denies transient ones (%s), though it "
+                "refuses Neon's clients then: see relaxed_checks_on_redeclaration in rabbitmq.conf",
+                queue,
+                error,
+            )
+            yield from make(queue, "quorum", None)
+        elif error.code != _MISMATCH:  # which says that somebody else has made it meanwhile
+            raise start_error(queue, error) from None
+        return
+    if wanted != kind:
+        _log.warning(
+            "queue %r becomes a transient classic queue, because this broker would refuse Neon's clients "
+            "(406) if it were durable: requests waiting in it don't survive a restart of the broker. "
+            "Set MQ_QUEUE_TYPE=quorum if no client declares it",
+            queue,
+        )
+
+
+def compare(queue: str, kind: str) -> Steps:
+    """Say so where a queue that exists isn't of the kind asked for; it is used as it is.
+
+    A queue is never deleted to change its kind: it may hold messages.
+    """
+    if kind == "auto":
+        return
+    try:
+        yield _declaration(queue, kind)
+    except ChannelError as error:
+        _log.warning("queue %r isn't of type %s and is used as it is: %s", queue, kind, error)
+
+
+def _declaration(queue: str, kind: str) -> Operation:
+    if kind == "legacy":
+        return declare(queue)
+    return declare(queue, durable=True, arguments=_QUORUM)
+
+
+def start_error(queue: str, error: ChannelError) -> StartError:
+    """What a refusal means to the person who runs the service."""
+    if error.code == _LOCKED:
+        return StartError(f"queue {queue!r} belongs exclusively to another connection: {error}")
+    if error.code == _REFUSED:
+        return StartError(f"no permission for queue {queue!r}: {error}")
+    return StartError(f"queue {queue!r} can't be used: {error}")

@@ -1,0 +1,336 @@
+"""Publishing with confirms: what the broker hasn't taken is reported, never dropped in silence."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from typing import Any
+
+import pika
+from pika.spec import Basic
+
+from . import frames
+from .connection import Connection
+from .errors import MQError, NotConnected, PublishError, StartError, Unroutable
+from .fork import Process
+
+_log = logging.getLogger(__name__)
+
+#: Messages under way to the broker at the same time; the next `Publisher.publish` waits for one.
+WINDOW = 1000
+#: Seconds before a loop that failed is started again.
+_RESTART_PAUSE = 1.0
+
+_Key = tuple[str, str, bytes]
+
+
+class _Message:
+    """A message until its confirm."""
+
+    __slots__ = (
+        "body",
+        "confirmed",
+        "exchange",
+        "mandatory",
+        "properties",
+        "returned",
+        "routing_key",
+    )
+
+    def __init__(
+        self,
+        exchange: str,
+        routing_key: str,
+        body: bytes,
+        properties: pika.BasicProperties | None,
+        mandatory: bool,
+    ) -> None:
+        self.exchange = exchange
+        self.routing_key = routing_key
+        self.body = body
+        self.properties = properties
+        self.mandatory = mandatory
+        self.confirmed: Future[None] = Future()
+        # What may be under way can't be taken back: this makes `Future.cancel` say so.
+        self.confirmed.set_running_or_notify_cancel()
+        self.returned: str | None = None
+
+    @property
+    def key(self) -> _Key:
+        return self.exchange, self.routing_key, self.body
+
+    def is_named_in(self, refusal: str) -> bool:
+        """Whether the broker's words mean everything that goes to this message's exchange."""
+        exchange = f"exchange '{self.exchange or 'amq.default'}' in vhost"
+        return any(f"{words} {exchange}" in refusal for words in ("no", "access to", "internal"))
+
+
+class Publisher:
+    """Publishes over one connection, from any thread, each message with a confirm of its own.
+
+    Connects when the first message comes, and again after a loss: what wasn't confirmed is then sent
+    again, so that a message may arrive twice but never not at all.
+
+    :param connection: where to publish
+    :param window: messages under way or held at the same time; with more, `publish` waits
+    :param hold: whether messages wait for a connection that is down, or are refused
+    """
+
+    def __init__(self, connection: Connection, window: int = WINDOW, hold: bool = True) -> None:
+        self.connection = connection
+        self._window = window
+        self._hold = hold
+        self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
+        self._waiting: deque[_Message] = deque()
+        self._unconfirmed: dict[int, _Message] = {}
+        self._last_tag = 0
+        #: Messages at the head of those waiting that go one at a time, to find which one is refused.
+        self._suspects = 0
+        self._channel: pika.channel.Channel | None = None
+        self._ever_ready = False
+        self._lost = False
+        self._closed = False
+        self._process: Process | None = None
+        self._encode = frames.PropertiesEncoder()
+        self._refusal: MQError | None = None
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Publisher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def publish(
+        self,
+        exchange: str,
+        routing_key: str,
+        body: bytes,
+        properties: pika.BasicProperties | None = None,
+        mandatory: bool = True,
+        timeout: float = 30.0,
+    ) -> Future[None]:
+        """Publish one message.
+
+        :param mandatory: whether a message that no queue takes is a failure
+        :param timeout: seconds to wait for room in the window
+        :returns: done when the broker has taken the message (a durable queue: on disk). Its exception
+            is `Unroutable` where no queue takes the message, another `PublishError` where it was refused
+        :raises NotConnected: there is no room in time, or no connection and nothing is held, or the
+            publisher is closed, or was opened by the process that this one was forked from
+        :raises StartError: the broker refuses us for good
+        :raises ConfigurationError: the configuration lacks something
+        """
+        if self._process is not None:
+            self._process.check()  # before the lock, which a fork may have left locked
+        message = _Message(exchange, routing_key, body, properties, mandatory)
+        with self._room:
+            self._start()
+            trouble = self.connection.trouble or ("the connection was lost" if self._lost else "")
+            if not self._hold and self._channel is None and trouble:
+                raise NotConnected(trouble)
+            # A future's callback runs on the loop, which alone can make room.
+            if threading.current_thread() is self._thread:
+                timeout = 0.0
+            if not self._room.wait_for(self._has_room, timeout):
+                raise NotConnected(
+                    f"{self._window} messages wait for their confirm since {timeout:g} s"
+                    f"{': ' + self.connection.trouble if self.connection.trouble else ''}"
+                )
+            if self._refusal is not None:
+                raise self._refusal
+            if self._closed:
+                raise NotConnected("the publisher is closed")
+            self._waiting.append(message)
+        self.connection.call(self._send)
+        return message.confirmed
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Wait for the confirms, then close the connection.
+
+        :param timeout: seconds, after which the messages without a confirm fail
+        """
+        try:
+            if self._process is not None:
+                self._process.check()
+        except NotConnected:
+            return  # the connection is the parent process's
+        with self._room:
+            self._closed = True
+            self._room.notify_all()
+            thread = self._thread
+            if thread is not None:
+                self._room.wait_for(self._is_idle, timeout)
+        if thread is not None:
+            self.connection.call(self.connection.close)
+            thread.join(timeout)
+        self._fail_all(NotConnected("closed before the broker had confirmed the message"))
+
+    def _has_room(self) -> bool:
+        under_way = len(self._waiting) + len(self._unconfirmed)
+        return self._closed or self._refusal is not None or under_way < self._window
+
+    def _is_idle(self) -> bool:
+        return self._refusal is not None or not (self._waiting or self._unconfirmed)
+
+    def _start(self) -> None:
+        if self._thread is None and not self._closed:
+            self.connection.parameters  # noqa: B018 - a bad configuration is the caller's to hear of
+            self._process = Process()
+            self._thread = threading.Thread(target=self._run, name="mq-publisher", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self.connection.run(self)
+                return
+            except Exception:  # its callers wait for confirms that only a living loop brings
+                _log.exception("the publisher's loop failed; starting it again")
+                self.on_lost()
+                time.sleep(_RESTART_PAUSE)
+
+    # ---- on the loop: mq_connector.connection.Listener
+
+    def on_open(self) -> None:
+        """The connection is open."""
+        self.connection.amqp.channel(on_open_callback=self._on_channel_open)
+
+    def on_lost(self) -> None:
+        """The connection is gone: what wasn't confirmed goes first on the next one."""
+        with self._lock:
+            self._channel = None
+            self._lost = True
+            self._take_back(list(self._unconfirmed.values()))
+
+    def on_refused(self, reason: str) -> bool:
+        """The broker said no: once it has said yes, a "no" may be one of a broker that is starting."""
+        if self._ever_ready:
+            return False
+        self._refusal = StartError(reason)
+        self._fail_all(self._refusal)
+        self.connection.close()
+        return True
+
+    def _on_channel_open(self, channel: pika.channel.Channel) -> None:
+        channel.add_on_return_callback(self._on_return)
+        channel.add_on_close_callback(self._on_channel_closed)
+        channel.confirm_delivery(self._on_confirm, lambda _: self._on_ready(channel))
+
+    def _on_ready(self, channel: pika.channel.Channel) -> None:
+        self.connection.proven()
+        with self._lock:
+            self._channel = channel
+            self._last_tag = 0
+            self._ever_ready = True
+            self._lost = False
+        self._send()
+
+    def _on_channel_closed(self, channel: pika.channel.Channel, reason: BaseException) -> None:
+        """What the broker refuses costs the channel: no such exchange (404), no permission (403), or
+        something about the message itself, such as its size or its expiration (406)."""
+        if channel is not self._channel or not isinstance(
+            reason, pika.exceptions.ChannelClosedByBroker
+        ):
+            return
+        error = PublishError(f"{reason.reply_code} {reason.reply_text}")
+        with self._room:
+            self._channel = None
+            messages = list(self._unconfirmed.values())
+            failed = [each for each in messages if each.is_named_in(reason.reply_text)]
+            if not failed and len(messages) == 1:
+                failed = messages
+            # Of many, the broker doesn't say which: they go again one by one, until it is alone.
+            self._suspects = max(self._suspects - 1, 0) if failed else len(messages)
+            self._take_back([each for each in messages if each not in failed])
+            self._room.notify_all()
+        for message in failed:
+            message.confirmed.set_exception(error)
+        self.connection.amqp.channel(on_open_callback=self._on_channel_open)
+
+    def _take_back(self, messages: list[_Message]) -> None:
+        """What was under way waits again, ahead of what came later."""
+        for message in messages:
+            message.returned = None
+        self._waiting.extendleft(reversed(messages))
+        self._unconfirmed.clear()
+
+    def _send(self) -> None:
+        """Send all that waits, in one go."""
+        burst = []
+        failed: list[tuple[_Message, Exception]] = []
+        with self._room:
+            channel = self._channel
+            if channel is None or not channel.is_open:
+                return
+            frame_max = self.connection.amqp.params.frame_max
+            while self._waiting and not (self._suspects and self._unconfirmed):
+                message = self._waiting.popleft()
+                try:
+                    data = frames.publish(
+                        channel.channel_number,
+                        message.exchange,
+                        message.routing_key,
+                        self._encode(message.properties),
+                        message.body,
+                        message.mandatory,
+                        frame_max,
+                    )
+                except Exception as error:  # pika's encoders raise whatever a wrong type leads to
+                    failed.append((message, error))
+                    self._room.notify_all()
+                    continue
+                self._last_tag += 1
+                self._unconfirmed[self._last_tag] = message
+                burst.append(data)
+        self.connection.transport.send(burst)
+        for message, reason in failed:
+            message.confirmed.set_exception(PublishError(f"{type(reason).__name__}: {reason}"))
+
+    def _on_return(
+        self, _channel: Any, method: Basic.Return, _properties: Any, body: bytes
+    ) -> None:
+        """Unroutable: the broker says so before it confirms the message."""
+        key = (method.exchange or "", method.routing_key or "", body)
+        with self._lock:
+            for message in self._unconfirmed.values():
+                if message.returned is None and message.key == key:
+                    message.returned = f"{method.reply_code} {method.reply_text}"
+                    break
+
+    def _on_confirm(self, frame: Any) -> None:
+        """``basic.ack`` or ``basic.nack`` for one message or all up to it."""
+        tag, multiple = frame.method.delivery_tag, frame.method.multiple
+        nacked = isinstance(frame.method, Basic.Nack)
+        with self._room:
+            tags = [each for each in self._unconfirmed if each <= tag] if multiple else [tag]
+            messages = [self._unconfirmed.pop(each, None) for each in tags]
+            careful, self._suspects = self._suspects, max(self._suspects - len(tags), 0)
+            self._room.notify_all()
+        if careful:
+            self._send()
+        for message in messages:
+            if message is None:
+                continue
+            if message.returned is not None:
+                where = f"exchange {message.exchange!r}, routing key {message.routing_key!r}"
+                message.confirmed.set_exception(Unroutable(f"{message.returned}: {where}"))
+            elif nacked:
+                message.confirmed.set_exception(
+                    PublishError("the broker refused the message (basic.nack); is its queue full?")
+                )
+            else:
+                message.confirmed.set_result(None)
+
+    def _fail_all(self, error: MQError) -> None:
+        with self._room:
+            messages = [*self._unconfirmed.values(), *self._waiting]
+            self._unconfirmed.clear()
+            self._waiting.clear()
+            self._room.notify_all()
+        for message in messages:
+            message.confirmed.set_exception(error)

@@ -1,0 +1,211 @@
+"""A channel that may die: AMQP closes a channel, or the whole connection, to say no to a method.
+
+Whatever the broker may refuse runs here, one method at a time, so that a refusal costs this channel
+and never the consumer's.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Generator
+from typing import Any
+
+import pika
+from pika.adapters.select_connection import SelectConnection
+from pika.exceptions import ChannelClosed
+
+from .connection import Connection
+from .errors import ChannelError, MQError, NotConnected
+
+#: Sends one method on the channel and names the function that takes its ``…-ok``.
+Operation = Callable[[pika.channel.Channel, Callable[[Any], None]], None]
+#: Yields operations, is sent each one's result, and returns what its caller wants to know.
+Steps = Generator[Operation, Any, Any]
+#: Gets what a course of operations returned, or the error that ended it.
+Done = Callable[[Any, "MQError | None"], None]
+
+#: Seconds for which an unused second connection stays open.
+_IDLE = 30.0
+
+
+class Result:
+    """What an operation comes to; looking at it waits, ignoring it costs nothing.
+
+    Stands in for the ``Method`` frame that pika's blocking channel returns, with the same ``method``.
+    """
+
+    def __init__(self) -> None:
+        self._done = threading.Event()
+        self._value: Any = None
+        self._error: MQError | None = None
+
+    def set(self, value: Any, error: MQError | None = None) -> None:
+        """The operation has ended."""
+        self._value, self._error = value, error
+        self._done.set()
+
+    def wait(self, timeout: float | None = 30.0) -> Any:
+        """Wait for the broker's answer; not on the connection's own loop.
+
+        :param timeout: seconds
+        :raises ChannelError: the broker refused
+        :raises NotConnected: the connection was lost before the answer, or the time is over
+        """
+        if not self._done.wait(timeout):
+            raise NotConnected(f"no answer from the broker within {timeout} s")
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    @property
+    def method(self) -> Any:
+        """The broker's answer, such as ``Queue.DeclareOk``; waits for it, see `wait`."""
+        return self.wait().method
+
+
+class Scratch:
+    """Runs operations in turn, each on a channel that is opened again when the last one killed it.
+
+    :param connection: the open connection; all methods are for its loop
+    :param apart: use a second connection, for methods whose refusal closes the connection (541)
+    """
+
+    def __init__(self, connection: Connection, apart: bool = False) -> None:
+        self._connection = connection
+        self._apart = apart
+        self._second: SelectConnection | None = None
+        self._channel: pika.channel.Channel | None = None
+        self._opening = False
+        self._steps: deque[tuple[Steps, Done]] = deque()
+        self._operation: Operation | None = None
+        self._busy = False
+        self._timed = False
+        self._closed = False
+
+    def run(self, steps: Steps, done: Done) -> None:
+        """Run a whole course of operations; ``done`` gets its return value or the error that ended it."""
+        if self._closed:
+            done(None, NotConnected("the connection is lost"))
+            return
+        self._steps.append((steps, done))
+        if not self._busy:
+            self._next()
+
+    def do(self, operation: Operation, done: Done) -> None:
+        """Run one operation."""
+
+        def steps() -> Steps:
+            return (yield operation)
+
+        self.run(steps(), done)
+
+    def abandon(self) -> None:
+        """The connection is lost or about to be closed: end all that waits."""
+        self._closed = True
+        self._operation = None
+        while self._steps:
+            _, done = self._steps.popleft()
+            done(None, NotConnected("the connection was lost"))
+        if self._second is not None and self._second.is_open:
+            self._second.close()
+
+    # ---- the course of operations
+
+    def _next(self) -> None:
+        """Start what comes next; a caller told of its end may have added to it."""
+        self._busy = bool(self._steps)
+        if self._busy:
+            self._advance(None, None)
+        elif self._second is not None and not self._timed:
+            self._timed = True
+            self._connection.later(_IDLE, self._close_idle)
+
+    def _advance(self, value: Any, error: MQError | None) -> None:
+        """Hand a result to the running course and start its next operation, or end it."""
+        steps, done = self._steps[0]
+        try:
+            self._operation = steps.throw(error) if error is not None else steps.send(value)
+        except StopIteration as stop:
+            self._finish(done, stop.value, None)
+        except MQError as failure:
+            self._finish(done, None, failure)
+        else:
+            self._perform()
+
+    def _finish(self, done: Done, value: Any, error: MQError | None) -> None:
+        self._steps.popleft()
+        self._operation = None
+        done(value, error)
+        if not self._closed:
+            self._next()
+
+    def _perform(self) -> None:
+        if self._channel is None:
+            if not self._opening:
+                self._open()
+            return
+        operation = self._operation
+        assert operation is not None
+        try:
+            operation(self._channel, self._on_ok)
+        except (ValueError, TypeError, AssertionError) as error:
+            # pika refuses the arguments before they reach the broker.
+            self._advance(None, ChannelError(400, str(error)))
+
+    def _on_ok(self, frame: Any) -> None:
+        if self._operation is not None:
+            self._operation = None
+            self._advance(frame, None)
+
+    # ---- the channel
+
+    def _open(self) -> None:
+        self._opening = True
+        if not self._apart:
+            self._connection.amqp.channel(on_open_callback=self._on_channel_open)
+        elif self._second is not None and self._second.is_open:
+            self._second.channel(on_open_callback=self._on_channel_open)
+        else:
+            self._connection.sibling(self._on_second_open, self._on_second_gone)
+
+    def _on_second_open(self, second: SelectConnection) -> None:
+        self._second = second
+        if self._closed:
+            second.close()
+        else:
+            second.channel(on_open_callback=self._on_channel_open)
+
+    def _on_second_gone(self, reason: str) -> None:
+        self._second = None
+        self._opening = False
+        self._channel = None
+        if self._operation is not None:
+            self._operation = None
+            code, _, text = reason.partition(" ")
+            known = code.isdigit()
+            self._advance(
+                None, ChannelError(int(code) if known else 541, text if known else reason)
+            )
+
+    def _on_channel_open(self, channel: pika.channel.Channel) -> None:
+        self._opening = False
+        self._channel = channel
+        channel.add_on_close_callback(self._on_channel_closed)
+        if self._operation is not None:
+            self._perform()
+
+    def _on_channel_closed(self, channel: pika.channel.Channel, reason: BaseException) -> None:
+        if channel is not self._channel:
+            return
+        self._channel = None
+        if not isinstance(reason, ChannelClosed):
+            return  # the connection went with it, which is told elsewhere
+        if self._operation is not None:
+            self._operation = None
+            self._advance(None, ChannelError(reason.reply_code, reason.reply_text))
+
+    def _close_idle(self) -> None:
+        self._timed = False
+        if self._second is not None and not self._steps and self._second.is_open:
+            self._second.close()

@@ -1,0 +1,169 @@
+"""Try a handler without a broker::
+
+    harness = Harness(MyService(config={}).handle_api_input)
+    outcome = harness.send({"text": "hi"})
+    assert outcome.reply["echo"] == {"text": "hi"}
+    assert outcome.settled == "ack"
+
+The callback runs in the calling thread, wrapped as in the real consumer: a return acknowledges, an
+exception dead-letters the message and answers with an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pika
+from pika.spec import Basic, Queue
+
+from . import payload
+from .scratch import Result
+from .worker import Callback, Workers
+
+#: The reply queue that the harness names in its requests.
+REPLY_QUEUE = "harness.reply"
+
+
+@dataclass(frozen=True)
+class Publish:
+    """A message that the handler has published."""
+
+    exchange: str
+    routing_key: str
+    body: bytes
+    properties: pika.BasicProperties | None
+
+    @property
+    def data(self) -> dict[Any, Any]:
+        """The decoded body; raises `PayloadError` where it isn't a payload."""
+        return payload.decode(self.body)
+
+
+@dataclass
+class Outcome:
+    """What came of one message."""
+
+    #: ``ack``, ``dead-letter`` or ``requeue``.
+    settled: str = ""
+    published: list[Publish] = field(default_factory=list)
+    #: Queues and exchanges that the handler declared, by name.
+    declared: list[str] = field(default_factory=list)
+    #: Where the request asked its reply to go.
+    reply_queue: str | None = None
+    #: What the handler raised.
+    error: Exception | None = None
+
+    @property
+    def replies(self) -> list[dict[Any, Any]]:
+        """Decoded bodies of what went to the request's reply queue, in order."""
+        return [each.data for each in self.published if each.routing_key == self.reply_queue]
+
+    @property
+    def reply(self) -> dict[Any, Any]:
+        """The only reply; an AssertionError where there is none or more than one."""
+        replies = self.replies
+        assert len(replies) == 1, f"expected one reply, got {len(replies)}"
+        return replies[0]
+
+
+class Harness:
+    """Hands messages to a callback, one at a time.
+
+    :param callback: such as a service's ``handle_api_input``
+    """
+
+    def __init__(self, callback: Callback) -> None:
+        self._callback = callback
+        self._sent = 0
+
+    def send(
+        self, request: Mapping[Any, Any], form: payload.Form = payload.Form.LITERAL
+    ) -> Outcome:
+        """Send a request as a client would: with a message id and a reply queue, unless it has its own.
+
+        Pass ``routing_key=None`` in the request for a client that wants no reply.
+        """
+        message = {"message_id": f"message-{self._sent + 1}", "routing_key": REPLY_QUEUE, **request}
+        outcome = self.send_body(payload.encode(message, form))
+        outcome.reply_queue = message["routing_key"]
+        return outcome
+
+    def send_body(self, body: bytes, properties: pika.BasicProperties | None = None) -> Outcome:
+        """Send a raw body."""
+        self._sent += 1
+        outcome = Outcome(reply_queue=properties.reply_to if properties else None)
+
+        def remember(error: Exception) -> None:
+            outcome.error = error
+
+        method = Basic.Deliver("harness", self._sent, False, "", "harness")
+        channel: Any = _RecordingChannel(outcome)
+        worker = Workers(1, "harness", self._callback, remember)
+        worker.handle((channel, method, properties or pika.BasicProperties(), body))
+        return outcome
+
+
+class _RecordingChannel:
+    """Has the methods of `mq_connector.channel.Channel` and writes down what they are asked for."""
+
+    is_open = True
+    is_closed = False
+    channel_number = 1
+
+    def __init__(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+
+    def basic_publish(
+        self,
+        exchange: str,
+        routing_key: str,
+        body: bytes | str,
+        properties: pika.BasicProperties | None = None,
+        mandatory: bool = False,
+    ) -> None:
+        raw = body.encode() if isinstance(body, str) else body
+        self._outcome.published.append(Publish(exchange, routing_key, raw, properties))
+
+    def basic_ack(self, delivery_tag: int = 0, multiple: bool = False) -> None:
+        self._settle("ack")
+
+    def basic_reject(self, delivery_tag: int = 0, requeue: bool = True) -> None:
+        self._settle("requeue" if requeue else "dead-letter")
+
+    def basic_nack(
+        self, delivery_tag: int = 0, multiple: bool = False, requeue: bool = True
+    ) -> None:
+        self.basic_reject(delivery_tag, requeue)
+
+    def is_settled(self, delivery_tag: int) -> bool:
+        return bool(self._outcome.settled)
+
+    def settle(self, delivery_tag: int) -> None:
+        self._settle("ack")
+
+    def reject_later(self, delivery_tag: int, seconds: float) -> None:
+        self._settle("requeue")
+
+    def queue_declare(self, queue: str, *_: Any, **__: Any) -> Result:
+        self._outcome.declared.append(queue)
+        return self._ok(Queue.DeclareOk(queue=queue, message_count=0, consumer_count=0))
+
+    def exchange_declare(self, exchange: str, *_: Any, **__: Any) -> Result:
+        self._outcome.declared.append(exchange)
+        return self._ok(None)
+
+    def queue_bind(self, *_: Any, **__: Any) -> Result:
+        return self._ok(None)
+
+    queue_unbind = queue_delete = queue_purge = exchange_delete = queue_bind
+
+    def _settle(self, how: str) -> None:
+        if not self._outcome.settled:
+            self._outcome.settled = how
+
+    def _ok(self, method: Any) -> Result:
+        result = Result()
+        result.set(pika.frame.Method(1, method))
+        return result

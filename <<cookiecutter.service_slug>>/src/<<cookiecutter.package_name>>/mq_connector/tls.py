@@ -1,0 +1,79 @@
+"""TLS to the broker: verified unless the configuration says otherwise in so many words."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pika
+
+from .errors import ConfigurationError
+
+#: The port of AMQP over TLS.
+PORT = 5671
+_KEYS = ("ca", "cert", "key", "verify")
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
+
+
+@dataclass(frozen=True)
+class TLS:
+    """What ``tls`` in the configuration holds."""
+
+    #: File with the certificates of authorities; without it, those that the system trusts.
+    ca: str | None = None
+    #: Files with our own certificate and its key. Without a password they are the login (EXTERNAL).
+    cert: str | None = None
+    key: str | None = None
+    #: Whether the broker's certificate and host name are checked.
+    verify: bool = True
+
+    def options(self, host: str) -> pika.SSLOptions:
+        """pika's options for one host.
+
+        :raises ConfigurationError: a file is missing or isn't what it should be
+        """
+        name = self.ca
+        try:
+            context = ssl.create_default_context(cafile=self.ca)
+            if self.cert:
+                name = self.cert
+                context.load_cert_chain(self.cert, self.key)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigurationError(
+                f"tls: {name}: {error.strerror or error}; check the file"
+            ) from None
+        if not self.verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return pika.SSLOptions(context, server_hostname=host)
+
+
+def load(config: Mapping[str, Any], env: Mapping[str, str], source: str) -> TLS | None:
+    """``tls`` of a configuration, overridden by ``MQ_TLS`` and ``MQ_TLS_CA``, ``_CERT``, ``_KEY``.
+
+    ``true`` stands for TLS with all defaults, as an object with any of the keys does.
+
+    :returns: None for a plain connection
+    :raises ConfigurationError: a key or a value is unknown
+    """
+    value = config.get("tls", False)
+    if isinstance(value, bool):
+        wanted, values = value, {}
+    elif isinstance(value, Mapping) and set(value) <= set(_KEYS):
+        wanted, values = True, dict(value)
+    else:
+        raise ConfigurationError(
+            f"{source}: tls must be true, false or an object with {', '.join(_KEYS)}"
+        )
+    switch = env.get("MQ_TLS")
+    if switch is not None:
+        if switch.lower() not in _TRUE + _FALSE:
+            raise ConfigurationError(f"MQ_TLS is {switch!r}; it must be true or false")
+        wanted = switch.lower() in _TRUE
+    for key in ("ca", "cert", "key"):
+        values[key] = env.get(f"MQ_TLS_{key.upper()}") or values.get(key)
+    if not isinstance(values.get("verify", True), bool):
+        raise ConfigurationError(f"{source}: tls.verify must be true or false")
+    return TLS(**values) if wanted else None
