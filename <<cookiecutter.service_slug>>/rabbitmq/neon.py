@@ -1,0 +1,196 @@
+"""What an operator pastes into an existing Neon installation to let this service in.
+
+    python rabbitmq/provision.py --print neon
+
+prints YAML documents, one for each place, each under a comment that names it. They hold the service's
+password, as the places do; nothing is written.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from provision import (
+    CLIENT_KEY,
+    CLIENT_USER,
+    CONFIG,
+    DEFINITIONS,
+    PACKAGE,
+    VHOST,
+    Broken,
+    Document,
+    permissions,
+)
+
+#: Folder, image and container are called after the repository.
+SLUG = "<< cookiecutter.service_slug >>"
+#: How Neon's services call the broker, on their network and in their configuration.
+BROKER = "neon-rabbitmq"
+
+
+def credentials() -> tuple[str, str]:
+    """The service's user and password.
+
+    :raises Broken: they haven't been made yet
+    """
+    file = Document(CONFIG, 0o600)
+    config = file.load()
+    users = config.get("MQ", config).get("users", {})
+    user = users.get(PACKAGE, {})
+    name, password = user.get("username") or user.get("user"), user.get("password")
+    if not name or not password:
+        raise Broken(f"{CONFIG}: users.{PACKAGE} is missing: run this without --print first")
+    return name, password
+
+
+def rights(user: str) -> list[dict[str, str]]:
+    """Permissions on our vhost for the service and for the user that Neon's clients share."""
+    allowed = permissions()
+    return [
+        {"user": user, "vhost": VHOST, **allowed[PACKAGE]},
+        {"user": CLIENT_USER, "vhost": VHOST, **allowed[CLIENT_KEY]},
+    ]
+
+
+def definitions(user: str) -> dict[str, Any]:
+    """Our definitions for a broker that has others: without the clients' user, whom it knows."""
+    ours = Document(DEFINITIONS, 0o644).load()
+    if not ours:
+        raise Broken(f"{DEFINITIONS} is missing: run this without --print first")
+    kept = {key: ours[key] for key in ("vhosts", "exchanges", "queues", "bindings", "policies")}
+    users = [each for each in ours["users"] if each["name"] == user]
+    return {"users": users, "permissions": rights(user), **kept}
+
+
+def configuration(user: str, password: str) -> dict[str, Any]:
+    """The entry in Neon's configuration; `user` is what the incumbent's code reads."""
+    return {"username": user, "user": user, "password": password}
+
+
+def documents() -> Iterator[tuple[str, Any]]:
+    """Each place, and what goes there."""
+    user, password = credentials()
+    config = {
+        "server": BROKER,
+        "port": 5672,
+        "users": {PACKAGE: configuration(user, password)},
+    }
+    yield (
+        "The installer's map of users, vhosts and permissions (rmq_backend_config.yml): add to its "
+        "lists, then let it make the definitions anew.",
+        {
+            "users": [{"name": user, "password": password, "tags": ["backend", "service"]}],
+            "vhosts": [{"name": VHOST}],
+            "permissions": rights(user),
+        },
+    )
+    yield (
+        "The installer's map of users to services (mq_user_mapping.yml): add.",
+        {user: [PACKAGE]},
+    )
+    yield (
+        "The broker's definitions, for one that runs: save as new.json, then in its container\n"
+        "# rabbitmqctl import_definitions new.json\n"
+        "# With the two maps above it still takes this for the dead letters: a policy, an exchange, a queue.",
+        definitions(user),
+    )
+    yield (
+        f"Neon's configuration (diana.yaml; without MQ, mq_config.json): add under users.\n"
+        f"# The service in its container then finds it at /config/neon/{CONFIG}.",
+        {"MQ": {"users": {PACKAGE: configuration(user, password)}}},
+    )
+    yield (
+        "The installation's compose file: add under services, with the network that the broker is on.",
+        {
+            "services": {
+                SLUG: {
+                    "container_name": SLUG,
+                    "image": f"{SLUG}:latest",
+                    "environment": {"MQ_SERVER": BROKER},
+                    "volumes": [f"./{CONFIG}:/config/neon/{CONFIG}:ro"],
+                    "networks": ["diana-backend"],
+                    "read_only": True,
+                    "tmpfs": ["/tmp"],
+                    "cap_drop": ["ALL"],
+                    "security_opt": ["no-new-privileges:true"],
+                    "stop_grace_period": "30s",
+                    "restart": "unless-stopped",
+                }
+            },
+            "networks": {"diana-backend": {}},
+        },
+    )
+    yield from kubernetes(config)
+
+
+def kubernetes(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """A secret, mounted where Neon's charts mount theirs, and a deployment with probes."""
+    yield (
+        "Kubernetes: the configuration, mounted at /config/neon.",
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": f"{SLUG}-mq"},
+            "stringData": {CONFIG: json.dumps(config)},
+        },
+    )
+    health = {
+        "exec": {"command": ["python", "-m", PACKAGE, "health"]},
+        "periodSeconds": 30,
+        "timeoutSeconds": 5,
+    }
+    container = {
+        "name": SLUG,
+        "image": f"{SLUG}:latest",
+        "readinessProbe": health,
+        "livenessProbe": {**health, "failureThreshold": 10},
+        "securityContext": {
+            "readOnlyRootFilesystem": True,
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [
+            {"name": "mq", "mountPath": "/config/neon", "readOnly": True},
+            {"name": "tmp", "mountPath": "/tmp"},
+        ],
+    }
+    labels = {"app": SLUG}
+    yield (
+        "Kubernetes: the service. Liveness is generous, because a broker that is down is no reason to "
+        "restart whoever waits for it.",
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": SLUG},
+            "spec": {
+                "replicas": 1,
+                "selector": {"matchLabels": labels},
+                "template": {
+                    "metadata": {"labels": labels},
+                    "spec": {
+                        "containers": [container],
+                        "securityContext": {
+                            "runAsNonRoot": True,
+                            "runAsUser": 10001,
+                            "fsGroup": 10001,
+                        },
+                        "terminationGracePeriodSeconds": 30,
+                        "volumes": [
+                            {"name": "mq", "secret": {"secretName": f"{SLUG}-mq"}},
+                            {"name": "tmp", "emptyDir": {}},
+                        ],
+                    },
+                },
+            },
+        },
+    )
+
+
+def show() -> None:
+    """Print all documents: YAML, in the part of it that is JSON."""
+    print("this holds the service's password: mind where it goes", file=sys.stderr)
+    for place, content in documents():
+        print(f"---\n# {place}\n{json.dumps(content, indent=2)}\n")

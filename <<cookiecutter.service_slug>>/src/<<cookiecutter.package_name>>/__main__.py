@@ -1,0 +1,16 @@
+"""``python -m << cookiecutter.package_name >> [run | request | doctor | health]``."""
+
+import sys
+
+from .mq_connector.cli import main
+
+
+def make_service():  # type: ignore[no-untyped-def]  # its type would load what the health check needn't
+    """Make the service; imported here because the health check does without it."""
+    from .service import << cookiecutter.__class_name >>Service
+
+    return << cookiecutter.__class_name >>Service()
+
+
+if __name__ == "__main__":
+    sys.exit(main("<< cookiecutter.package_name >>", make_service))

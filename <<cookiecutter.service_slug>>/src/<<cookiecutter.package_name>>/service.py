@@ -1,0 +1,56 @@
+"""The service: what it consumes, and what it answers. This is the file to edit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pika
+from pika.spec import Basic
+
+from .mq_connector import REPLY_PROPERTIES, ConsumerThread, MQConnector, Request
+from .mq_connector.channel import Channel
+
+SERVICE_NAME = "<< cookiecutter.package_name >>"
+VHOST = "<< cookiecutter.vhost >>"
+INPUT_QUEUE = "<< cookiecutter.input_queue >>"
+
+
+class << cookiecutter.__class_name >>Service(MQConnector):
+    """Answers the requests that arrive in the input queue."""
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config, service_name=SERVICE_NAME)
+        self.vhost = VHOST
+        self.consumers = {
+            INPUT_QUEUE: ConsumerThread(
+                connection=self.create_mq_connection(),
+                queue=INPUT_QUEUE,
+                callback_func=self.handle_api_input,
+            )
+        }
+
+    def answer(self, request: dict[Any, Any]) -> dict[Any, Any]:
+        """Your logic goes here: from what the client asks to what it is told.
+
+        Runs on a worker thread, so it may take its time. What it raises dead-letters the request and
+        reaches the client as an error.
+        """
+        return {"echo": request}
+
+    def handle_api_input(
+        self, channel: Channel, method: Basic.Deliver, properties: pika.BasicProperties, body: bytes
+    ) -> None:
+        """Decode a request, answer it, send the reply; the connector acknowledges afterwards.
+
+        The signature is pika's: anything that pika's documentation does with ``channel`` works here.
+        """
+        request = Request.decode(body, properties)
+        reply = self.answer(request.data)
+        if request.reply_queue:  # a client that wants no answer names no queue
+            channel.basic_publish(
+                exchange="",
+                routing_key=request.reply_queue,
+                body=request.encode_reply(reply),
+                properties=REPLY_PROPERTIES,
+            )
