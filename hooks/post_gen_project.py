@@ -1,0 +1,32 @@
+"""Make the credentials that stay out of git, then say what to type next.
+
+The generated repository's own script makes them: no secret ever stands in this text, which
+cookiecutter leaves behind in the temporary folder after rendering it.
+"""
+
+import json
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+ANSWERS = json.loads(r"""<< cookiecutter|tojson >>""")
+
+
+def remove_leavings() -> None:
+    """Tools that were run on the template itself leave caches in it, and those get copied too."""
+    for pattern in ("__pycache__", ".*_cache"):
+        for cache in list(Path().rglob(pattern)):
+            shutil.rmtree(cache)
+
+
+remove_leavings()
+sys.argv = ["rabbitmq/provision.py"]
+runpy.run_path(sys.argv[0], run_name="__main__")
+request = json.dumps({"text": "hi"})
+print(
+    f"\nNext, with Docker:\n"
+    f"  cd {ANSWERS['service_slug']}\n"
+    f"  docker compose up --build --detach --wait\n"
+    f"  docker compose exec service python -m {ANSWERS['package_name']} request '{request}'"
+)
