@@ -1,0 +1,40 @@
+# `make` alone lists what there is to do. Each target sets up all it needs in .venv.
+PYTHON ?= python3
+VENV := .venv
+# Without bytecode: the connector is imported where it lies, and would be rendered with its caches.
+RUN := $(VENV)/bin/python -B
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test soak lint bench clean
+
+help:  ## Say what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo  ## Generate a service, start it, ask it, edit it, ask it again
+	@$(PYTHON) scripts/ensure_broker.py --or-docker
+	@$(RUN) scripts/demo.py
+
+test: $(VENV)/.test  ## Run all tests; pass on arguments with PYTEST_ARGS
+	@$(PYTHON) scripts/ensure_broker.py
+	$(RUN) -m pytest $(PYTEST_ARGS)
+
+soak: $(VENV)/.test  ## Cause random faults under load, for ten minutes: SEED=7 FAULTS=200
+	@$(PYTHON) scripts/ensure_broker.py
+	PYTHONPATH=tests $(RUN) -m soak
+
+lint: $(VENV)/.lint  ## Check the template's files, and those of a project generated from it
+	$(RUN) scripts/lint.py
+
+bench: $(VENV)/.demo  ## Measure the service side by side with its peers
+	@$(PYTHON) scripts/ensure_broker.py
+	$(RUN) -m bench
+
+clean:  ## Remove what the tools made
+	rm -rf $(VENV)
+	find . '(' -name __pycache__ -o -name '.*_cache' ')' -prune -exec rm -rf {} +
+
+# One environment for all. A group of pyproject.toml is installed into it when a target first needs
+# it, and again when its inputs change.
+$(VENV)/.%: pyproject.toml scripts/venv.py
+	@$(PYTHON) scripts/venv.py $(VENV) $*

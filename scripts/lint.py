@@ -1,0 +1,93 @@
+"""Lint the template's sources and what it renders: Python, YAML, shell, the image, the workflow.
+
+Files with placeholders in them are looked at as the defaults render them, by the generated
+repository's own settings where it has some. Every check runs; the exit code is 1 if any failed.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from cookiecutter.main import cookiecutter
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+CONNECTOR = "<<cookiecutter.service_slug>>/src/<<cookiecutter.package_name>>/mq_connector"
+#: Long lines of prose and flow mappings are this project's style; the rest is yamllint's own.
+YAMLLINT = """{extends: default, rules: {
+    line-length: {max: 110}, document-start: disable, truthy: {check-keys: false},
+    comments: {min-spaces-from-content: 1}}}"""
+
+
+#: Names change the length of lines, and a generated repository has to be clean under any of them.
+NAMES = {"short": "Ai", "long": "Weather And Air Quality Report"}
+
+
+def scripts(folder: Path) -> list[Path]:
+    """Shell scripts, by their first line."""
+    found = (path for path in sorted(folder.glob("*")) if path.is_file())
+    return [
+        path for path in found if path.open("rb").readline().rstrip().endswith((b"sh", b"bash"))
+    ]
+
+
+def render(folder: Path, **answers: str) -> Path:
+    """Generate a repository below `folder`."""
+    folder.mkdir()
+    settings = folder / "settings.yaml"
+    settings.write_text(f'{{cookiecutters_dir: "{folder}/c", replay_dir: "{folder}/r"}}')
+    out, config = str(folder), str(settings)
+    path = cookiecutter(
+        str(ROOT), no_input=True, extra_context=answers, output_dir=out, config_file=config
+    )
+    return Path(path)
+
+
+def checks(folder: Path) -> Iterator[tuple[str, Path, list[str | Path]]]:
+    """Each check: of what it is, in which folder, which command."""
+    tests = sorted((ROOT / "tests").glob("*.py"))
+    # By the template's settings, not by those of the repository that the connector lies in.
+    ruff = ["--quiet", "--config", "pyproject.toml"]
+    sources = ["hooks", "scripts", "tests", "bench", CONNECTOR]
+    yield "template", ROOT, ["ruff", "check", *ruff, *sources]
+    yield "template", ROOT, ["ruff", "format", "--diff", *ruff, *sources]
+    yield "template", ROOT, ["mypy"]
+    yield "template", ROOT, ["shellcheck", "--external-sources", *scripts(ROOT / ".ci")]
+    yield "template", ROOT, ["mypy", "hooks", "scripts", *tests]
+
+    project = render(folder / "default")
+    workflow = Path(".github/workflows/ci.yml")
+    schema = ["check-jsonschema", "--quiet", "--builtin-schema"]
+    yield "rendered", project, ["yamllint", "--strict", "--config-data", YAMLLINT, "."]
+    yield "rendered", project, [*schema, "vendor.compose-spec", "compose.yaml"]
+    yield "rendered", project, [*schema, "vendor.github-workflows", workflow]
+    yield "rendered", project, ["zizmor", "--offline", "--quiet", workflow]
+    yield "rendered", project, ["hadolint", "Dockerfile"]
+    yield "rendered", project, ["mypy"]
+
+    named = {kind: render(folder / kind, service_name=name) for kind, name in NAMES.items()}
+    for kind, path in {"rendered": project, **named}.items():
+        yield kind, path, ["ruff", "check", "--quiet", "."]
+        yield kind, path, ["ruff", "format", "--diff", "--quiet", "."]
+
+
+def main() -> int:
+    failed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "RUFF_NO_CACHE": "true", "MYPY_CACHE_DIR": f"{folder}/mypy"}
+        for what, where, command in checks(Path(folder)):
+            began = time.monotonic()
+            done = subprocess.run([BIN / command[0], *command[1:]], cwd=where, env=environment)
+            failed += done.returncode != 0
+            verdict = "FAILED" if done.returncode else "ok"
+            name = " ".join(str(word) for word in command[:3] if "\n" not in str(word))
+            print(f"{verdict:6} {time.monotonic() - began:4.1f} s  {what}: {name}", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
