@@ -1,0 +1,120 @@
+"""Three RabbitMQ nodes of this machine's one installation, as a cluster of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pika
+
+from .broker import VHOST, Broker, local
+
+
+class Node(Broker):
+    """A node with a name of its own, that finds the others.
+
+    :param name: before the @
+    :param home: folder that all nodes share, for the cookie by which they know each other
+    :param epmd_port: of the name server that all nodes share
+    """
+
+    def __init__(self, name: str, home: Path, epmd_port: int) -> None:
+        super().__init__()
+        #: As Erlang calls it.
+        self.name = f"{name}@localhost"
+        self._home = home
+        self._epmd_port = epmd_port
+
+    def join(self, other: Node) -> None:
+        """Become a member of the other node's cluster, giving up what this one has."""
+        for words in (("stop_app",), ("reset",), ("join_cluster", other.name), ("start_app",)):
+            self.ctl(*words)
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        arguments = self._environment["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"]
+        self._environment |= {
+            "HOME": str(self._home),
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "RABBITMQ_NODENAME": self.name,
+            # One scheduler each, which doesn't spin: three nodes share the machine with the tests.
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": re.sub(
+                r"-sname \S+", f"-sname {self.name} +S 1:1 +sbwt none", arguments
+            ),
+        }
+
+
+class Cluster:
+    """Three nodes; as a context manager, running inside the block."""
+
+    def __init__(self) -> None:
+        self._home = tempfile.TemporaryDirectory(prefix="cluster-")
+        self._epmd_port: int = local.free_port()
+        home = Path(self._home.name)
+        self.nodes = [Node(f"node{number}", home, self._epmd_port) for number in (1, 2, 3)]
+        self._epmd: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Cluster:
+        try:
+            # The nodes' own would end with the first of them.
+            self._epmd = subprocess.Popen(
+                [self.nodes[0].installation.epmd],
+                env={
+                    "PATH": os.environ.get("PATH", ""),
+                    "ERL_EPMD_PORT": str(self._epmd_port),
+                    "ERL_EPMD_ADDRESS": "127.0.0.1",
+                },
+            )
+            first, *others = self.nodes
+            first.start()  # makes the cookie
+            starts = [threading.Thread(target=node.start) for node in others]
+            for start in starts:
+                start.start()
+            for start in starts:
+                start.join()
+            for node in others:
+                node.join(first)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all nodes and remove their data."""
+        for node in self.nodes:
+            with contextlib.suppress(local.BrokerError):
+                node.kill()
+            node.close()
+        if self._epmd is not None:
+            self._epmd.kill()
+            self._epmd.wait()
+        self._home.cleanup()
+
+    def parameters(self, **options: Any) -> list[pika.ConnectionParameters]:
+        """How to connect to the first node that answers, beginning with the last."""
+        return [node.parameters(**options) for node in reversed(self.nodes)]
+
+    def leader(self, queue: str, among: list[Node] | None = None) -> Node:
+        """The node that leads a quorum queue.
+
+        :param among: whom to ask; by default everybody
+        """
+        asked = (among or self.nodes)[0]
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            lines = asked.ctl("list_queues", "-p", VHOST, "name", "leader").splitlines()
+            names = dict(line.split("\t") for line in lines if line.count("\t") == 1)
+            found = [node for node in self.nodes if node.name == names.get(queue)]
+            if found:
+                return found[0]
+        raise AssertionError(f"{queue!r} has no leader: {lines}")

@@ -1,0 +1,138 @@
+"""One broker for most tests, consumers that end with their test, and a book of recoveries."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from baked import TEMPLATE
+from mq_connector import ConsumerThread
+from mq_connector.channel import Channel
+from mq_connector.config import Limits
+from mq_connector.request import REPLY_PROPERTIES, Request
+
+from .broker import Broker, NoServer
+from .peer import Peer, eventually
+
+Consume = Callable[..., ConsumerThread]
+Record = Callable[..., None]
+
+#: Where the measured recoveries go: git-ignored, and made anew by each run.
+RECOVERIES = TEMPLATE / ".cache" / "recoveries.json"
+
+
+# What pika has to say of a lost connection, the connector says in one line of its own.
+logging.getLogger("pika").setLevel(logging.CRITICAL)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests that take minutes run only when asked for: `-m soak`."""
+    config.addinivalue_line("markers", "soak: takes minutes; only run with `-m soak`")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Every test of this folder needs a broker."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.broker)
+    if "soak" not in config.option.markexpr:
+        items[:] = [item for item in items if not item.get_closest_marker("soak")]
+
+
+def _run_broker() -> Iterator[Broker]:
+    try:
+        broker = Broker()
+    except NoServer as error:
+        pytest.skip(str(error))
+    with broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[Broker]:
+    """A broker that nobody may harm."""
+    yield from _run_broker()
+
+
+@pytest.fixture(scope="session")
+def victim() -> Iterator[Broker]:
+    """A broker that may be killed, frozen and filled; whoever does leaves it running."""
+    yield from _run_broker()
+
+
+@pytest.fixture
+def peer(broker: Broker) -> Iterator[Peer]:
+    """A client of the broker."""
+    peer = Peer(broker.parameters())
+    yield peer
+    peer.close()
+
+
+@pytest.fixture
+def queue() -> str:
+    """A name for an input queue; its policy sends dead letters to `DEAD_LETTERS`."""
+    return f"input.{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def consume(broker: Broker, queue: str) -> Iterator[Consume]:
+    """Start a consumer, and wait until it consumes; all end with the test."""
+    started: list[ConsumerThread] = []
+
+    def start(
+        callback: Any,
+        at: Any = None,
+        workers: int = 1,
+        prefetch: int = 200,
+        queue_type: str = "auto",
+        within: float = 5.0,
+        **options: Any,
+    ) -> ConsumerThread:
+        limits = Limits(workers=workers, prefetch=prefetch, queue_type=queue_type)
+        where = broker.parameters() if at is None else at
+        consumer = ConsumerThread(
+            where, options.pop("queue", queue), callback, limits=limits, **options
+        )
+        started.append(consumer)
+        consumer.start()
+        if within:
+            eventually(lambda: consumer.is_consuming, within, "the consumer consumes")
+        return consumer
+
+    yield start
+    for consumer in started:
+        consumer.stop(1.0)
+    for consumer in started:
+        if consumer.ident is not None:
+            consumer.join(10.0)
+    assert not [consumer for consumer in started if consumer.is_alive()]
+
+
+def echo(channel: Channel, method: Any, properties: Any, body: bytes) -> None:
+    """What a generated service does before anybody edits it."""
+    request = Request.decode(body, properties)
+    if request.reply_queue:
+        reply = request.encode_reply({"echo": request.data})
+        channel.basic_publish("", request.reply_queue, reply, REPLY_PROPERTIES)
+
+
+@pytest.fixture(scope="session")
+def record() -> Iterator[Record]:
+    """Note a measured recovery: `record("kill -9", recovery=0.4, sent=…, lost=0)`."""
+    rows: list[dict[str, Any]] = []
+    lock = threading.Lock()
+
+    def note(fault: str, **figures: Any) -> None:
+        with lock:
+            rows.append({"fault": fault, **figures})
+
+    yield note
+    if rows:
+        RECOVERIES.parent.mkdir(exist_ok=True)
+        RECOVERIES.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,146 @@
+"""A constant load with a ledger: what the broker has confirmed must be processed, whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import defaultdict
+from types import TracebackType
+from typing import Any
+
+import pika
+from mq_connector.channel import Channel
+from pika.exceptions import AMQPError
+
+from .broker import Broker
+from .peer import Peer, eventually
+
+
+class Load:
+    """Publishes numbers with confirms, one after the other, and notes what a consumer makes of them.
+
+    Each number is sent once: one without a confirm may or may not arrive.
+
+    :param queue: must survive what is going to happen
+    :param pause: seconds between two messages
+    :param work: seconds that each takes to handle; enough of it to keep some waiting behind, or a
+        message that is acknowledged too early could hardly get lost
+    """
+
+    def __init__(
+        self, broker: Broker, queue: str, pause: float = 0.002, work: float = 0.02
+    ) -> None:
+        self.sent = 0
+        self.confirmed: set[int] = set()
+        #: For each number, whether it was redelivered, as often as it was processed.
+        self.processed: dict[int, list[bool]] = defaultdict(list)
+        self._peer = Peer(broker.parameters(heartbeat=30, socket_timeout=2, stack_timeout=5))
+        self._queue = queue
+        self._pause = pause
+        self._work = work
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._publish, name="load", daemon=True)
+
+    def handle(self, channel: Channel, method: Any, _properties: Any, body: bytes) -> None:
+        """The consumer's callback: notes the number, and publishes something that nobody wants."""
+        time.sleep(self._work)
+        with self._lock:
+            self.processed[int(body)].append(method.redelivered)
+        channel.basic_publish("amq.fanout", "", body, pika.BasicProperties(expiration="1000"))
+
+    def __enter__(self) -> Load:
+        self._thread.start()
+        eventually(lambda: len(self.confirmed) > 10, 20, "some messages are confirmed")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        self._thread.join(60)
+        assert not self._thread.is_alive(), "the load's publisher hangs"
+
+    @property
+    def lost(self) -> set[int]:
+        """Confirmed and not processed."""
+        with self._lock:
+            return self.confirmed - self.processed.keys()
+
+    def check(self, within: float = 30.0) -> dict[str, int]:
+        """Assert that nothing is lost and no duplicate unmarked; returns the ledger for the book."""
+        assert self._over.is_set()
+        eventually(lambda: not self.lost, within, "every confirmed message is processed")
+        unmarked = [n for n, times in self.processed.items() if not all(times[1:])]
+        assert not unmarked, f"duplicates that aren't marked as redelivered: {unmarked[:10]}"
+        assert len(self.confirmed) > 50, "hardly any load"
+        return {
+            "sent": self.sent,
+            "confirmed": len(self.confirmed),
+            "processed": len(self.processed),
+            "duplicated": sum(len(times) - 1 for times in self.processed.values()),
+            "lost": len(self.lost),
+        }
+
+    def _publish(self) -> None:
+        while not self._over.wait(self._pause):
+            number = self.sent = self.sent + 1
+            try:
+                self._peer.publish(self._queue, b"%d" % number, delivery_mode=2)
+            except (AMQPError, OSError):
+                self._peer.reset()
+                self._over.wait(0.05)
+            else:
+                self.confirmed.add(number)
+        with contextlib.suppress(AMQPError):
+            self._peer.close()
+
+
+class Watch:
+    """Samples a condition and remembers when it changed.
+
+    :param look: the condition
+    :param every: seconds between two looks
+    """
+
+    def __init__(self, look: Any, every: float = 0.01) -> None:
+        #: The time (`time.monotonic`) at which each look was begun that saw a change, and what it saw.
+        self.changes: list[tuple[float, bool]] = []
+        self._look = look
+        self._every = every
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        eventually(lambda: self.changes and self.changes[-1][1], 10, "the watched is well")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        self._thread.join(10)
+
+    def first(self, state: bool, since: float, within: float) -> float:
+        """Seconds from `since` until `state` was seen; waits for it for up to `within` after `since`."""
+
+        def seen() -> list[float]:
+            return [at for at, found in self.changes if found is state and at >= since]
+
+        remaining = since + within - time.monotonic()
+        eventually(seen, max(remaining, 0.05), f"the watched becomes {state}")
+        return seen()[0] - since
+
+    def _run(self) -> None:
+        while not self._over.wait(self._every):
+            found = bool(self._look())
+            if not self.changes or self.changes[-1][1] is not found:
+                self.changes.append((time.monotonic(), found))

@@ -1,0 +1,216 @@
+"""Dead letters: looking at them changes nothing, and putting them back loses none."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pika
+import pytest
+from baked import CONNECTOR
+from mq_connector import MQConnector, dead, payload
+from mq_connector.errors import PublishError
+
+from .broker import PASSWORD, USER, VHOST, Broker
+from .conftest import Consume
+from .peer import Peer, eventually
+
+Show = Callable[[bool], int]
+
+
+@pytest.fixture
+def show(broker: Broker, queue: str) -> Show:
+    """`python -m … dead` for one queue."""
+
+    def show(requeue: bool) -> int:
+        return dead.show(service(broker.port, queue), requeue)
+
+    return show
+
+
+def service(port: int, queue: str) -> MQConnector:
+    """A service with one input queue, which it doesn't run."""
+    config = {"port": port, "users": {"mine": {"username": USER, "password": PASSWORD}}}
+    made = MQConnector({**config, "server": "127.0.0.1"}, service_name="mine")
+    made.vhost = VHOST
+    from mq_connector import ConsumerThread
+
+    consumer = ConsumerThread(made.create_mq_connection(), queue, lambda *_: None)
+    made.consumers = {queue: consumer}
+    return made
+
+
+@pytest.fixture
+def bury(peer: Peer, queue: str, consume: Consume) -> Callable[..., str]:
+    """Let messages die in their handler; returns the name of the queue they come to rest in."""
+
+    def bury(count: int, headers: dict[str, Any] | None = None) -> str:
+        where = peer.declare_dead(queue)
+
+        def fail(*_: Any) -> None:
+            raise ValueError("no good")
+
+        consumer = consume(fail)
+        for number in range(count):
+            properties = {"message_id": f"m{number}", "headers": headers, "priority": 3}
+            peer.publish(queue, {"number": number}, **properties)
+        eventually(lambda: peer.count(where)[0] == count, 10)
+        consumer.stop(2)
+        consumer.join(5)
+        return where
+
+    return bury
+
+
+def numbers(peer: Peer, queue: str) -> list[int]:
+    """What is in a queue, which this empties."""
+    count = peer.count(queue)[0]
+    return [payload.decode(peer.take(queue)[1])["number"] for _ in range(count)]
+
+
+def test_listing_twice_changes_nothing(
+    peer: Peer, bury: Callable[..., str], show: Show, queue: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = bury(5)
+    assert show(False) == 0
+    first = capsys.readouterr().out
+    assert show(False) == 0
+    assert capsys.readouterr().out == first
+    *lines, last = first.splitlines()
+    assert last == f"5 dead letters of {queue!r}"
+    assert len(lines) == 5
+    for number, line in enumerate(lines):
+        assert f"rejected  {{'number': {number}}}" in line
+        assert line.startswith(time.strftime("%Y-", time.gmtime()))
+    eventually(lambda: peer.count(where)[0] == 5)
+    assert numbers(peer, where) == list(range(5))
+    assert peer.count(queue)[0] == 0
+
+
+def test_requeueing_loses_nothing_and_takes_the_obituary_away(
+    peer: Peer, bury: Callable[..., str], show: Show, queue: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = bury(20, headers={"mine": "kept", "x-request": 7})
+    assert show(True) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"20 put back into {queue!r}"
+    assert peer.count(where)[0] == 0
+    assert peer.count(queue)[0] == 20
+    for number in range(20):
+        properties, body = peer.take(queue)
+        assert payload.decode(body) == {"number": number}
+        assert properties.headers == {"mine": "kept", "x-request": 7}
+        assert (properties.message_id, properties.priority) == (f"m{number}", 3)
+
+
+def test_what_was_put_back_is_handled_as_new(
+    peer: Peer, bury: Callable[..., str], show: Show, queue: str, consume: Consume
+) -> None:
+    where = bury(3)
+    show(True)
+    seen: list[Any] = []
+    consume(
+        lambda _c, method, properties, _b: seen.append((method.redelivered, properties.headers))
+    )
+    eventually(lambda: len(seen) == 3)
+    assert seen == [(False, None)] * 3
+    assert peer.count(where)[0] == 0
+
+
+def test_what_the_input_queue_does_not_take_stays_a_dead_letter(
+    peer: Peer, bury: Callable[..., str], show: Show, queue: str
+) -> None:
+    where = bury(3)
+    peer.channel.queue_delete(queue)
+    with pytest.raises(PublishError, match="NO_ROUTE"):
+        show(True)
+    eventually(lambda: peer.count(where)[0] == 3)
+    assert numbers(peer, where) == [0, 1, 2]
+
+
+def test_no_dead_letters_are_none(
+    peer: Peer, show: Show, queue: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    peer.declare_dead(queue)
+    assert show(False) == 0
+    assert capsys.readouterr().out == f"0 dead letters of {queue!r}\n"
+
+
+def test_odd_bodies_are_listed_in_one_line_each(
+    peer: Peer, show: Show, queue: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = peer.declare_dead(queue)
+    for body in (b"\x00\xff\n" * 100, b"", b"x" * 100_000):
+        peer.publish(where, body)
+    assert show(False) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert all(len(line) < 200 for line in lines)
+    assert "(100000 bytes)" in lines[2]
+
+
+def test_however_many_there_are_pika_keeps_one_callback(
+    peer: Peer,
+    show: Show,
+    queue: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """pika looks through all callbacks for each new one: one for each message took minutes."""
+    where = peer.declare_dead(queue)
+    for number in range(200):
+        peer.publish(where, {"number": number})
+    added: list[Any] = []
+    add = pika.channel.Channel.add_callback
+
+    def count(self: Any, *args: Any, **options: Any) -> None:
+        added.append(args)
+        add(self, *args, **options)
+
+    monkeypatch.setattr(pika.channel.Channel, "add_callback", count)
+    assert show(False) == 0
+    assert capsys.readouterr().out.count("\n") == 201
+    assert len(added) < 10
+
+
+#: Puts back one message after the other, and is killed between publishing one and removing it.
+CUT_SHORT = """
+import os, signal, sys
+sys.path[:0] = {path!r}
+from functional.test_dead import service
+from mq_connector import dead
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+remove, removed = dead.DeadLetterQueue.remove, []
+
+def remove_two(self, letter):
+    if len(removed) == 2:
+        die()
+    removed.append(letter)
+    remove(self, letter)
+
+dead.DeadLetterQueue.remove = remove_two
+dead.show(service({port}, {queue!r}), True)
+"""
+
+
+def test_killed_between_publish_and_ack_it_leaves_the_message_in_both(
+    broker: Broker, peer: Peer, bury: Callable[..., str], queue: str
+) -> None:
+    where = bury(5)
+    tests = Path(__file__).resolve().parent.parent
+    path = [str(tests), str(tests.parent), str(CONNECTOR.parent)]
+    code = CUT_SHORT.format(path=path, port=broker.port, queue=queue)
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", code], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    eventually(lambda: peer.count(where)[0] == 3)
+    assert numbers(peer, where) == [2, 3, 4]
+    assert numbers(peer, queue) == [0, 1, 2]

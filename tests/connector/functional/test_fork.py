@@ -1,0 +1,142 @@
+"""A forked child shares its parent's sockets, and must keep off them: it connects for itself."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from mq_connector import Client, Connection, ConsumerThread
+from mq_connector.errors import NotConnected
+
+from .broker import Broker
+from .conftest import Consume, echo
+from .peer import Peer, eventually
+
+
+def in_child(function: Callable[[], object]) -> str:
+    """What a function raises, or else returns, in a forked child that ends right after it."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        said = "the child has died"
+        try:
+            os.close(reader)
+            try:
+                said = f"returned {function()!r}"
+            except BaseException as error:
+                said = f"{type(error).__name__}: {error}"
+        finally:
+            os.write(writer, said.encode())
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        said = pipe.read().decode()
+    os.waitpid(child, 0)
+    return said
+
+
+def told_off(said: str) -> bool:
+    return said.startswith("NotConnected:") and "forked" in said
+
+
+def test_a_child_may_not_use_its_parent_s_channel_and_the_parent_goes_on(
+    peer: Peer, queue: str, consume: Consume
+) -> None:
+    channels: list[Any] = []
+
+    def handle(channel: Any, *rest: Any) -> None:
+        channels.append(channel)
+        echo(channel, *rest)
+
+    consumer = consume(handle)
+    assert "echo" in peer.ask(queue)
+    for _ in range(5):
+        assert told_off(in_child(lambda: channels[0].basic_publish("", queue, b"from the child")))
+        assert told_off(in_child(lambda: channels[0].queue_declare(f"{queue}.child").method))
+        assert "echo" in peer.ask(queue)
+    assert len(set(map(id, channels))) == 1, "the child has cost the parent its channel"
+    assert not peer.has(f"{queue}.child")
+    consumer.stop(1)
+    consumer.join(5)
+    assert peer.count(queue) == (0, 0), "the child has published"
+
+
+def test_a_child_cannot_stop_its_parent_s_consumer(
+    peer: Peer, queue: str, consume: Consume
+) -> None:
+    consumer = consume(echo)
+    in_child(lambda: consumer.stop(0))
+    time.sleep(0.2)
+    assert consumer.is_consuming
+    assert "echo" in peer.ask(queue)
+
+
+def test_a_child_may_not_use_its_parent_s_client(
+    broker: Broker, peer: Peer, queue: str, consume: Consume
+) -> None:
+    consume(echo)
+    with Client(Connection([broker.parameters()])) as client:
+        assert "echo" in client.request(queue, {"n": 1}, 5)
+        assert told_off(in_child(lambda: client.request(queue, {"n": 2}, 5)))
+        assert "echo" in client.request(queue, {"n": 3}, 5)
+
+
+def test_a_child_may_connect_for_itself(
+    broker: Broker, peer: Peer, queue: str, consume: Consume
+) -> None:
+    consume(echo)
+    assert "echo" in peer.ask(queue)
+
+    def ask() -> object:
+        with Client(Connection([broker.parameters()])) as client:
+            return client.request(queue, {"text": "from the child"}, 5)["echo"]
+
+    assert in_child(ask) == "returned {'text': 'from the child'}"
+    assert "echo" in peer.ask(queue)
+
+
+def test_a_handler_may_fork_and_its_child_costs_the_service_nothing(
+    peer: Peer, queue: str, consume: Consume
+) -> None:
+    said: list[str] = []
+
+    def handle(channel: Any, *rest: Any) -> None:
+        said.append(in_child(lambda: channel.basic_publish("", queue, b"x")))
+        echo(channel, *rest)
+
+    consumer = consume(handle)
+    for _ in range(5):
+        assert "echo" in peer.ask(queue)
+    assert len(said) == 5 and all(map(told_off, said))
+    assert consumer.is_consuming
+
+
+def test_a_consumer_that_was_made_before_the_fork_starts_in_the_child(
+    broker: Broker, peer: Peer, queue: str
+) -> None:
+    """As under a server that forks its workers after the application was imported."""
+    peer.declare(queue)
+    seen: list[bytes] = []
+    consumer = ConsumerThread(broker.parameters(), queue, lambda *rest: seen.append(rest[3]))
+
+    def serve() -> object:
+        consumer.start()
+        eventually(lambda: seen, 5)
+        consumer.stop(1)
+        consumer.join(5)
+        return seen
+
+    peer.publish(queue, b"for the child")
+    assert in_child(serve) == "returned [b'for the child']"
+    with pytest.raises(RuntimeError):
+        consumer.join()  # it was never started here
+    assert peer.count(queue) == (0, 0)
+
+
+def test_the_error_says_what_to_do(broker: Broker, queue: str, consume: Consume) -> None:
+    consumer = consume(echo)
+    said = in_child(lambda: consumer.connection.call(lambda: None))
+    assert said.startswith(NotConnected.__name__) and "connect after forking" in said

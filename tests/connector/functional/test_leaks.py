@@ -1,0 +1,108 @@
+"""However often it starts, stops or connects again: no thread, file or connection stays behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+
+import pytest
+from mq_connector import ConsumerThread, connection
+from mq_connector import consumer as consumer_module
+from mq_connector.config import Limits
+
+from .broker import Broker
+from .conftest import Consume, Record, echo
+from .peer import Peer, eventually
+
+
+def resources() -> tuple[int, int]:
+    """Threads of this process, and its open files: sockets, pipes and pollers."""
+    gc.collect()
+    return threading.active_count(), len(os.listdir("/proc/self/fd"))
+
+
+def objects() -> int:
+    """Objects that the garbage collector knows of."""
+    gc.collect()
+    return len(gc.get_objects())
+
+
+def settled(before: tuple[int, int]) -> bool:
+    threads, files = resources()
+    return threads <= before[0] and files <= before[1]
+
+
+def cycle(broker: Broker, queue: str) -> None:
+    consumer = ConsumerThread(broker.parameters(), queue, echo, limits=Limits(workers=2))
+    consumer.start()
+    eventually(lambda: consumer.is_consuming)
+    consumer.stop(5)
+    consumer.join(5)
+    assert not consumer.is_alive()
+
+
+def test_fifty_starts_and_stops_leave_nothing_behind(
+    broker: Broker, peer: Peer, queue: str
+) -> None:
+    peer.declare(queue)
+    for _ in range(3):
+        cycle(broker, queue)
+    before = resources()
+    for _ in range(50):
+        cycle(broker, queue)
+    eventually(lambda: settled(before), 5.0, f"no more than {before} threads and files")
+    assert peer.count(queue) == (0, 0)
+
+
+def test_stops_in_the_middle_of_connecting_leave_nothing_behind(broker: Broker, queue: str) -> None:
+    def attempt(pause: float, port: int) -> None:
+        consumer = ConsumerThread(broker.parameters(port=port), queue, echo, limits=Limits())
+        consumer.start()
+        time.sleep(pause)
+        consumer.stop(0)
+        consumer.join(5)
+
+    attempt(0.05, broker.port)
+    before = resources()
+    for number in range(40):
+        attempt(number / 1000, broker.port if number % 4 else 1)
+    eventually(lambda: settled(before), 5.0, f"no more than {before} threads and files")
+
+
+@pytest.mark.parametrize(
+    "times", [200, pytest.param(1000, marks=[pytest.mark.soak, pytest.mark.timeout(400)])]
+)
+def test_reconnects_leave_nothing_behind(
+    peer: Peer,
+    queue: str,
+    consume: Consume,
+    record: Record,
+    times: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("CRITICAL")  # what it keeps of each line would count
+    monkeypatch.setattr(connection, "_FIRST_PAUSE", 0.002)  # only to be done sooner
+    monkeypatch.setattr(consumer_module, "_PATIENCE", 1.0)  # a timer that remembers its channel
+    consumer = consume(echo)
+
+    def reconnect() -> None:
+        tag = consumer._consumer_tag
+        consumer.connection.call(consumer.connection.drop)
+        eventually(lambda: consumer.is_consuming and consumer._consumer_tag != tag, every=0.001)
+
+    for _ in range(20):
+        reconnect()
+    time.sleep(1.2)
+    before, known = resources(), objects()
+    began = time.monotonic()
+    for _ in range(times):
+        reconnect()
+    took = time.monotonic() - began
+    eventually(lambda: settled(before), 5.0, f"no more than {before} threads and files")
+    # pika keeps some 1000 cancelled timers; one leaked connection has dozens of objects.
+    eventually(lambda: objects() < known + 3000, 5.0, f"about {known} objects", every=0.2)
+    assert "echo" in peer.ask(queue)
+    record(f"{times} connections dropped", bound=2.0, recovery=round(took / times, 4))

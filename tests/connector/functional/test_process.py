@@ -1,0 +1,300 @@
+"""The generated service as a process: signals, exit codes, health and doctor."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from baked import BakedProject
+from mq_connector import payload
+
+from .broker import PASSWORD, SERVICE, SERVICE_VHOST, Broker
+from .conftest import Record
+from .peer import Peer, eventually
+
+QUEUE = f"{SERVICE}_input"
+
+pytestmark = pytest.mark.timeout(90)
+
+
+class Service:
+    """`python -m neon_echo` of a project, with its own configuration and its own runtime folder."""
+
+    def __init__(self, project: BakedProject, folder: Path, port: int, password: str) -> None:
+        user = {"username": SERVICE, "password": password}
+        config = {"server": "127.0.0.1", "port": port, "users": {SERVICE: user}}
+        self.config = folder / "config.json"
+        self.config.write_text(json.dumps(config), encoding="utf-8")
+        self.log = folder / "service.log"
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("MQ_")}
+        self._environment = {
+            **kept,
+            "HOME": str(folder),
+            "XDG_RUNTIME_DIR": str(folder),
+            "PYTHONPATH": str(project.path / "src"),
+            "NEON_MQ_CONFIG_PATH": str(self.config),
+        }
+        self._folder = folder
+        self._running: list[subprocess.Popen[bytes]] = []
+
+    def start(self, healthy: bool = True, **environment: str) -> subprocess.Popen[bytes]:
+        """Start the service, and wait until it is healthy."""
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-B", "-m", SERVICE],
+                cwd=self._folder,
+                env={**self._environment, **environment},
+                stdout=log,
+                stderr=log,
+            )
+        self._running.append(process)
+        if healthy:
+            eventually(lambda: self.is_healthy() or process.poll() is not None, 10, "healthy")
+            assert process.poll() is None, self.said
+        return process
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run another of the service's commands."""
+        return subprocess.run(
+            [sys.executable, "-B", "-m", SERVICE, *words],
+            cwd=self._folder,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+
+    def is_healthy(self) -> bool:
+        return self.command("health").returncode == 0
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text(encoding="utf-8")
+
+    def end(self) -> None:
+        for process in self._running:
+            if process.poll() is None:
+                process.kill()
+                process.wait(10)
+
+
+Make = Callable[..., Service]
+
+
+@pytest.fixture
+def make(project: BakedProject, tmp_path: Path, broker: Broker) -> Iterator[Make]:
+    """A service whose handler sleeps for as long as the request asks it to."""
+    made: list[Service] = []
+    file = project.package / "service.py"
+    text = file.read_text(encoding="utf-8")
+    answer = 'return {"echo": request}'
+    assert answer in text
+    slow = f'import time; time.sleep(request.get("sleep", 0)); {answer}'
+    file.write_text(text.replace(answer, slow), encoding="utf-8")
+
+    def make(port: int | None = None, password: str = PASSWORD) -> Service:
+        folder = tmp_path / f"run-{len(made)}"
+        folder.mkdir()
+        made.append(Service(project, folder, port or broker.port, password))
+        return made[-1]
+
+    yield make
+    for service in made:
+        service.end()
+
+
+@pytest.fixture
+def asking(broker: Broker) -> Iterator[Peer]:
+    """A client of the service's vhost, whose queues are empty at the beginning."""
+    peer = Peer(broker.parameters(SERVICE_VHOST))
+    for name in (QUEUE, f"{QUEUE}.dead"):
+        if peer.has(name):
+            peer.channel.queue_purge(name)
+    yield peer
+    peer.close()
+
+
+def in_hand(peer: Peer) -> bool:
+    """Whether the queue has been emptied, so that the service has what was in it."""
+    return peer.count(QUEUE)[0] == 0
+
+
+def test_it_answers_is_healthy_and_ends_with_0_on_sigterm(make: Make, asking: Peer) -> None:
+    service = make()
+    assert not service.is_healthy()
+    process = service.start()
+    assert asking.ask(QUEUE, text="hi")["echo"] == {"text": "hi"}
+    done = service.command("request", '{"text": "hi"}')
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["echo"] == {"text": "hi"}
+    doctor = service.command("doctor")
+    assert doctor.returncode == 0, doctor.stdout + doctor.stderr
+    assert "FAIL" not in doctor.stdout
+    process.terminate()
+    assert process.wait(5) == 0, service.said
+    health = service.command("health")
+    assert health.returncode == 1 and "no neon_echo is running" in health.stderr
+    assert PASSWORD not in service.said
+
+
+def test_sigterm_in_the_middle_of_a_request_finishes_it(make: Make, asking: Peer) -> None:
+    service = make()
+    process = service.start()
+    replies = asking.request(QUEUE, sleep=1, text="last")
+    eventually(lambda: in_hand(asking))
+    time.sleep(0.1)
+    process.terminate()
+    time.sleep(0.2)
+    assert not service.is_healthy(), "healthy while it takes nothing more"
+    assert asking.reply(replies)["echo"]["text"] == "last"
+    assert process.wait(5) == 0, service.said
+    assert asking.count(QUEUE) == (0, 0)
+
+
+def test_a_second_sigterm_ends_it_at_once_and_loses_nothing(make: Make, asking: Peer) -> None:
+    service = make()
+    process = service.start()
+    replies = asking.request(QUEUE, sleep=20, text="again")
+    eventually(lambda: in_hand(asking))
+    time.sleep(0.1)
+    process.terminate()
+    time.sleep(0.3)
+    began = time.monotonic()
+    process.terminate()
+    assert process.wait(5) == 1, service.said
+    assert time.monotonic() - began < 3
+    assert asking.count(QUEUE) == (1, 0)
+    assert payload.decode(asking.take(QUEUE)[1])["routing_key"] == replies
+
+
+def test_ctrl_c_is_like_sigterm(make: Make, asking: Peer) -> None:
+    service = make()
+    process = service.start()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(5) == 0, service.said
+    assert "Traceback" not in service.said
+
+
+def test_what_a_killed_service_had_in_hand_is_answered_by_the_next(
+    make: Make, asking: Peer
+) -> None:
+    first, second = make(), make()
+    process = first.start()
+    replies = asking.request(QUEUE, sleep=1, text="whoever")
+    eventually(lambda: in_hand(asking))
+    process.kill()
+    process.wait(5)
+    assert not first.is_healthy()
+    second.start(healthy=False)
+    assert asking.reply(replies, 10)["echo"]["text"] == "whoever"
+
+
+def unable(service: Service, process: subprocess.Popen[bytes]) -> str:
+    """Assert that the service ends with one clear line, unhealthy all the time; returns the line."""
+    began = time.monotonic()
+    while process.poll() is None:
+        assert time.monotonic() - began < 5, f"still trying: {service.said}"
+        assert not service.is_healthy()
+    assert process.returncode == 1
+    assert "Traceback" not in service.said
+    lines = [line for line in service.said.splitlines() if line.strip()]
+    assert len(lines) == 1, service.said
+    return lines[0]
+
+
+def test_a_wrong_password_ends_it_with_one_line(make: Make) -> None:
+    service = make(password="wrong secret")
+    line = unable(service, service.start(healthy=False))
+    assert "refuses user 'neon_echo'" in line and "wrong secret" not in line
+    doctor = service.command("doctor")
+    assert doctor.returncode == 1
+    assert "refuses user 'neon_echo'" in doctor.stdout and "wrong secret" not in doctor.stdout
+
+
+def test_a_configuration_that_is_no_json_ends_it_with_one_line(make: Make) -> None:
+    service = make()
+    service.config.write_text("{", encoding="utf-8")
+    line = unable(service, service.start(healthy=False))
+    assert str(service.config) in line and "JSON" in line
+
+
+def test_settings_out_of_range_end_it_with_one_line(make: Make) -> None:
+    service = make()
+    line = unable(service, service.start(healthy=False, MQ_WORKERS="many"))
+    assert "MQ_WORKERS" in line and "many" in line
+
+
+def test_an_unknown_vhost_ends_it_with_one_line(make: Make, project: BakedProject) -> None:
+    file = project.package / "service.py"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace('"/neon_echo"', '"/nowhere"'), encoding="utf-8")
+    service = make()
+    assert "'/nowhere'" in unable(service, service.start(healthy=False))
+
+
+def test_without_a_broker_it_waits_unhealthy_and_still_ends_in_order(make: Make) -> None:
+    service = make(port=1)
+    process = service.start(healthy=False)
+    eventually(lambda: "trying again" in service.said, 5)
+    assert not service.is_healthy()
+    process.terminate()
+    assert process.wait(5) == 0, service.said
+
+
+def test_health_follows_the_broker_through_a_freeze(
+    make: Make, victim: Broker, record: Record
+) -> None:
+    service = make(port=victim.port)
+    service.start()
+    victim.freeze()
+    began = time.monotonic()
+    try:
+        eventually(lambda: not service.is_healthy(), 4)
+        unhealthy = time.monotonic() - began
+    finally:
+        victim.thaw()
+    over = time.monotonic()
+    eventually(service.is_healthy, 4)
+    healthy = time.monotonic() - over
+    record(
+        "broker: SIGSTOP, as `health` sees it",
+        bound=2.0,
+        health_false=round(unhealthy, 3),
+        health_true=round(healthy, 3),
+    )
+    assert unhealthy <= 2.0
+    assert healthy <= 2.0
+
+
+def test_a_request_without_the_service_says_so(make: Make, asking: Peer) -> None:
+    if asking.has(QUEUE):
+        asking.channel.queue_delete(QUEUE)
+    done = make().command("request", "{}", "--timeout", "2")
+    assert done.returncode == 1
+    assert QUEUE in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_start_to_consuming_takes_a_fraction_of_a_second(
+    make: Make, asking: Peer, record: Record
+) -> None:
+    service = make()
+    asking.declare(QUEUE) if not asking.has(QUEUE) else None
+    took: list[Any] = []
+    for _ in range(3):
+        began = time.monotonic()
+        process = service.start(healthy=False)
+        eventually(lambda: asking.count(QUEUE)[1] == 1, 5, every=0.002)
+        took.append(time.monotonic() - began)
+        process.terminate()
+        assert process.wait(5) == 0
+        eventually(lambda: asking.count(QUEUE)[1] == 0)
+    record("process start to consuming", bound=1.0, recovery=round(min(took), 3))
+    assert min(took) < 1.0

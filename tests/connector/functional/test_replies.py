@@ -1,0 +1,172 @@
+"""Replies to queues that aren't there yet, or no longer: Neon's clients are slower than we are."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mq_connector.channel import Channel
+from mq_connector.request import REPLY_PROPERTIES
+
+from .broker import LIMITED, PASSWORD, USER, VHOST, Broker
+from .conftest import Consume, echo
+from .peer import Peer, eventually
+
+
+@pytest.mark.parametrize("milliseconds", [5, 50, 300])
+def test_a_reply_waits_for_the_queue_that_its_client_declares_late(
+    peer: Peer, queue: str, consume: Consume, milliseconds: int
+) -> None:
+    consume(echo)
+    replies = uuid.uuid4().hex
+    peer.request(queue, replies, message_id="late")
+    time.sleep(milliseconds / 1000)
+    began = time.monotonic()
+    peer.declare(replies)
+    assert peer.reply(replies)["message_id"] == "late"
+    assert time.monotonic() - began < 0.5
+    peer.channel.queue_delete(replies)
+
+
+def test_a_reply_comes_once_though_it_was_sent_again(
+    peer: Peer, queue: str, consume: Consume
+) -> None:
+    consume(echo)
+    reply_queues = [uuid.uuid4().hex for _ in range(20)]
+    for name in reply_queues:
+        peer.request(queue, name)
+    time.sleep(0.1)
+    for name in reply_queues:
+        peer.declare(name)
+    time.sleep(0.3)
+    assert [peer.count(name)[0] for name in reply_queues] == [1] * 20
+    for name in reply_queues:
+        peer.channel.queue_delete(name)
+
+
+def test_the_parts_of_a_reply_keep_their_order_though_they_were_sent_again(
+    peer: Peer, queue: str, consume: Consume
+) -> None:
+    replies = uuid.uuid4().hex
+
+    def handle(channel: Channel, *_: Any) -> None:
+        for number in range(20):
+            channel.basic_publish("", replies, b"%d" % number, REPLY_PROPERTIES)
+
+    consume(handle)
+    peer.publish(queue, b"x")
+    time.sleep(0.05)
+    peer.declare(replies)
+    assert [int(peer.take(replies)[1]) for _ in range(20)] == list(range(20))
+    peer.channel.queue_delete(replies)
+
+
+def test_a_reply_without_permission_to_declare_still_arrives(
+    broker: Broker, peer: Peer, queue: str, consume: Consume
+) -> None:
+    consume(echo, at=broker.parameters(user=LIMITED))
+    replies = uuid.uuid4().hex
+    peer.request(queue, replies)
+    time.sleep(0.05)
+    peer.declare(replies, exclusive=True)
+    assert "echo" in peer.reply(replies)
+
+
+def test_a_client_that_has_gone_gets_no_queue_left_behind(
+    peer: Peer, queue: str, consume: Consume
+) -> None:
+    consumer = consume(echo)
+    replies = uuid.uuid4().hex
+    peer.request(queue, replies)
+    assert peer.ask(queue, text="another")["echo"] == {"text": "another"}
+    time.sleep(1.3)  # replies expire after a second
+    assert not peer.has(replies)
+    # Nor does the late reply turn up when somebody uses the name again.
+    peer.declare(replies)
+    time.sleep(0.2)
+    assert peer.count(replies)[0] == 0
+    assert consumer.is_consuming
+    peer.channel.queue_delete(replies)
+
+
+def test_a_reply_that_never_expires_gets_its_queue_declared(
+    peer: Peer, queue: str, consume: Consume
+) -> None:
+    output = f"output.{uuid.uuid4().hex}"
+    consume(lambda channel, _m, _p, body: channel.basic_publish("", output, body))
+    peer.publish(queue, b"keep me")
+    eventually(lambda: peer.has(output))
+    assert peer.take(output)[1] == b"keep me"
+    peer.channel.queue_delete(output)
+
+
+def test_a_stop_waits_for_a_reply_that_is_still_on_its_way(
+    peer: Peer, queue: str, consume: Consume
+) -> None:
+    """The request is acknowledged already; dropping its reply now would lose it."""
+    consumer = consume(echo)
+    replies = uuid.uuid4().hex
+    peer.request(queue, replies)
+    time.sleep(0.05)
+    consumer.stop(5)
+    time.sleep(0.1)
+    peer.declare(replies)
+    assert "echo" in peer.reply(replies)
+    consumer.join(3)
+    assert not consumer.is_alive()
+    peer.channel.queue_delete(replies)
+
+
+def test_the_last_reply_before_a_stop_waits_for_its_queue_too(
+    peer: Peer, queue: str, consume: Consume
+) -> None:
+    """Its return may be under way while nothing else is left to do."""
+
+    def handle(channel: Channel, *rest: Any) -> None:
+        consumers[-1].stop(5)
+        time.sleep(0.02)
+        echo(channel, *rest)
+
+    consumers = []
+    reply_queues = []
+    for number in range(4):
+        consumers.append(consume(handle, queue=f"{queue}{number}"))
+        reply_queues.append(peer.request(f"{queue}{number}", uuid.uuid4().hex))
+        time.sleep(0.05)
+    for name in reply_queues:
+        peer.declare(name)
+    for name in reply_queues:
+        assert "echo" in peer.reply(name)
+        peer.channel.queue_delete(name)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("neon_mq_connector") is None,
+    reason="neon-mq-connector isn't installed; `make test` installs it",
+)
+def test_the_public_client_gets_twenty_of_twenty_answers(
+    broker: Broker, peer: Peer, queue: str, consume: Consume, tmp_path: Path
+) -> None:
+    consume(echo)
+    user = {"user": USER, "password": PASSWORD}
+    config = {"MQ": {"server": "127.0.0.1", "port": broker.port, "users": {"mq_handler": user}}}
+    (tmp_path / "mycroft").mkdir()
+    (tmp_path / "mycroft" / "mycroft.conf").write_text(json.dumps(config), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("neon_client.py"), VHOST, queue, "20", "5"],
+        env={**os.environ, "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    replies = json.loads(done.stdout.splitlines()[-1])
+    assert [reply.get("echo") for reply in replies] == [{"number": n} for n in range(20)]

@@ -1,0 +1,222 @@
+"""Stopping: what is in hand is finished, what isn't begun goes back, and nothing hangs."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from typing import Any
+
+import pytest
+from mq_connector import ConsumerThread
+from mq_connector.channel import Channel
+from mq_connector.config import Limits
+
+from .broker import Broker
+from .conftest import Consume, echo
+from .peer import Peer, eventually
+
+
+def ended(consumer: ConsumerThread, within: float = 3.0) -> None:
+    """Assert that the thread ends."""
+    consumer.join(within)
+    assert not consumer.is_alive(), f"still alive after {within} s"
+    assert not consumer.is_consuming
+
+
+def test_a_message_in_hand_is_finished_and_acknowledged(
+    peer: Peer, queue: str, consume: Consume
+) -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    def handle(channel: Channel, *rest: Any) -> None:
+        begun.set()
+        release.wait(5)
+        echo(channel, *rest)
+
+    consumer = consume(handle)
+    replies = peer.request(queue, text="last")
+    assert begun.wait(5)
+    consumer.stop(5)
+    time.sleep(0.2)
+    assert consumer.is_alive(), "the stop didn't wait for the handler"
+    release.set()
+    assert peer.reply(replies)["echo"] == {"text": "last"}
+    ended(consumer)
+    assert consumer.unfinished == 0
+    assert peer.count(queue) == (0, 0)
+
+
+def test_what_no_worker_has_begun_goes_back_at_once(
+    peer: Peer, queue: str, consume: Consume
+) -> None:
+    begun, release = threading.Event(), threading.Event()
+    seen: list[bytes] = []
+
+    def handle(_channel: Any, _method: Any, _properties: Any, body: bytes) -> None:
+        seen.append(body)
+        begun.set()
+        release.wait(5)
+
+    consumer = consume(handle)
+    for number in range(20):
+        peer.publish(queue, b"%d" % number)
+    assert begun.wait(5)
+    consumer.stop(5)
+    eventually(lambda: peer.count(queue) == (19, 0))
+    release.set()
+    ended(consumer)
+    assert seen == [b"0"]
+    # In the order in which they came, for whoever consumes next.
+    assert [peer.take(queue)[1] for _ in range(19)] == [b"%d" % n for n in range(1, 20)]
+
+
+def test_past_the_deadline_the_message_is_left_for_redelivery(
+    peer: Peer, queue: str, consume: Consume
+) -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    def handle(*_: Any) -> None:
+        begun.set()
+        release.wait(10)
+
+    consumer = consume(handle)
+    peer.publish(queue, b"x")
+    assert begun.wait(5)
+    began = time.monotonic()
+    consumer.stop(0.5)
+    ended(consumer)
+    assert 0.4 < time.monotonic() - began < 2.0
+    assert consumer.unfinished == 1
+    assert peer.count(queue) == (1, 0)
+    seen: list[bool] = []
+    consume(lambda _c, method, *_: seen.append(method.redelivered))
+    eventually(lambda: seen == [True])
+    release.set()
+
+
+def test_a_second_stop_cuts_the_first_one_short(peer: Peer, queue: str, consume: Consume) -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    def handle(*_: Any) -> None:
+        begun.set()
+        release.wait(10)
+
+    consumer = consume(handle)
+    peer.publish(queue, b"x")
+    assert begun.wait(5)
+    consumer.stop(20)
+    time.sleep(0.1)
+    consumer.stop(0)
+    ended(consumer, 2.0)
+    assert peer.count(queue)[0] == 1
+    release.set()
+
+
+def test_a_stop_before_the_start_lets_nothing_start(broker: Broker, peer: Peer, queue: str) -> None:
+    consumer = ConsumerThread(broker.parameters(), queue, echo, limits=Limits())
+    consumer.stop()
+    consumer.start()
+    ended(consumer)
+    assert not peer.has(queue)
+
+
+def test_a_stop_right_after_the_start_ends_it(broker: Broker, queue: str) -> None:
+    """Wherever it is by then: looking up the host, logging in, declaring, or consuming."""
+    for pause in (0, 0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.08):
+        consumer = ConsumerThread(broker.parameters(), queue, echo, limits=Limits())
+        consumer.start()
+        time.sleep(pause)
+        consumer.stop(5)
+        ended(consumer)
+
+
+def test_two_stops_are_one(consume: Consume) -> None:
+    consumer = consume(echo)
+    consumer.stop(5)
+    consumer.stop(5)
+    ended(consumer)
+    consumer.stop(5)
+
+
+def test_a_second_start_is_refused_as_for_any_thread(consume: Consume) -> None:
+    consumer = consume(echo)
+    with pytest.raises(RuntimeError):
+        consumer.start()
+    assert consumer.is_consuming
+
+
+def test_a_stop_from_a_callback_settles_that_message(
+    peer: Peer, queue: str, consume: Consume
+) -> None:
+    def handle(channel: Channel, *rest: Any) -> None:
+        consumer.stop(5)
+        consumer.stop(5)
+        echo(channel, *rest)
+
+    consumer = consume(handle)
+    assert "echo" in peer.ask(queue)
+    ended(consumer)
+    assert peer.count(queue) == (0, 0)
+
+
+def test_a_stop_from_the_error_handler(peer: Peer, queue: str, consume: Consume) -> None:
+    dead_letters = peer.declare_dead(queue)
+
+    def fail(*_: Any) -> None:
+        raise ValueError("enough")
+
+    consumer = consume(fail, error_func=lambda thread, _: thread.stop(5))
+    peer.publish(queue, b"x")
+    ended(consumer)
+    eventually(lambda: peer.count(dead_letters)[0] == 1)
+
+
+def test_stops_from_many_threads(consume: Consume) -> None:
+    consumer = consume(echo)
+    threads = [threading.Thread(target=consumer.stop, args=(5,)) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    ended(consumer)
+
+
+def test_a_stop_while_nobody_listens(broker: Broker, consume: Consume) -> None:
+    consumer = consume(echo, at=broker.parameters(port=1), within=0)
+    time.sleep(0.3)
+    consumer.stop(5)
+    ended(consumer, 1.5)
+
+
+def test_a_stop_while_the_broker_says_nothing(broker: Broker, consume: Consume) -> None:
+    """It listens and takes the connection, and that is all."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        consumer = consume(echo, at=broker.parameters(port=mute.getsockname()[1]), within=0)
+        time.sleep(0.3)
+        consumer.stop(5)
+        ended(consumer, 1.5)
+
+
+@pytest.mark.parametrize("kind", ["sleeping", "computing"])
+def test_a_handler_longer_than_three_heartbeats_keeps_its_connection(
+    broker: Broker, peer: Peer, queue: str, consume: Consume, kind: str
+) -> None:
+    """With a heartbeat of 1 s, the broker closes a connection that is silent for 2 s."""
+    seen: list[tuple[int, bool]] = []
+
+    def handle(channel: Channel, method: Any, properties: Any, body: bytes) -> None:
+        seen.append((id(channel), method.redelivered))
+        until = time.monotonic() + 3.5
+        while time.monotonic() < until:
+            if kind == "sleeping":
+                time.sleep(1)
+            else:
+                sum(range(10_000))
+        echo(channel, method, properties, body)
+
+    consumer = consume(handle, at=broker.parameters(heartbeat=1))
+    assert "echo" in peer.ask(queue, within=8)
+    assert [redelivered for _, redelivered in seen] == [False]
+    assert consumer.is_consuming
+    assert peer.count(queue) == (0, 1)

@@ -1,0 +1,1 @@
+"""Tests of the connector's modules one by one, without a broker."""

@@ -1,0 +1,139 @@
+"""Stand-ins for the loop, the stream and pika's channel, which do nothing by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from pika import frame
+from pika.exceptions import ChannelClosedByBroker
+from pika.spec import Queue
+
+from . import wire
+
+
+class FakeTransport:
+    """Writes down each burst that is sent, as decoded frames."""
+
+    def __init__(self) -> None:
+        self.bursts: list[list[Any]] = []
+        self.attached: dict[int, Any] = {}
+        self.reader = SimpleNamespace(
+            attach=self.attached.__setitem__, detach=lambda number: self.attached.pop(number, None)
+        )
+        self.room: Callable[[], bool] = lambda: True
+
+    def send(self, frames: list[bytes]) -> None:
+        if frames:
+            self.bursts.append(wire.decoded(b"".join(frames)))
+
+    def wait_for_room(self, timeout: float) -> bool:
+        return self.room()
+
+    @property
+    def methods(self) -> list[list[str]]:
+        """The names of the methods in each burst."""
+        return [
+            [each.method.NAME for each in burst if isinstance(each, frame.Method)]
+            for burst in self.bursts
+        ]
+
+
+class FakeChannel:
+    """pika's channel: keeps each method call, and its callback until the test answers."""
+
+    def __init__(self, number: int) -> None:
+        self.channel_number = number
+        self.calls: list[tuple[str, tuple[Any, ...]]] = []
+        self.on_close: Callable[[Any, BaseException], None] | None = None
+        self._callbacks: list[Callable[[Any], None]] = []
+
+    def add_on_close_callback(self, callback: Callable[[Any, BaseException], None]) -> None:
+        self.on_close = callback
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        def call(*arguments: Any, callback: Callable[[Any], None] | None = None) -> None:
+            if callback is None:
+                *arguments, callback = arguments  # type: ignore[assignment]
+            self.calls.append((name, tuple(arguments)))
+            self._callbacks.append(callback)
+
+        return call
+
+    def answer(self, method: Any = None) -> None:
+        """The broker answers the oldest call."""
+        self._callbacks.pop(0)(
+            frame.Method(self.channel_number, method or Queue.DeclareOk("q", 0, 0))
+        )
+
+    def close(self, reason: BaseException) -> None:
+        self._callbacks.clear()
+        assert self.on_close is not None
+        self.on_close(self, reason)
+
+    def refuse(self, code: int, text: str) -> None:
+        """The broker closes the channel instead of answering."""
+        self.close(ChannelClosedByBroker(code, text))
+
+
+class FakeAMQP:
+    """pika's connection: channels open when the test says so."""
+
+    def __init__(self) -> None:
+        self.params = SimpleNamespace(frame_max=wire.FRAME_MAX)
+        self.is_open = True
+        self.closed = 0
+        self.channels: list[FakeChannel] = []
+        self._opening: list[Callable[[FakeChannel], None]] = []
+
+    def channel(self, on_open_callback: Callable[[FakeChannel], None]) -> None:
+        self._opening.append(on_open_callback)
+
+    @property
+    def opening(self) -> int:
+        return len(self._opening)
+
+    def open(self) -> FakeChannel:
+        """The broker opens a channel that was asked for."""
+        channel = FakeChannel(len(self.channels) + 1)
+        self.channels.append(channel)
+        self._opening.pop(0)(channel)
+        return channel
+
+    def close(self) -> None:
+        self.closed += 1
+        self.is_open = False
+
+
+class FakeConnection:
+    """`mq_connector.connection.Connection` with a loop that runs when the test says so."""
+
+    def __init__(self, broker_version: tuple[int, ...] = (3, 13, 0)) -> None:
+        self.broker_version = broker_version
+        self.transport = FakeTransport()
+        self.amqp = FakeAMQP()
+        self.calls: list[Callable[[], object]] = []
+        self.timers: list[tuple[float, Callable[[], object]]] = []
+        self.siblings: list[tuple[Callable[[Any], None], Callable[[str], None]]] = []
+
+    def call(self, function: Callable[[], object]) -> None:
+        self.calls.append(function)
+
+    def later(self, seconds: float, function: Callable[[], object]) -> None:
+        self.timers.append((seconds, function))
+
+    def sibling(self, on_open: Callable[[Any], None], on_gone: Callable[[str], None]) -> None:
+        self.siblings.append((on_open, on_gone))
+
+    def run_calls(self) -> None:
+        """One turn of the loop."""
+        calls, self.calls = self.calls, []
+        for function in calls:
+            function()
+
+    def run_timers(self) -> None:
+        """All timers that are set now go off."""
+        timers, self.timers = self.timers, []
+        for _, function in timers:
+            function()

@@ -1,0 +1,400 @@
+"""The asking side: every request ends with its reply or with an error that says why."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from mq_connector import payload
+from mq_connector.client import Client
+from mq_connector.connection import Connection
+from mq_connector.errors import (
+    ConfigurationError,
+    MQError,
+    NotConnected,
+    PublishError,
+    RequestTimeout,
+    StartError,
+)
+from pika import spec
+
+from . import wire
+from .fake_broker import PATIENCE, Peer, broker
+
+
+def ready(peer: Peer) -> tuple[int, Any]:
+    """Everything up to the client's consumer; returns its channel and how it declared its queue."""
+    peer.open()
+    channel = peer.open_channel()
+    peer.confirm(channel)
+    declared = peer.expect(spec.Queue.Declare)
+    peer.method(channel, spec.Queue.DeclareOk(declared.queue, 0, 0))
+    peer.consumer_tag = peer.expect(spec.Basic.Consume).consumer_tag
+    peer.method(channel, spec.Basic.ConsumeOk(peer.consumer_tag))
+    return channel, declared
+
+
+def reply(peer: Peer, channel: int, data: dict[str, Any]) -> None:
+    peer.send(*wire.delivery(channel, 1, payload.encode(data), consumer_tag=peer.consumer_tag))
+
+
+def ack(peer: Peer, channel: int, tag: int, multiple: bool = False) -> None:
+    peer.method(channel, spec.Basic.Ack(tag, multiple))
+
+
+def requested(peer: Peer) -> tuple[str, dict[Any, Any], Any]:
+    method, properties, body = peer.publish()
+    assert method.mandatory
+    assert method.exchange == ""
+    return method.routing_key, payload.decode(body), properties
+
+
+def answer_all(peer: Peer, count: int = 1) -> None:
+    """A service that echoes."""
+    channel, _ = ready(peer)
+    for tag in range(1, count + 1):
+        _, data, _ = requested(peer)
+        ack(peer, channel, tag)
+        reply(peer, channel, {"message_id": data["message_id"], "echo": data.get("text")})
+    peer.farewell()
+
+
+Ask = Callable[..., Client]
+
+
+@pytest.fixture
+def client() -> Iterator[Ask]:
+    made: list[Client] = []
+
+    def make(server: Any, **options: Any) -> Client:
+        made.append(Client(Connection([server.parameters()]), **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def test_a_request_gets_its_reply(client: Ask) -> None:
+    seen: list[Any] = []
+
+    def script(peer: Peer) -> None:
+        channel, declared = ready(peer)
+        seen.append(declared)
+        seen.append(requested(peer))
+        reply(peer, channel, {"message_id": seen[1][1]["message_id"], "answer": 42})
+        deleted = peer.expect(spec.Queue.Delete)
+        seen.append(deleted.queue)
+        peer.method(channel, spec.Queue.DeleteOk(0))
+        peer.farewell()
+
+    with broker(script) as server, client(server, reply_queue="my.replies") as asking:
+        answer = asking.request("input", {"text": "hi"}, timeout=5)
+    declared, (queue, data, properties), deleted = seen
+    assert answer["answer"] == 42
+    assert (declared.queue, declared.exclusive) == ("my.replies", True)
+    assert queue == "input"
+    assert (data["text"], data["routing_key"]) == ("hi", "my.replies")
+    assert properties.message_id == data["message_id"]
+    assert 0 < int(properties.expiration) <= 5000
+    assert deleted == "my.replies", "no reply queue is left behind"
+
+
+def test_replies_reach_the_thread_that_waits_for_them(client: Ask) -> None:
+    count = 20
+
+    def script(peer: Peer) -> None:
+        channel, _ = ready(peer)
+        waiting = [requested(peer)[1] for _ in range(count)]
+        ack(peer, channel, count, multiple=True)
+        for data in reversed(waiting):
+            reply(peer, channel, {"message_id": data["message_id"], "echo": data["text"]})
+        peer.farewell()
+
+    with broker(script) as server:
+        asking = client(server)
+        answers: dict[int, Any] = {}
+
+        def ask(number: int) -> None:
+            answers[number] = asking.request("input", {"text": number})["echo"]
+
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+        asking.close()
+    assert answers == {number: number for number in range(count)}
+
+
+def test_a_request_leaves_once_when_the_channel_opens_between_its_entry_and_its_turn(
+    client: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = threading.Event()
+
+    def script(peer: Peer) -> None:
+        channel, _ = ready(peer)
+        message_id = requested(peer)[1]["message_id"]
+        sent.set()
+        # Neither the first of a second `basic.publish` nor anything else may come before the reply.
+        peer.sock.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            peer.read()
+        peer.sock.settimeout(PATIENCE)
+        reply(peer, channel, {"message_id": message_id})
+        peer.farewell()
+
+    with broker(script) as server:
+        asking = client(server)
+        call = asking.connection.call
+
+        def late(function: Callable[[], None]) -> None:
+            assert sent.wait(PATIENCE)
+            call(function)
+
+        monkeypatch.setattr(asking.connection, "call", late)
+        asking.request("input", {})
+        monkeypatch.undo()
+        asking.close()
+
+
+def test_the_request_is_not_changed_and_its_own_id_is_kept(client: Ask) -> None:
+    with broker(answer_all) as server:
+        asking = client(server)
+        data = {"message_id": "mine", "text": "hi"}
+        assert asking.request("input", data)["message_id"] == "mine"
+        assert data == {"message_id": "mine", "text": "hi"}
+        asking.close()
+
+
+def test_a_message_without_a_reply_is_done_when_the_broker_has_taken_it(client: Ask) -> None:
+    seen: list[Any] = []
+
+    def script(peer: Peer) -> None:
+        channel, _ = ready(peer)
+        seen.append(requested(peer)[1])
+        time.sleep(0.05)
+        seen.append("taken")
+        ack(peer, channel, 1)
+        peer.farewell()
+
+    with broker(script) as server:
+        asking = client(server)
+        asking.send("input", {"text": "hi"})
+        assert seen[1:] == ["taken"]
+        assert "routing_key" not in seen[0]
+        asking.close()
+
+
+def test_parts_and_strangers_are_passed_over_until_the_final_reply(client: Ask) -> None:
+    def script(peer: Peer) -> None:
+        channel, _ = ready(peer)
+        message_id = requested(peer)[1]["message_id"]
+        peer.send(*wire.delivery(channel, 1, b"no payload", consumer_tag=peer.consumer_tag))
+        reply(peer, channel, {"message_id": "another's", "n": 1})
+        reply(peer, channel, {"n": 2})
+        reply(peer, channel, {"message_id": message_id, "n": 3, "is_final": False})
+        reply(peer, channel, {"message_id": message_id, "n": 4, "is_final": True})
+        peer.farewell()
+
+    with broker(script) as server:
+        asking = client(server)
+        assert asking.request("input", {})["n"] == 4
+        asking.close()
+
+
+# ---- failures
+
+
+def test_a_request_that_was_on_its_way_is_sent_again_after_a_loss(client: Ask) -> None:
+    def lose(peer: Peer) -> None:
+        ready(peer)
+        requested(peer)
+
+    with broker(lose, answer_all) as server:
+        asking = client(server)
+        assert asking.request("input", {"text": "hi"})["echo"] == "hi"
+        asking.close()
+
+
+def test_a_cancelled_consumer_is_replaced(client: Ask) -> None:
+    def cancel(peer: Peer) -> None:
+        channel, _ = ready(peer)
+        requested(peer)
+        peer.method(channel, spec.Basic.Cancel(peer.consumer_tag, True))
+        peer.farewell()
+
+    with broker(cancel, answer_all) as server:
+        asking = client(server)
+        assert asking.request("input", {"text": "hi"})["echo"] == "hi"
+        asking.close()
+
+
+def test_a_queue_that_does_not_exist_is_reported_at_once(client: Ask) -> None:
+    def script(peer: Peer) -> None:
+        channel, _ = ready(peer)
+        queue, data, properties = requested(peer)
+        body = payload.encode(data)
+        returned = spec.Basic.Return(312, "NO_ROUTE", "", queue)
+        peer.send(wire.method(channel, returned), *wire.content(channel, body, properties))
+        ack(peer, channel, 1)
+        peer.farewell()
+
+    with broker(script) as server:
+        asking = client(server)
+        with pytest.raises(PublishError, match=r"vhost '/echo' has no queue 'missing'"):
+            asking.request("missing", {})
+        asking.close()
+
+
+def test_a_message_that_the_broker_refuses_is_reported(client: Ask) -> None:
+    def script(peer: Peer) -> None:
+        channel, _ = ready(peer)
+        requested(peer)
+        peer.method(channel, spec.Basic.Nack(1, False, False))
+        peer.farewell()
+
+    with broker(script) as server:
+        asking = client(server)
+        with pytest.raises(PublishError, match=r"basic\.nack"):
+            asking.request("full", {})
+        asking.close()
+
+
+@pytest.mark.parametrize("wants_reply", [True, False])
+def test_without_an_answer_in_time_the_request_fails(client: Ask, wants_reply: bool) -> None:
+    def script(peer: Peer) -> None:
+        ready(peer)
+        requested(peer)
+        peer.farewell()
+
+    with broker(script) as server:
+        asking = client(server)
+        method = asking.request if wants_reply else asking.send
+        what = "reply from" if wants_reply else "confirmation of a message to"
+        with pytest.raises(RequestTimeout, match=rf"^no {what} 'input' within 0\.3 s$"):
+            method("input", {}, timeout=0.3)
+        asking.close()
+
+
+def test_a_time_out_says_what_is_wrong_with_the_connection(client: Ask) -> None:
+    with broker(answer_all) as server:
+        pass
+    with pytest.raises(
+        RequestTimeout, match=r"within 0\.3 s: no connection to .*: connection refused"
+    ):
+        client(server).request("input", {}, timeout=0.3)
+
+
+def test_a_late_reply_disturbs_nobody(client: Ask) -> None:
+    asked = threading.Event()
+
+    def script(peer: Peer) -> None:
+        channel, _ = ready(peer)
+        first = requested(peer)[1]
+        second = requested(peer)[1]
+        reply(peer, channel, {"message_id": first["message_id"], "n": 1})
+        reply(peer, channel, {"message_id": second["message_id"], "n": 2})
+        peer.farewell()
+
+    with broker(script) as server:
+        asking = client(server)
+        with pytest.raises(RequestTimeout):
+            asking.request("input", {}, timeout=0.2)
+        asked.set()
+        assert asking.request("input", {})["n"] == 2
+        asking.close()
+
+
+def refused_login(peer: Peer) -> None:
+    peer.greet()
+    peer.close(403, "ACCESS_REFUSED")
+
+
+def refused_queue(peer: Peer) -> None:
+    peer.open()
+    channel = peer.open_channel()
+    peer.confirm(channel)
+    peer.expect(spec.Queue.Declare)
+    peer.close_channel(channel, 405, "RESOURCE_LOCKED - cannot obtain exclusive access")
+    peer.farewell()
+
+
+@pytest.mark.parametrize(
+    ("script", "words"), [(refused_login, "refuses user"), (refused_queue, "405 RESOURCE_LOCKED")]
+)
+def test_a_broker_that_says_no_ends_this_request_and_those_after_it(
+    client: Ask, script: Callable[[Peer], None], words: str
+) -> None:
+    with broker(script) as server:
+        asking = client(server)
+        for _ in range(2):
+            began = time.monotonic()
+            with pytest.raises(StartError, match=words):
+                asking.request("input", {}, timeout=PATIENCE)
+            assert time.monotonic() - began < PATIENCE / 2
+        asking.close()
+
+
+def test_where_transient_queues_are_denied_the_reply_queue_becomes_exclusive(client: Ask) -> None:
+    def deny(peer: Peer) -> None:
+        peer.open()
+        channel = peer.open_channel()
+        peer.confirm(channel)
+        assert not peer.expect(spec.Queue.Declare).exclusive
+        peer.close(541, "INTERNAL_ERROR - feature is deprecated")
+
+    def accept(peer: Peer) -> None:
+        channel, declared = ready(peer)
+        assert declared.exclusive
+        reply(peer, channel, {"message_id": requested(peer)[1]["message_id"]})
+        peer.farewell()
+
+    with broker(deny, accept) as server:
+        asking = client(server, exclusive=False)
+        asking.request("input", {})
+        asking.close()
+
+
+def test_closing_ends_the_requests_that_wait(client: Ask) -> None:
+    waiting = threading.Event()
+
+    def script(peer: Peer) -> None:
+        ready(peer)
+        requested(peer)
+        waiting.set()
+        peer.farewell()
+
+    with broker(script) as server:
+        asking = client(server)
+        errors: list[MQError] = []
+
+        def ask() -> None:
+            try:
+                asking.request("input", {}, timeout=PATIENCE)
+            except MQError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        assert waiting.wait(PATIENCE)
+        asking.close()
+        thread.join(PATIENCE)
+        assert [type(error) for error in errors] == [NotConnected]
+
+
+def test_a_configuration_that_lacks_something_is_told_to_who_asks() -> None:
+    def parameters() -> Any:
+        raise ConfigurationError("no user")
+
+    with Client(Connection(parameters)) as asking, pytest.raises(ConfigurationError):
+        asking.request("input", {})
+
+
+def test_a_client_that_was_never_used_closes_without_ado() -> None:
+    asking = Client(Connection([]))
+    asking.close()
+    asking.close()

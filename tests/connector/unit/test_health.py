@@ -1,0 +1,194 @@
+"""The health check: well only while every running service of this name truly consumes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from mq_connector import health
+from mq_connector.errors import ConfigurationError
+from mq_connector.health import HealthServer, check, folder
+
+Done = Callable[[str], None]
+NAME = "neon_echo"
+
+
+@pytest.fixture(autouse=True)
+def runtime(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of this test's own for sockets, whose paths must be short."""
+    place = tmp_path_factory.mktemp("run")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(place))
+    monkeypatch.setattr(health, "ANSWER_WITHIN", 0.2)
+    return place
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Callable[[Done], None]], HealthServer]]:
+    servers: list[HealthServer] = []
+
+    def start(look: Callable[[Done], None]) -> HealthServer:
+        servers.append(HealthServer(NAME, look))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+Serve = Callable[[Callable[[Done], None]], HealthServer]
+
+
+def test_a_service_that_consumes_is_well(serve: Serve) -> None:
+    serve(lambda done: done(""))
+    assert check(NAME) == (True, "consuming")
+    assert check(NAME) == (True, "consuming"), "and may be asked again"
+
+
+def test_a_service_that_does_not_consume_says_why(serve: Serve) -> None:
+    serve(lambda done: done("not consuming 'in': connection refused"))
+    assert check(NAME) == (
+        False,
+        f"process {os.getpid()}: not consuming 'in': connection refused",
+    )
+
+
+def test_the_answer_may_come_from_another_thread(serve: Serve) -> None:
+    serve(lambda done: threading.Timer(0.05, done, [""]).start())
+    assert check(NAME)[0]
+
+
+def test_a_second_process_that_does_not_consume_makes_all_unwell(serve: Serve) -> None:
+    serve(lambda done: done(""))
+    program = (
+        "import sys; from mq_connector.health import HealthServer;"
+        f"server = HealthServer({NAME!r}, lambda done: done('stuck'));"
+        "print('ready', flush=True); sys.stdin.read(); server.close()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(health.__file__).parent.parent)}
+    command = [sys.executable, "-B", "-c", program]
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "ready\n"
+        # Its socket lies in the same folder, because it uses the same copy of the connector.
+        assert check(NAME) == (False, f"process {other.pid}: stuck")
+        assert other.stdin is not None
+        other.stdin.close()
+    assert check(NAME) == (True, "consuming")
+
+
+def test_sockets_lie_in_a_folder_that_only_their_user_may_enter(
+    serve: Serve, runtime: Path
+) -> None:
+    serve(lambda done: done(""))
+    assert folder(NAME).parent == runtime
+    assert folder(NAME).stat().st_mode & 0o777 == 0o700
+
+
+def test_the_asking_side_loads_neither_pika_nor_the_service(runtime: Path) -> None:
+    program = (
+        "import sys; from mq_connector.health import check; print(check('nobody'));"
+        "print(sorted(name for name in sys.modules if name in ('pika', 'dotenv', 'argparse', 'ssl')))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(health.__file__).parent.parent)}
+    command = [sys.executable, "-B", "-c", program]
+    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert output.stdout == "(False, 'no nobody is running here')\n[]\n"
+
+
+# ---- failures
+
+
+def test_without_a_running_service_nothing_is_well() -> None:
+    assert check(NAME) == (False, f"no {NAME} is running here")
+
+
+def test_a_service_that_has_stopped_is_not_running_any_more(serve: Serve) -> None:
+    before = threading.active_count()
+    server = serve(lambda done: done(""))
+    assert check(NAME)[0]
+    time.sleep(0.05)  # until it waits for the next one who asks
+    server.close()
+    server.close()
+    assert check(NAME) == (False, f"no {NAME} is running here")
+    assert list(folder(NAME).iterdir()) == []
+    deadline = time.monotonic() + 5
+    while threading.active_count() > before:
+        assert time.monotonic() < deadline, "its thread is left behind"
+        time.sleep(0.005)
+
+
+def test_the_socket_of_a_process_that_was_killed_is_taken_away(serve: Serve) -> None:
+    folder(NAME).mkdir()
+    stale = folder(NAME) / "4000000.sock"
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(stale))
+    assert stale.exists()
+    assert check(NAME) == (False, f"no {NAME} is running here")
+    assert not stale.exists()
+
+
+def test_a_service_starts_although_its_number_was_that_of_a_killed_one(serve: Serve) -> None:
+    folder(NAME).mkdir()
+    (folder(NAME) / f"{os.getpid()}.sock").touch()
+    serve(lambda done: done(""))
+    assert check(NAME)[0]
+
+
+def test_a_broker_that_does_not_answer_makes_the_service_unwell(serve: Serve) -> None:
+    serve(lambda done: None)
+    began = time.monotonic()
+    well, reason = check(NAME)
+    assert not well
+    assert reason.endswith("the broker hasn't answered within 0.2 s")
+    assert time.monotonic() - began < 2
+
+
+def test_a_process_that_hangs_is_unwell_after_a_while() -> None:
+    folder(NAME).mkdir()
+    with socket.socket(socket.AF_UNIX) as hanging:
+        hanging.bind(str(folder(NAME) / "7.sock"))
+        hanging.listen()
+        well, reason = check(NAME)
+    assert not well
+    assert reason == "process 7: no answer (timed out)"
+
+
+def test_a_process_that_ends_while_it_is_asked_is_unwell() -> None:
+    folder(NAME).mkdir()
+    with socket.socket(socket.AF_UNIX) as ending:
+        ending.bind(str(folder(NAME) / "7.sock"))
+        ending.listen()
+        threading.Thread(target=lambda: ending.accept()[0].close()).start()
+        assert check(NAME) == (False, "process 7: no answer")
+
+
+def test_who_asks_and_leaves_does_not_end_the_server(serve: Serve) -> None:
+    serve(lambda done: threading.Timer(0.05, done, ["x" * 100]).start())
+    for _ in range(3):
+        with socket.socket(socket.AF_UNIX) as impatient:
+            impatient.connect(str(folder(NAME) / f"{os.getpid()}.sock"))
+    assert "xxx" in check(NAME)[1]
+
+
+@pytest.mark.parametrize("what", ["a file in the way", "a name that is too long"])
+def test_where_no_socket_can_be_the_start_fails_with_one_line(
+    what: str, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if what == "a file in the way":
+        folder(NAME).touch()
+    else:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime / ("long" * 30)))
+    with pytest.raises(
+        ConfigurationError, match=r"socket can't be made.*XDG_RUNTIME_DIR"
+    ) as raised:
+        HealthServer(NAME, lambda done: done(""))
+    assert "\n" not in str(raised.value)

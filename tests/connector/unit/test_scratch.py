@@ -1,0 +1,302 @@
+"""Operations that the broker may refuse: each refusal costs one channel and nothing else."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from mq_connector.errors import ChannelError, MQError, NotConnected
+from mq_connector.scratch import Operation, Result, Scratch, Steps
+from pika.exceptions import ChannelClosedByBroker, ConnectionClosedByBroker
+from pika.spec import Queue
+
+from .fakes import FakeAMQP, FakeConnection
+
+
+def declare(name: str) -> Operation:
+    return lambda channel, done: channel.queue_declare(name, callback=done)
+
+
+class Ends:
+    """Collects how courses of operations end."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[Any, MQError | None]] = []
+
+    def __call__(self, value: Any, error: MQError | None) -> None:
+        self.all.append((value, error))
+
+    @property
+    def errors(self) -> list[str]:
+        return [f"{type(error).__name__}: {error}" for _, error in self.all if error is not None]
+
+
+@pytest.fixture
+def connection() -> FakeConnection:
+    return FakeConnection()
+
+
+@pytest.fixture
+def ends() -> Ends:
+    return Ends()
+
+
+def make(connection: Any, apart: bool = False) -> Scratch:
+    return Scratch(connection, apart)
+
+
+def test_operations_run_one_after_the_other_on_one_channel(
+    connection: FakeConnection, ends: Ends
+) -> None:
+    scratch = make(connection)
+    scratch.do(declare("one"), ends)
+    scratch.do(declare("two"), ends)
+    channel = connection.amqp.open()
+    assert channel.calls == [("queue_declare", ("one",))]
+    channel.answer(Queue.DeclareOk("one", 1, 0))
+    assert channel.calls[1:] == [("queue_declare", ("two",))]
+    channel.answer(Queue.DeclareOk("two", 2, 0))
+    assert [value.method.message_count for value, _ in ends.all] == [1, 2]
+    assert connection.amqp.opening == 0
+
+
+def test_no_channel_is_opened_before_it_is_needed(connection: FakeConnection) -> None:
+    make(connection)
+    assert connection.amqp.opening == 0
+
+
+def test_a_course_gets_each_result_and_its_return_value_is_handed_on(
+    connection: FakeConnection, ends: Ends
+) -> None:
+    def steps() -> Steps:
+        first = yield declare("a")
+        second = yield declare("b")
+        return first.method.message_count + second.method.message_count
+
+    make(connection).run(steps(), ends)
+    channel = connection.amqp.open()
+    channel.answer(Queue.DeclareOk("a", 40, 0))
+    channel.answer(Queue.DeclareOk("b", 2, 0))
+    assert ends.all == [(42, None)]
+
+
+def test_a_course_without_operations_ends_at_once(connection: FakeConnection, ends: Ends) -> None:
+    def steps() -> Steps:
+        return "nothing to do"
+        yield declare("never")
+
+    make(connection).run(steps(), ends)
+    assert ends.all == [("nothing to do", None)]
+    assert connection.amqp.opening == 0
+
+
+def test_a_course_may_begin_another_when_it_ends(connection: FakeConnection, ends: Ends) -> None:
+    scratch = make(connection)
+    scratch.do(declare("one"), lambda *_: scratch.do(declare("two"), ends))
+    channel = connection.amqp.open()
+    channel.answer()
+    channel.answer()
+    assert len(ends.all) == 1
+    assert [arguments for _, arguments in channel.calls] == [("one",), ("two",)]
+
+
+# ---- failures
+
+
+def test_a_refusal_costs_the_channel_and_the_next_operation_gets_another(
+    connection: FakeConnection, ends: Ends
+) -> None:
+    scratch = make(connection)
+    scratch.do(declare("one"), ends)
+    scratch.do(declare("two"), ends)
+    connection.amqp.open().refuse(406, "PRECONDITION_FAILED - inequivalent arg 'durable'")
+    second = connection.amqp.open()
+    assert second.calls == [("queue_declare", ("two",))]
+    second.answer()
+    assert ends.errors == ["ChannelError: 406 PRECONDITION_FAILED - inequivalent arg 'durable'"]
+    (_, error), (value, _) = ends.all
+    assert isinstance(error, ChannelError)
+    assert error.code == 406
+    assert value is not None
+
+
+def test_a_course_can_catch_a_refusal_and_go_on(connection: FakeConnection, ends: Ends) -> None:
+    def steps() -> Steps:
+        try:
+            yield declare("a")
+        except ChannelError:
+            return (yield declare("b")).method.queue
+
+    make(connection).run(steps(), ends)
+    connection.amqp.open().refuse(404, "NOT_FOUND")
+    connection.amqp.open().answer(Queue.DeclareOk("b", 0, 0))
+    assert ends.all == [("b", None)]
+
+
+def test_a_channel_that_is_closed_while_idle_is_replaced(
+    connection: FakeConnection, ends: Ends
+) -> None:
+    scratch = make(connection)
+    scratch.do(declare("one"), ends)
+    first = connection.amqp.open()
+    first.answer()
+    first.refuse(541, "INTERNAL_ERROR")
+    scratch.do(declare("two"), ends)
+    connection.amqp.open().answer()
+    assert ends.errors == []
+    first.close(ChannelClosedByBroker(541, "again"))  # what an old channel says is of no interest
+    scratch.do(declare("three"), ends)
+    assert connection.amqp.opening == 0
+
+
+def test_arguments_that_pika_refuses_end_one_operation_only(
+    connection: FakeConnection, ends: Ends
+) -> None:
+    def invalid(channel: Any, done: Any) -> None:
+        raise ValueError("queue must be a str")
+
+    scratch = make(connection)
+    scratch.do(invalid, ends)
+    scratch.do(declare("valid"), ends)
+    connection.amqp.open().answer()
+    assert ends.errors == ["ChannelError: 400 queue must be a str"]
+    assert len(ends.all) == 2
+
+
+def test_when_the_connection_is_lost_all_that_wait_are_told(
+    connection: FakeConnection, ends: Ends
+) -> None:
+    scratch = make(connection)
+    scratch.do(declare("one"), ends)
+    scratch.do(declare("two"), ends)
+    channel = connection.amqp.open()
+    channel.close(ConnectionClosedByBroker(320, "CONNECTION_FORCED"))
+    assert ends.all == [], "the loss is told by whoever owns the connection"
+    scratch.abandon()
+    scratch.do(declare("three"), ends)
+    scratch.abandon()
+    assert [error.split(":")[0] for error in ends.errors] == ["NotConnected"] * 3
+
+
+def test_a_caller_that_tries_again_at_once_when_abandoned_is_told_again(
+    connection: FakeConnection, ends: Ends
+) -> None:
+    scratch = make(connection)
+
+    def again(value: Any, error: MQError | None) -> None:
+        ends(value, error)
+        scratch.do(declare("again"), ends)
+
+    scratch.do(declare("one"), again)
+    scratch.abandon()
+    assert [error.split(":")[0] for error in ends.errors] == ["NotConnected"] * 2
+
+
+def test_an_answer_after_the_end_is_ignored(connection: FakeConnection, ends: Ends) -> None:
+    scratch = make(connection)
+    scratch.do(declare("one"), ends)
+    channel = connection.amqp.open()
+    scratch.abandon()
+    channel.answer()
+    assert len(ends.all) == 1
+
+
+# ---- on a connection apart, for refusals that cost a connection
+
+
+def test_operations_apart_share_a_second_connection(connection: FakeConnection, ends: Ends) -> None:
+    scratch = make(connection, apart=True)
+    scratch.do(declare("one"), ends)
+    scratch.do(declare("two"), ends)
+    [(on_open, _)] = connection.siblings
+    second = FakeAMQP()
+    on_open(second)
+    channel = second.open()
+    channel.answer()
+    channel.refuse(403, "ACCESS_REFUSED")
+    scratch.do(declare("three"), ends)
+    second.open().answer()
+    assert len(connection.siblings) == 1
+    assert connection.amqp.opening == 0
+    assert ends.errors == ["ChannelError: 403 ACCESS_REFUSED"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [("541 INTERNAL_ERROR - feature is deprecated", 541), ("connection refused", 541)],
+)
+def test_a_second_connection_that_is_closed_refuses_one_operation(
+    connection: FakeConnection, ends: Ends, reason: str, code: int
+) -> None:
+    scratch = make(connection, apart=True)
+    scratch.do(declare("one"), ends)
+    scratch.do(declare("two"), ends)
+    on_open, on_gone = connection.siblings[0]
+    second = FakeAMQP()
+    on_open(second)
+    second.open()
+    on_gone(reason)
+    [(_, error)] = ends.all
+    assert isinstance(error, ChannelError)
+    assert error.code == code
+    connection.siblings[1][0](FakeAMQP())
+
+
+def test_a_second_connection_that_nobody_uses_is_closed_after_a_while(
+    connection: FakeConnection, ends: Ends
+) -> None:
+    scratch = make(connection, apart=True)
+    scratch.do(declare("one"), ends)
+    second = FakeAMQP()
+    connection.siblings[0][0](second)
+    second.open().answer()
+    [(seconds, _)] = connection.timers
+    assert seconds == 30
+    scratch.do(declare("two"), ends)
+    connection.run_timers()
+    assert not second.closed, "it is in use again"
+    second.channels[0].answer()
+    connection.run_timers()
+    assert second.closed == 1
+
+
+def test_a_second_connection_is_closed_with_the_first(
+    connection: FakeConnection, ends: Ends
+) -> None:
+    scratch = make(connection, apart=True)
+    scratch.do(declare("one"), ends)
+    on_open, _ = connection.siblings[0]
+    scratch.abandon()
+    late = FakeAMQP()
+    on_open(late)
+    assert late.closed == 1
+    other = make(connection, apart=True)
+    other.do(declare("one"), ends)
+    second = FakeAMQP()
+    connection.siblings[1][0](second)
+    other.abandon()
+    assert second.closed == 1
+
+
+# ---- results
+
+
+def test_a_result_waits_for_the_broker_in_another_thread() -> None:
+    result = Result()
+    threading.Timer(0.02, lambda: result.set("value")).start()
+    assert result.wait(5) == "value"
+    assert result.wait(0) == "value"
+
+
+def test_a_result_that_never_comes_is_reported_after_its_time() -> None:
+    with pytest.raises(NotConnected, match=r"within 0\.01 s"):
+        Result().wait(0.01)
+
+
+def test_a_refused_result_raises_whenever_it_is_looked_at() -> None:
+    result = Result()
+    result.set(None, ChannelError(404, "NOT_FOUND"))
+    for _ in range(2):
+        with pytest.raises(ChannelError):
+            _ = result.method
