@@ -1,0 +1,241 @@
+"""Subjects that run the scenarios while the tests wait for them, brokers, and the book of results."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+from baked import TEMPLATE, outside
+from connector.functional.broker import PASSWORD, USER
+
+from . import generations
+from .checklist import LINES, expected, scenarios
+
+#: What came of each scenario: git-ignored, made anew by each run; `scripts/compatibility.py` reads it.
+RESULTS = TEMPLATE / ".cache" / "conformance.json"
+#: Seconds that one scenario may take.
+_PATIENCE = 45.0
+#: Times that the incumbent may try what it is known to keep: its threads hang now and then when they
+#: are stopped, which says nothing of ours. Ours has one try.
+_INCUMBENTS_TRIES = 3
+#: Processes of each implementation that work at the same time: the incumbent's pauses are long.
+_LANES = {"incumbent": 4, "ours": 1}
+
+
+Subjects = dict[tuple[str, str], "Subject"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of a scenario."""
+
+    #: Its traceback, empty where it has passed.
+    trouble: str
+    #: Of the last try.
+    seconds: float
+    tries: int = 1
+
+
+class Subject:
+    """A process of one implementation that goes through scenarios in a thread of this one."""
+
+    def __init__(
+        self, kind: str, broker: generations.Node, vhost: str, folder: Path, denies: bool
+    ) -> None:
+        self._kind = kind
+        self._broker = broker
+        self._folder = folder
+        self._denies = denies
+        #: Its own, so that what is done to the one subject's connections isn't done to the other's.
+        self._vhost = vhost
+        self._tasks: SimpleQueue[tuple[str, Future[Outcome]] | None] = SimpleQueue()
+        self._results: dict[str, Future[Outcome]] = {}
+        self._closed = False
+        self._process: subprocess.Popen[str] | None = None
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def order(self, name: str) -> None:
+        """Run this one, too."""
+        self._results[name] = Future()
+        self._tasks.put((name, self._results[name]))
+
+    def result(self, name: str) -> Outcome:
+        """What came of a scenario; waits for it."""
+        return self._results[name].result(600)
+
+    def close(self) -> None:
+        """End the process, whatever it is at."""
+        self._closed = True
+        self._tasks.put(None)
+        self._kill()
+        self._thread.join(5)
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            name, result = task
+            if self._closed:
+                continue
+            keeps = self._kind == "incumbent" and not scenarios()[name].incumbent_fails
+            for tries in range(1, (_INCUMBENTS_TRIES if keeps else 1) + 1):
+                outcome = self._try(name, tries)
+                if not outcome.trouble:
+                    break
+            result.set_result(outcome)
+
+    def _try(self, name: str, tries: int) -> Outcome:
+        began = time.monotonic()
+        try:
+            trouble = self._run(name)
+        except (OSError, ValueError) as error:
+            trouble = f"the subject has ended: {error!r}"
+            self._kill()
+        return Outcome(trouble, time.monotonic() - began, tries)
+
+    def _run(self, name: str) -> str:
+        if self._process is None or self._process.poll() is not None:
+            self._start()
+        process = self._process
+        assert process is not None and process.stdin is not None and process.stdout is not None
+        where = {
+            "port": self._broker.port,
+            "vhost": self._vhost,
+            "user": USER,
+            "password": PASSWORD,
+            "denies": self._denies,
+        }
+        self._say({"scenario": name, "broker": where})
+        timer = threading.Timer(_PATIENCE, self._kill)
+        timer.start()
+        try:
+            for line in process.stdout:
+                if line.startswith("RESULT "):
+                    text: str = json.loads(line.removeprefix("RESULT "))
+                    return text
+                if line.startswith("PLEASE "):
+                    self._do(line.split()[1])
+                    self._say({})
+        finally:
+            timer.cancel()
+        return f"no result within {_PATIENCE:g} s"
+
+    def _do(self, what: str) -> None:
+        assert what == "close_connections", what
+        self._broker.ctl("close_all_connections", "--vhost", self._vhost, "by a test")
+
+    def _start(self) -> None:
+        home = self._folder / self._vhost.strip("/")
+        home.mkdir(exist_ok=True)
+        environment = {
+            **outside(),
+            "HOME": str(home),
+            "XDG_CONFIG_HOME": str(home / "config"),
+            "CONFORMANCE_FOLDER": str(home),
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, "-B", str(Path(__file__).with_name("subject.py")), self._kind],
+            env=environment,
+            cwd=home,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=(home / "stderr.log").open("ab"),
+            text=True,
+        )
+
+    def _say(self, what: dict[str, Any]) -> None:
+        assert self._process is not None and self._process.stdin is not None
+        self._process.stdin.write(json.dumps(what) + os.linesep)
+        self._process.stdin.flush()
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test of this folder needs a broker."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents and "subjects" in getattr(
+            item, "fixturenames", ()
+        ):
+            item.add_marker(pytest.mark.broker)
+            # It may have to wait for those before it.
+            item.add_marker(pytest.mark.timeout(600))
+
+
+@pytest.fixture(scope="session")
+def subjects(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Subjects]]:
+    """The implementations at work on one broker, by its name; one broker runs at a time."""
+    now = ""
+    stack = ExitStack()
+    made: Subjects = {}
+
+    def on(broker: str) -> Subjects:
+        nonlocal now, made
+        if broker != now:
+            now, made = broker, {}
+            stack.close()
+            chosen = [
+                (str(item.callspec.params["kind"]), str(item.callspec.params["scenario_name"]))
+                for item in request.session.items
+                if isinstance(item, pytest.Function)
+                and hasattr(item, "callspec")
+                and item.callspec.params.get("broker_name") == broker
+            ]
+            folder = tmp_path_factory.mktemp("conformance")
+            made = stack.enter_context(_at_work(broker, chosen, folder))
+        if not made:
+            pytest.skip(f"the broker {broker} doesn't run here")
+        return made
+
+    with stack:
+        yield on
+
+
+@contextmanager
+def _at_work(broker: str, chosen: list[tuple[str, str]], folder: Path) -> Iterator[Subjects]:
+    vhosts = {(kind, lane): f"/{kind}_{lane}" for kind in _LANES for lane in range(_LANES[kind])}
+    with generations.running(broker, list(vhosts.values())) as node:
+        denies = broker == generations.DENYING
+        every = {key: Subject(key[0], node, vhost, folder, denies) for key, vhost in vhosts.items()}
+        made: Subjects = {}
+        for kind, lanes in _LANES.items():
+            for position, name in enumerate(name for each, name in chosen if each == kind):
+                made[kind, name] = every[kind, position % lanes]
+                made[kind, name].order(name)
+        try:
+            yield made
+        finally:
+            for subject in every.values():
+                subject.close()
+
+
+@pytest.fixture(scope="session")
+def book() -> Iterator[list[dict[str, Any]]]:
+    """Takes a row for each result; each broker's rows are written down if they are complete."""
+    rows: list[dict[str, Any]] = []
+    yield rows
+    RESULTS.parent.mkdir(exist_ok=True)
+    known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    results = known.get("results", {})
+    for name in (generations.INSTALLED, *generations.IN_CONTAINERS):
+        found = [row for row in rows if row["broker"] == name]
+        if len(found) == expected(name):
+            results[name] = found
+    what = {"installed": generations.installed_version(), "lines": LINES, "results": results}
+    RESULTS.write_text(json.dumps(what, indent=1) + "\n", encoding="utf-8")

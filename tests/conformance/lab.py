@@ -1,0 +1,372 @@
+"""What a scenario has at hand: one implementation, a broker, a peer, a proxy that can be cut."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pika
+from pika.exceptions import ChannelClosedByBroker
+
+#: The implementations, by the package that their names are in.
+PACKAGES = {"incumbent": "neon_mq_connector", "ours": "mq_connector.compat"}
+#: The service's and the client's key under ``users``.
+SERVICE, CLIENT = "conformance", "mq_handler"
+
+
+def eventually(condition: Callable[[], Any], within: float = 5.0, what: str = "") -> Any:
+    """Wait until a condition is true, and return what it returned; `within` in seconds."""
+    deadline = time.monotonic() + within
+    while not (outcome := condition()):
+        assert time.monotonic() < deadline, f"not within {within} s: {what}"
+        time.sleep(0.01)
+    return outcome
+
+
+def encode(data: Mapping[Any, Any]) -> bytes:
+    """A body as Neon's peers write it, made without either implementation."""
+    return base64.b64encode(json.dumps(str(data)).encode())
+
+
+def decode(body: bytes) -> dict[Any, Any]:
+    """Read such a body."""
+    data: dict[Any, Any] = ast.literal_eval(json.loads(base64.b64decode(body)))
+    return data
+
+
+class Proxy:
+    """Stands before the broker; while it is down, connections are refused and none are left."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._sockets: list[socket.socket] = []
+        self._listener: socket.socket | None = None
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+
+    def up(self) -> None:
+        """Take connections."""
+        listener = self._listener = socket.create_server(("127.0.0.1", self.port))
+        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+
+    def down(self) -> None:
+        """Cut all connections and take no more."""
+        sockets, self._sockets = self._sockets, []
+        if self._listener is not None:
+            sockets.append(self._listener)
+        for each in sockets:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                broker = socket.create_connection(("127.0.0.1", self._target))
+                self._sockets += [client, broker]
+                for pair in ((client, broker), (broker, client)):
+                    threading.Thread(target=self._pump, args=pair, daemon=True).start()
+
+    @staticmethod
+    def _pump(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_RDWR)
+
+
+class Peer:
+    """A plain pika client, on a connection of its own."""
+
+    def __init__(self, parameters: pika.ConnectionParameters, denies: bool = False) -> None:
+        #: What queues are declared with, if nothing else is said.
+        self._options = {"durable": True} if denies else {}
+        self.connection = pika.BlockingConnection(parameters)
+        self.channel = self.connection.channel()
+
+    def declare(self, queue: str, **options: Any) -> str:
+        """Declare a queue, plainly unless `options` say otherwise."""
+        chosen = options if options.get("exclusive") else {**self._options, **options}
+        name: str = self.channel.queue_declare(queue, **chosen).method.queue
+        return name
+
+    def send(self, queue: str, data: Mapping[Any, Any] | bytes, exchange: str = "") -> None:
+        """Publish."""
+        body = data if isinstance(data, bytes) else encode(data)
+        self.channel.basic_publish(exchange, queue, body)
+
+    def get(self, queue: str) -> tuple[pika.BasicProperties, bytes] | None:
+        """The next message of a queue, if there is one."""
+        method, properties, body = self.channel.basic_get(queue, auto_ack=True)
+        return (properties, body) if method and properties and body is not None else None
+
+    def take(self, queue: str, within: float = 3.0) -> tuple[pika.BasicProperties, bytes]:
+        """The next message of a queue."""
+        found: tuple[pika.BasicProperties, bytes] = eventually(
+            lambda: self.get(queue), within, f"a message in {queue}"
+        )
+        return found
+
+    def ask(
+        self, queue: str, within: float = 3.0, exclusive: bool = False, **data: Any
+    ) -> dict[Any, Any]:
+        """Send a request, and return its reply."""
+        replies = self.declare(f"replies_{uuid.uuid4().hex}", exclusive=exclusive)
+        self.send(queue, {"message_id": uuid.uuid4().hex, **data, "routing_key": replies})
+        return decode(self.take(replies, within)[1])
+
+    def exists(self, queue: str) -> bool:
+        """Whether there is such a queue."""
+        channel = self.connection.channel()
+        try:
+            channel.queue_declare(queue, passive=True)
+        except ChannelClosedByBroker:
+            return False
+        channel.close()
+        return True
+
+    def count(self, queue: str) -> int:
+        """Messages that are ready in a queue."""
+        found: int = self.channel.queue_declare(queue, passive=True).method.message_count
+        return found
+
+
+class Lab:
+    """One scenario's surroundings.
+
+    :param kind: ``incumbent`` or ``ours``
+    :param broker: port, vhost, user and password
+    :param ask_host: has the test process do something with the broker
+    """
+
+    def __init__(
+        self, kind: str, broker: Mapping[str, Any], ask_host: Callable[[str], None]
+    ) -> None:
+        self.kind = kind
+        self.broker = broker
+        self.vhost: str = broker["vhost"]
+        #: Whether the broker denies transient queues.
+        self.denies: bool = broker.get("denies", False)
+        self.ask_host = ask_host
+        self._closing: list[Callable[[], object]] = []
+
+    # ---- the implementation
+
+    def module(self, name: str = "") -> Any:
+        """One of its modules: ``connector``, ``utils.network_utils``, …"""
+        return import_module(".".join(filter(None, (PACKAGES[self.kind], name))))
+
+    def find(self, name: str, module: str = "connector") -> Any:
+        """One of its names."""
+        return getattr(self.module(module), name)
+
+    @property
+    def other(self) -> str:
+        """The other implementation's kind."""
+        return "ours" if self.kind == "incumbent" else "incumbent"
+
+    def hurry(self) -> None:
+        """Shorten the incumbent's pauses, which are not what is tested."""
+        if self.kind == "incumbent":
+            self._replace(self.module("utils.connection_utils"), "get_timeout", lambda **_: 0.05)
+            reconnect = self.find("SelectConsumerThread", "consumers").reconnect
+            self._replace(reconnect, "__defaults__", (0.3,))
+
+    def _replace(self, holder: Any, name: str, value: Any) -> None:
+        before = getattr(holder, name)
+        setattr(holder, name, value)
+        self.closing(lambda: setattr(holder, name, before))
+
+    # ---- the broker
+
+    def config(self, port: int | None = None, **changes: Any) -> dict[str, Any]:
+        """A configuration, with the users' names as the incumbent reads them."""
+        user = {"user": self.broker["user"], "password": self.broker["password"]}
+        users = {SERVICE: user, CLIENT: user}
+        return {
+            "server": "127.0.0.1",
+            "port": port or self.broker["port"],
+            "users": users,
+            **changes,
+        }
+
+    def parameters(self, port: int | None = None, **options: Any) -> pika.ConnectionParameters:
+        """pika's parameters."""
+        credentials = pika.PlainCredentials(self.broker["user"], self.broker["password"])
+        return pika.ConnectionParameters(
+            "127.0.0.1",
+            port or self.broker["port"],
+            options.pop("vhost", self.vhost),
+            credentials,
+            **options,
+        )
+
+    def proxy(self) -> Proxy:
+        """A way to the broker that can be cut; down at first."""
+        proxy = Proxy(self.broker["port"])
+        self.closing(proxy.down)
+        return proxy
+
+    def peer(self) -> Peer:
+        """A plain client."""
+        peer = Peer(self.parameters(), self.denies)
+        self.closing(peer.connection.close)
+        return peer
+
+    @staticmethod
+    def name(what: str = "queue") -> str:
+        """A name that nobody else uses."""
+        return f"conformance_{what}_{uuid.uuid4().hex[:10]}"
+
+    # ---- connectors and consumers
+
+    def connector(self, cls: Any = None, config: Any = None, name: str = SERVICE) -> Any:
+        """A connector to the broker's vhost, stopped at the end."""
+        connector = (cls or self.find("MQConnector"))(config or self.config(), name)
+        connector.vhost = self.vhost
+        self.closing(connector.stop)
+        return connector
+
+    def run(self, connector: Any, **options: Any) -> Any:
+        """Run one, and wait until it consumes."""
+        connector.run(
+            **{"run_sync": False, "mq_timeout": 5, "daemonize_consumers": True, **options}
+        )
+        # The incumbent calls itself consuming a little early.
+        eventually(lambda: all(each.is_consuming for each in connector.consumers.values()))
+        time.sleep(0.15 if self.kind == "incumbent" else 0)
+        return connector
+
+    def consume(self, callback: Callable[..., Any], queue: str = "", **options: Any) -> Any:
+        """A running connector with one consumer, called ``it``; its queue is `queue`."""
+        connector = self.connector(options.pop("cls", None), options.pop("config", None))
+        queue = queue or self.name()
+        connector.register_consumer("it", connector.vhost, queue, callback, **options)
+        connector.queue = queue
+        return self.run(connector)
+
+    def thread(self, callback: Callable[..., Any], *rest: Any, **options: Any) -> Any:
+        """A consumer thread, not started; `cls` names its class."""
+        cls = self.find(options.pop("cls", "SelectConsumerThread"), "consumers")
+        parameters = options.pop("connection_params", None) or self.parameters()
+        thread = cls(parameters, options.pop("queue", self.name()), callback, *rest, **options)
+        thread.daemon = True
+        self.closing(lambda: thread.is_alive() and thread.join(3))
+        return thread
+
+    # ---- the other implementation, in a process of its own
+
+    def client_of(self, kind: str, queue: str, requests: list[dict[Any, Any]], **how: Any) -> Any:
+        """Have `send_mq_request` of one kind ask; returns the replies."""
+        return _run("ask", kind, self._configured(), self.vhost, queue, repr(requests), repr(how))
+
+    @contextlib.contextmanager
+    def service_of(self, kind: str, queue: str) -> Iterator[None]:
+        """An echo service of one kind, for the length of the block."""
+        command = [sys.executable, "-B", __file__, "serve", kind, self.vhost, queue]
+        environment = {**os.environ, "NEON_MQ_CONFIG_PATH": self._configured()}
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        try:
+            assert process.stdout is not None
+            while (line := process.stdout.readline()) and "ready" not in line:
+                pass
+            assert "ready" in line, "the service didn't start"
+            yield
+        finally:
+            process.kill()
+            process.communicate()
+
+    def configure(self) -> None:
+        """Have `send_mq_request` find its configuration."""
+        os.environ["NEON_MQ_CONFIG_PATH"] = self._configured()
+        if self.kind == "incumbent":
+            # Its clients look for it elsewhere than its services.
+            clients = self.module("utils.client_utils")
+            self._replace(clients, "Configuration", lambda: {"MQ": self.config()})
+
+    def _configured(self) -> str:
+        path = Path(os.environ["CONFORMANCE_FOLDER"], f"{uuid.uuid4().hex}.json")
+        path.write_text(json.dumps(self.config()), encoding="utf-8")
+        return str(path)
+
+    # ---- the end
+
+    def closing(self, function: Callable[[], object]) -> None:
+        """Call something at the end."""
+        self._closing.append(function)
+
+    def close(self) -> None:
+        """End all that the scenario has begun."""
+        for function in reversed(self._closing):
+            # The incumbent's ends are not always quiet, and what they say isn't what is tested.
+            with contextlib.suppress(Exception):
+                function()
+
+
+def _run(what: str, kind: str, configuration: str, *words: str) -> Any:
+    environment = {**os.environ, "NEON_MQ_CONFIG_PATH": configuration}
+    command = [sys.executable, "-B", __file__, what, kind, *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=40)
+    line = done.stdout.rsplit("RESULT ", 1)
+    assert len(line) == 2, f"{what}: {done.stdout[-500:]} {done.stderr[-1500:]}"
+    return ast.literal_eval(line[1])
+
+
+def _ask(kind: str, vhost: str, queue: str, requests: str, how: str) -> None:
+    configuration = json.loads(Path(os.environ["NEON_MQ_CONFIG_PATH"]).read_text())
+    clients = import_module(f"{PACKAGES[kind]}.utils.client_utils")
+    if kind == "incumbent":
+        clients.Configuration = lambda: {"MQ": configuration}  # type: ignore[attr-defined]
+    options = {"timeout": 5, **ast.literal_eval(how)}
+    replies = [
+        clients.send_mq_request(vhost, request, queue, **options)
+        for request in ast.literal_eval(requests)
+    ]
+    print("RESULT " + repr(replies), flush=True)
+
+
+def _serve(kind: str, vhost: str, queue: str) -> None:
+    package = PACKAGES[kind]
+    base = import_module(f"{package}.connector").MQConnector
+    decorate = import_module(f"{package}.utils.rabbit_utils").create_mq_callback
+
+    class Echo(base):  # type: ignore[misc,valid-type]
+        @decorate()  # type: ignore[untyped-decorator]
+        def handle(self, body: dict[Any, Any]) -> dict[Any, Any]:
+            return {"echo": body.get("data")}
+
+    service = Echo(json.loads(Path(os.environ["NEON_MQ_CONFIG_PATH"]).read_text()), SERVICE)
+    service.vhost = vhost
+    service.register_consumer("it", service.vhost, queue, service.handle)
+    service.run(run_sync=False)
+    eventually(lambda: service.consumers["it"].is_consuming)
+    time.sleep(0.3)
+    print("ready", flush=True)
+    time.sleep(60)
+
+
+if __name__ == "__main__":
+    from subject import find_connector  # type: ignore[import-not-found,unused-ignore]
+
+    find_connector()
+    if sys.argv[1] == "ask":
+        _ask(*sys.argv[2:])
+    else:
+        _serve(*sys.argv[2:])
+    os._exit(0)
