@@ -1,0 +1,192 @@
+"""Rendering the template for tests: in a folder of their own, with settings of their own."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import yaml
+from cookiecutter import prompt
+from cookiecutter.main import cookiecutter
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+#: The template's repository.
+TEMPLATE = Path(__file__).resolve().parent.parent
+#: The folder in it that is rendered, with its literal name.
+TREE = TEMPLATE / "<<cookiecutter.service_slug>>"
+#: The vendored connector, which is copied and never rendered.
+CONNECTOR = TREE / "src" / "<<cookiecutter.package_name>>" / "mq_connector"
+#: What provision.py makes: never rendered, never in git.
+SECRETS = (".env", "mq_config.json", "rabbitmq/definitions.json")
+
+
+def outside() -> dict[str, str]:
+    """The environment as it is outside these tests: without what `make test` and pytest put into
+    it, and without settings of some other service."""
+    ours = ("MAKE", "MFLAGS", "MQ_", "NEON_", "PYTEST_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+
+
+@dataclass(frozen=True)
+class BakedProject:
+    """A generated repository."""
+
+    path: Path
+    #: Every variable of cookiecutter.json as it was answered, derived ones included.
+    answers: Mapping[str, str]
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    @property
+    def package(self) -> Path:
+        """The folder with the service's modules."""
+        return self.path / "src" / self.answers["package_name"]
+
+    def has_file(self, name: str) -> bool:
+        return (self.path / name).is_file()
+
+    def read(self, name: str) -> str:
+        return (self.path / name).read_text(encoding="utf-8")
+
+    def metadata(self) -> dict[str, Any]:
+        """What pyproject.toml holds."""
+        return tomllib.loads(self.read("pyproject.toml"))
+
+    def files(self) -> set[str]:
+        """Paths of all files, relative to the repository, without git's own."""
+        found = (path.relative_to(self.path) for path in self.path.rglob("*") if path.is_file())
+        return {path.as_posix() for path in found if path.parts[0] != ".git"}
+
+    def run(
+        self,
+        *command: str | os.PathLike[str],
+        env: Mapping[str, str] | None = None,
+        timeout: float = 60,
+        check: bool = True,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in the repository; `timeout` in seconds.
+
+        `python` is the tests' own, with the repository's `src` to import from. With `check`, a
+        failure raises with what the command printed.
+        """
+        words = [sys.executable if word == "python" else os.fspath(word) for word in command]
+        environment = {**outside(), "PYTHONPATH": str(self.path / "src"), **(env or {})}
+        done = subprocess.run(
+            words, cwd=self.path, env=environment, timeout=timeout, capture_output=True, text=True
+        )
+        if check and done.returncode:
+            raise AssertionError(f"{words} gave {done.returncode}:\n{done.stdout}\n{done.stderr}")
+        return done
+
+
+def parse(name: str, text: str) -> Any:
+    """Parse a file by its ending; None for one without a syntax that could be checked here."""
+    if name.endswith(".py"):
+        return ast.parse(text, name)
+    if name.endswith(".toml"):
+        return tomllib.loads(text)
+    if name.endswith((".yaml", ".yml")):
+        return yaml.safe_load(text)
+    if name.endswith(".json"):
+        return json.loads(text)
+    return None
+
+
+def load(name: str, path: Path) -> Any:
+    """Import a script of a generated repository that is in no package."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def settings(folder: Path) -> Path:
+    """A configuration for cookiecutter that keeps it away from the user's home."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "cookiecutter.yaml"
+    folders = {"cookiecutters_dir": str(folder / "clones"), "replay_dir": str(folder / "replay")}
+    file.write_text(json.dumps(folders), encoding="utf-8")
+    return file
+
+
+def bake_into(
+    folder: Path,
+    options: Mapping[str, str] | None = None,
+    *,
+    template: Path = TEMPLATE,
+    settings_folder: Path | None = None,
+    typed: bool = False,
+) -> BakedProject:
+    """Generate a repository below `folder`, with defaults for whatever `options` leave out.
+
+    `typed` answers the prompts with `options`, as a person does. Without it they are given as on
+    the command line, where cookiecutter takes each for a template that it still has to render.
+    """
+    config = settings(settings_folder or folder.parent / f"{folder.name}-settings")
+    answers = patch_prompts(options or {}) if typed else contextlib.nullcontext()
+    with answers:
+        rendered = cookiecutter(
+            str(template),
+            no_input=not typed,
+            extra_context=None if typed else dict(options or {}),
+            output_dir=str(folder),
+            config_file=str(config),
+        )
+    noted = (config.parent / "replay" / f"{template.name}.json").read_text(encoding="utf-8")
+    return BakedProject(Path(rendered), json.loads(noted)["cookiecutter"])
+
+
+@contextlib.contextmanager
+def patch_prompts(options: Mapping[str, str]) -> Iterator[None]:
+    """Answer cookiecutter's prompts from `options`, else with what they propose."""
+
+    def read_variable(name: str, default: str, *_: object) -> str:
+        return options.get(name, default)
+
+    def read_choice(name: str, choices: list[str], *_: object) -> str:
+        return options.get(name, choices[0])
+
+    with (
+        mock.patch.object(prompt, "read_user_variable", read_variable),
+        mock.patch.object(prompt, "read_user_choice", read_choice),
+    ):
+        yield
+
+
+def command_line(folder: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """What a user gets who types `cookiecutter --no-input TEMPLATE key=value...` in `folder`."""
+    config = settings(folder.parent / f"{folder.name}-settings")
+    command = [sys.executable, "-m", "cookiecutter", "--no-input", "--config-file", str(config)]
+    folder.mkdir(exist_ok=True)
+    return subprocess.run(
+        [*command, str(TEMPLATE), *words],
+        cwd=folder,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def copy_template(target: Path) -> Path:
+    """Copy the template as somebody else gets it: without git's folder and the tools' leavings."""
+    leavings = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache")
+    return Path(shutil.copytree(TEMPLATE, target, ignore=leavings))

@@ -1,0 +1,96 @@
+"""Brokers of several generations for one generated repository, with its own definitions."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from baked import BakedProject, load
+from running import free_port
+
+#: Generations that containers bring beside the installed one: 4.0 tolerates legacy clients, 4.3 is
+#: also able to deny them their transient queues.
+IMAGES = ("rabbitmq:4-management", "rabbitmq:4.3-management")
+#: Seconds until a broker in a container answers.
+PATIENCE = 90
+_FILES = ("rabbitmq.conf", "enabled_plugins", "definitions.json")
+
+
+@contextmanager
+def installed_node(project: BakedProject, port: int = 0) -> Iterator[Any]:
+    """The machine's own rabbitmq-server, through the repository's local.py; yields a LocalBroker.
+
+    :param port: 0 takes a free one
+    """
+    local = load("local", project / "rabbitmq" / "local.py")
+    try:
+        broker = local.LocalBroker(port)
+    except local.NoServer as error:
+        pytest.skip(str(error))
+    with broker:
+        yield broker
+
+
+@contextmanager
+def installed(project: BakedProject, port: int = 0) -> Iterator[int]:
+    """The same, for those who only want its port."""
+    with installed_node(project, port) as broker:
+        yield broker.port
+
+
+@contextmanager
+def in_container(project: BakedProject, image: str) -> Iterator[int]:
+    """A broker in a container of its own, set up as in the compose file; yields its port."""
+    if (
+        not shutil.which("docker")
+        or subprocess.run(["docker", "info"], capture_output=True).returncode
+    ):
+        pytest.skip("no Docker engine on this machine")
+    if subprocess.run(["docker", "image", "inspect", image], capture_output=True).returncode:
+        pytest.skip(f"the image {image} isn't here; `.ci/images` makes it")
+    port = free_port()
+    name = f"neon-test-{uuid.uuid4().hex[:8]}"
+    mounts = [
+        word
+        for file in _FILES
+        for word in ("-v", f"{project / 'rabbitmq' / file}:/etc/rabbitmq/{file}:ro")
+    ]
+    for parent in (project / "rabbitmq").parents:
+        if parent.stat().st_uid == 0 and parent.name.startswith("pytest-"):
+            parent.chmod(parent.stat().st_mode | 0o011)  # the broker's user has to get at the files
+    limits = ["--ulimit", "nofile=16384"]
+    publish = ["-p", f"127.0.0.1:{port}:5672"]
+    subprocess.run(
+        ["docker", "run", "--rm", "--detach", "--name", name, *limits, *publish, *mounts, image],
+        check=True,
+        capture_output=True,
+        timeout=PATIENCE,
+    )
+    try:
+        _wait_for_amqp(port)
+        yield port
+    finally:
+        subprocess.run(["docker", "kill", name], capture_output=True, timeout=PATIENCE)
+
+
+def _wait_for_amqp(port: int) -> None:
+    """A published port accepts connections before the broker does; only the broker greets."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", port), 2) as connection:
+                connection.settimeout(2)
+                connection.sendall(b"AMQP\x00\x00\x09\x01")
+                if connection.recv(1):
+                    return
+        except OSError:
+            pass
+        assert time.monotonic() < deadline, f"no broker on port {port} after {PATIENCE} s"
+        time.sleep(0.2)

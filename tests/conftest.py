@@ -1,0 +1,58 @@
+"""What all tests share: the connector where it lies, and repositories made from the template."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# A background job of a shell ignores SIGINT, and so would all that the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Bytecode beside the connector would be rendered with it.
+sys.dont_write_bytecode = True
+sys.path[:0] = [str(Path(__file__).resolve().parent)]
+
+from baked import CONNECTOR, BakedProject, bake_into  # noqa: E402
+
+# The connector imports nothing but relatives, so it works as a package of this name, too.
+sys.path[:0] = [str(CONNECTOR.parent)]
+
+Bake = Callable[..., BakedProject]
+
+
+@pytest.fixture
+def bake(tmp_path: Path) -> Bake:
+    """Generate a repository: `bake(service_name="Weather")`, each in a folder of its own."""
+    count = 0
+
+    def run(**options: str) -> BakedProject:
+        nonlocal count
+        count += 1
+        return bake_into(tmp_path / f"bake-{count}", options)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def default_project(tmp_path_factory: pytest.TempPathFactory) -> BakedProject:
+    """A repository with all defaults, made once. Only to look at: change a `project` instead."""
+    return bake_into(tmp_path_factory.mktemp("default"))
+
+
+@pytest.fixture
+def project(default_project: BakedProject, tmp_path: Path) -> BakedProject:
+    """A copy of the default repository, with the same credentials, to run and to change."""
+    path = tmp_path / default_project.path.name
+    shutil.copytree(default_project.path, path, symlinks=True)
+    if os.geteuid() == 0:
+        # The container's user owns this one, and a copy belongs to whoever makes it.
+        owner = (default_project / "mq_config.json").stat()
+        os.chown(path / "mq_config.json", owner.st_uid, owner.st_gid)
+    return BakedProject(path, default_project.answers)

@@ -1,0 +1,158 @@
+"""A generated service as a process of its own, and the ways to ask it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from baked import BakedProject
+
+#: Asks with the public client, whose configuration is Neon's own; see `Service.ask_as_neon`.
+NEON_CLIENT = """
+import json, sys
+from neon_mq_connector.utils.client_utils import send_mq_request
+vhost, queue, request, count = sys.argv[1:]
+for _ in range(int(count)):
+    print("REPLY", json.dumps(send_mq_request(vhost, json.loads(request), queue, timeout=5)))
+"""
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Service:
+    """A running service.
+
+    :param port: where its broker listens on this machine
+    """
+
+    def __init__(self, project: BakedProject, port: int, home: Path, **settings: str) -> None:
+        self.project = project
+        self.port = port
+        self.home = home
+        home.mkdir(parents=True, exist_ok=True)
+        self.environment = {
+            **{key: value for key, value in os.environ.items() if not key.startswith("MQ_")},
+            "PYTHONPATH": str(project.path / "src"),
+            "HOME": str(home),
+            "XDG_RUNTIME_DIR": str(home),
+            "MQ_PORT": str(port),
+            **settings,
+        }
+        self.log = home / "service.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def command(self, *words: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        """Run one of the service's commands, such as ``request``."""
+        return subprocess.run(
+            [sys.executable, "-B", "-m", self.project.answers["package_name"], *words],
+            cwd=self.project.path,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    def launch(self) -> None:
+        """Start the process."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-B", "-m", self.project.answers["package_name"]],
+                cwd=self.project.path,
+                env=self.environment,
+                stderr=log,
+            )
+
+    def wait_until_healthy(self) -> None:
+        """Wait until it says that it consumes."""
+        assert self.process is not None
+        deadline = time.monotonic() + 30
+        while self.command("health").returncode:
+            assert self.process.poll() is None, f"it has ended:\n{self.log.read_text()}"
+            assert time.monotonic() < deadline, f"not healthy after 30 s:\n{self.log.read_text()}"
+            time.sleep(0.05)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and return the exit code."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(40)
+
+    def kill(self) -> None:
+        """End what is still running: politely, then not."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(40)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask with the service's own client."""
+        done = self.command("request", json.dumps(request), "--timeout", "10")
+        assert done.returncode == 0, f"{done.stderr}\n{self.log.read_text()}"
+        reply: dict[str, Any] = json.loads(done.stdout)
+        return reply
+
+    def ask_as_neon(self, request: Mapping[str, Any], times: int = 1) -> list[dict[str, Any]]:
+        """Ask with the unmodified public client, under the credentials of Neon's clients."""
+        config = json.loads(self.project.read("mq_config.json"))
+        folder = self.home / "neon"
+        folder.mkdir(exist_ok=True)
+        # JSON is YAML, and this is the file that the incumbents' images are told to read.
+        (folder / "diana.yaml").write_text(json.dumps({"MQ": {**config, "port": self.port}}))
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                NEON_CLIENT,
+                self.project.answers["vhost"],
+                self.project.answers["input_queue"],
+                json.dumps(request),
+                str(times),
+            ],
+            env={
+                **os.environ,
+                "HOME": str(self.home),
+                "XDG_CONFIG_HOME": str(self.home),
+                "OVOS_CONFIG_BASE_FOLDER": "neon",
+                "OVOS_CONFIG_FILENAME": "diana.yaml",
+            },
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        replies = [
+            json.loads(line.removeprefix("REPLY "))
+            for line in done.stdout.splitlines()
+            if line.startswith("REPLY ")
+        ]
+        assert len(replies) == times, f"{done.stdout}\n{done.stderr}"
+        return replies
+
+
+@contextmanager
+def running(project: BakedProject, port: int, home: Path, **settings: str) -> Iterator[Service]:
+    """A service that is healthy; stopped at the end if the test hasn't."""
+    service = Service(project, port, home, **settings)
+    try:
+        service.launch()
+        service.wait_until_healthy()
+        yield service
+    finally:
+        service.kill()

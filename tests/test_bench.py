@@ -1,0 +1,155 @@
+"""The benchmark's own arithmetic: counting, pairing, comparing with what is committed."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import threading
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pika import frame, spec
+
+from bench import plot, targets
+from bench.contenders import BY_NAME, OURS, RAW
+from bench.lab import request
+from bench.process import Process
+from bench.results import Results, Spread
+from bench.wire import TAG, Client
+
+REPLY = "IntcIm1lc3NhZ2VfaWRcIjogMX0i"
+
+
+def delivery(body: bytes, tag: int = 1, redelivered: bool = False) -> bytes:
+    """The frames of a delivery, as the broker sends them."""
+    method = spec.Basic.Deliver(TAG.decode(), tag, redelivered, "", "bench_replies")
+    head = frame.Header(1, len(body), spec.BasicProperties())
+    return method_bytes(method) + head.marshal() + frame.Body(1, body).marshal()
+
+
+def method_bytes(method: spec.Basic.Deliver) -> bytes:
+    pieces = b"".join(method.encode())
+    payload = method.INDEX.to_bytes(4, "big") + pieces
+    return b"\x01\x00\x01" + len(payload).to_bytes(4, "big") + payload + b"\xce"
+
+
+@pytest.fixture
+def wire() -> Iterator[tuple[Client, socket.socket]]:
+    """A client that is logged in already, and the broker's end of its socket."""
+    ours, theirs = socket.socketpair()
+    client = Client.__new__(Client)
+    client._socket, client._rest, client._timeout = ours, b"", 1.0
+    client.replies, client.confirmed = 0, 0
+    client.delivery_tag, client.redelivered = 0, False
+    yield client, theirs
+    ours.close()
+    theirs.close()
+
+
+@pytest.mark.parametrize("size", [1, 7, 20, 33, 1000])
+def test_replies_are_counted_wherever_the_stream_is_cut(
+    wire: tuple[Client, socket.socket], size: int
+) -> None:
+    client, broker = wire
+    stream = b"".join(delivery(REPLY.encode(), tag) for tag in range(1, 21))
+
+    def send() -> None:
+        for start in range(0, len(stream), size):
+            broker.sendall(stream[start : start + size])
+            time.sleep(0.0002)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    counted = client.count_replies(21, time.monotonic() + 1.5)
+    thread.join()
+    assert counted == 20
+
+
+def test_collected_replies_have_the_id_of_their_request(
+    wire: tuple[Client, socket.socket],
+) -> None:
+    client, broker = wire
+    key, body = request(BY_NAME[OURS], 1)
+    broker.sendall(delivery(body, 5, redelivered=True))
+    assert list(client.collect(time.monotonic() + 1)) == [key]
+    assert (client.delivery_tag, client.redelivered) == (5, True)
+    broker.sendall(delivery(body, 6))
+    assert list(client.collect(time.monotonic() + 1)) == [key]
+    assert (client.delivery_tag, client.redelivered) == (6, False)
+
+
+@pytest.mark.parametrize("size", [0, 10, 131_064, 131_065, 400_000])
+def test_published_frames_are_those_of_pika(wire: tuple[Client, socket.socket], size: int) -> None:
+    client, _ = wire
+    client._frame_max = 131_072
+    data, kinds, body = client.publisher("queue")(b"x" * size), [], b""
+    while data:
+        used, found = frame.decode_frame(data)
+        assert used <= client._frame_max
+        kinds.append(type(found).__name__)
+        body += found.fragment if isinstance(found, frame.Body) else b""
+        data = data[used:]
+    assert kinds[:2] == ["Method", "Header"]
+    assert body == b"x" * size
+
+
+def test_ratios_are_taken_within_a_round(tmp_path: Path) -> None:
+    results = Results(tmp_path / "results.jsonl", {"fingerprint": "a"})
+    for number, (ours, raw) in enumerate([(10, 100), (30, 100), (40, 200)]):
+        results.add((1, "", OURS, number), {"cpu_us": ours})
+        results.add((1, "", RAW, number), {"cpu_us": raw})
+    results.add((1, "", OURS, 3), {"cpu_us": 1000})  # without a partner it doesn't count
+    assert results.ratio(1, "", OURS, RAW, "cpu_us") == Spread(0.2, 0.1, 0.3, 3)
+
+
+def test_an_interrupted_run_goes_on_and_a_changed_template_begins_anew(tmp_path: Path) -> None:
+    file = tmp_path / "results.jsonl"
+    first = Results(file, {"fingerprint": "a"})
+    first.add((1, "", OURS, 0), {"cpu_us": 20})
+    with file.open("a") as open_file:
+        open_file.write('{"job": 1, "case"')  # killed while it wrote
+    assert (1, "", OURS, 0) in Results(file, {"fingerprint": "a"})
+    assert (1, "", OURS, 0) not in Results(file, {"fingerprint": "b"})
+
+
+@pytest.mark.parametrize(("ours", "worse"), [(20, 0), (24, 0), (26, 1), (10, 0)])
+def test_a_ratio_worse_than_its_tolerance_is_a_regression(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ours: float, worse: int
+) -> None:
+    baseline = tmp_path / "baseline.json"
+    baseline.write_text(json.dumps({"CPU per request": 0.2}))
+    monkeypatch.setattr(targets, "BASELINE", baseline)
+    results = Results(tmp_path / "results.jsonl", {"fingerprint": "a"})
+    results.add((1, "", OURS, 0), {"cpu_us": ours, "rate": 1})
+    results.add((1, "", RAW, 0), {"cpu_us": 100, "rate": 1})
+    assert len(list(targets.regressions(results))) == worse
+
+
+def test_processor_time_is_that_of_the_process_and_its_children(tmp_path: Path) -> None:
+    burn = "import time\nend = time.process_time() + 0.3\nwhile time.process_time() < end: pass\n"
+    wait = "import time; time.sleep(30)"
+    program = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {burn + wait!r}])\n"
+    log = tmp_path / "log"
+    with Process([sys.executable, "-c", program + burn + wait], {}, tmp_path, log) as process:
+        deadline = time.monotonic() + 20
+        while process.cpu() < 0.6 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.2)
+        assert 0.6 <= process.cpu() < 1.2
+        pids = process.pids
+    assert len(pids) == 2
+    assert not any(Path(f"/proc/{pid}/cmdline").exists() for pid in pids[:1])
+
+
+def test_plots_are_well_formed_and_name_every_row() -> None:
+    rows = [
+        plot.Bar("ours", Spread(1, 0.5, 2, 3), True),
+        plot.Bar("a < b & c", Spread(900, 1, 1000, 3), False),
+    ]
+    svg = plot.bars("CPU", rows, 1)
+    texts = [each.text for each in ElementTree.fromstring(svg).iter() if each.tag.endswith("text")]
+    assert {"ours", "a < b & c", "CPU, logarithmic scale", "900.0"} <= set(texts)

@@ -1,0 +1,77 @@
+"""The generated repository's make targets, as a developer types them on a fresh clone."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+from baked import BakedProject, bake_into, load, outside
+
+pytestmark = [pytest.mark.slow, pytest.mark.broker, pytest.mark.timeout(300)]
+
+#: Packages come from the index, into the repository's own environment; nothing of ours leaks in.
+CLEAN = {"PYTHONPATH": "", "VIRTUAL_ENV": ""}
+
+
+@pytest.fixture(scope="module")
+def weather(tmp_path_factory: pytest.TempPathFactory) -> BakedProject:
+    """A repository under another name than the default, which must be as clean."""
+    return bake_into(tmp_path_factory.mktemp("weather"), {"service_name": "Weather Bot"})
+
+
+def make(project: BakedProject, *words: str, **env: str) -> str:
+    return project.run("make", *words, env={**CLEAN, **env}, timeout=200).stdout
+
+
+@contextlib.contextmanager
+def in_background(project: BakedProject, target: str, **env: str) -> Iterator[None]:
+    """Run a target in another terminal, so to speak, and end it as Ctrl-C does."""
+    process = subprocess.Popen(
+        ["make", target],
+        cwd=project.path,
+        env={**outside(), **CLEAN, **env},
+        start_new_session=True,
+    )
+    try:
+        yield
+        assert process.poll() is None, f"make {target} has ended by itself"
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(60)
+
+
+def test_make_lock_keeps_to_the_metadata(weather: BakedProject) -> None:
+    before = weather.read("requirements.txt")
+    make(weather, "lock")
+    after = weather.read("requirements.txt")
+    names = [line.split("==")[0] for line in before.splitlines() if "==" in line]
+    assert [line.split("==")[0] for line in after.splitlines() if "==" in line] == names
+    assert "://" not in after
+
+
+def test_the_way_without_containers_ends_in_an_answer(weather: BakedProject) -> None:
+    """`make broker`, `make run` and `make request`, whose text no shell takes apart."""
+    port = str(load("local", weather / "rabbitmq" / "local.py").free_port())
+    text = 'it\'s "quoted", $(touch pwned) `touch pwned` \\ \U0001f326'
+    make(weather, "setup")
+    with (
+        in_background(weather, "broker", MQ_PORT=port),
+        in_background(weather, "run", MQ_PORT=port),
+    ):
+        deadline = time.monotonic() + 90
+        while True:
+            done = weather.run(
+                "make", "request", env={**CLEAN, "MQ_PORT": port, "TEXT": text}, check=False
+            )
+            if done.returncode == 0:
+                break
+            assert time.monotonic() < deadline, done.stderr
+            time.sleep(0.5)
+    assert json.loads(done.stdout)["echo"] == {"text": text}
+    assert not weather.has_file("pwned")

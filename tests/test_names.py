@@ -1,0 +1,206 @@
+"""Names: what is derived from the service's, and what is refused, in one line and without a trace."""
+
+from __future__ import annotations
+
+import json
+import keyword
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from baked import TEMPLATE, bake_into, command_line
+from conftest import Bake
+from cookiecutter.exceptions import FailedHookException
+from cookiecutter.generate import generate_context
+from cookiecutter.prompt import prompt_for_config
+from cookiecutter.utils import create_env_with_context
+
+#: What Python has had since 3.10 and hasn't in every version.
+COME_AND_GONE = {"annotationlib", "asynchat", "compression", "distutils", "imp", "telnetlib"}
+
+
+def derive(**given: str) -> dict[str, str]:
+    """Answer all that is not given with its default, without rendering a file."""
+    context = generate_context(str(TEMPLATE / "cookiecutter.json"), extra_context=given)
+    answers: dict[str, str] = prompt_for_config(context, no_input=True)
+    return answers
+
+
+@pytest.mark.parametrize(
+    ("name", "slug", "package", "class_name"),
+    [
+        ("Neon Echo", "neon-echo", "neon_echo", "NeonEcho"),
+        ("weather", "weather", "weather", "Weather"),
+        ("Echo Service", "echo-service", "echo_service", "Echo"),
+        ("Service", "service", "service", ""),
+        ("  Neon   TTS  ", "neon-tts", "neon_tts", "NeonTTS"),
+        ("2nd \xdcn\xef-Service!", "2nd-uni-service", "neon_2nd_uni_service", "Neon2ndUni"),
+        ("class", "class", "neon_class", "Class"),
+        ("JSON", "json", "neon_json", "JSON"),
+        ("pika", "pika", "neon_pika", "Pika"),
+        ("tests", "tests", "neon_tests", "Tests"),
+        ("a/b\\c", "a-b-c", "a_b_c", "ABC"),
+        ("../../etc", "etc", "etc", "Etc"),
+        ("My \"own\" 'echo' $(x)", "my-own-echo-x", "my_own_echo_x", "MyOwnEchoX"),
+        ("\U0001f680 Rocket", "rocket", "rocket", "Rocket"),
+        ("\u5929\u6c14", "tian-qi", "tian_qi", "TianQi"),
+        ("x" * 300, "x" * 48, "x" * 48, "X" + "x" * 299),
+    ],
+)
+def test_names_are_derived_from_the_service_s(
+    name: str, slug: str, package: str, class_name: str
+) -> None:
+    answers = derive(service_name=name)
+    assert answers["service_slug"] == slug
+    assert answers["package_name"] == package
+    assert answers["__class_name"] == class_name
+    assert answers["vhost"] == f"/{package}"
+    assert answers["input_queue"] == f"{package}_input"
+    assert f"{class_name}Service".isidentifier()
+
+
+def test_no_derived_package_takes_the_place_of_a_module() -> None:
+    variables = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))
+    environment = create_env_with_context({"cookiecutter": variables})
+    package = environment.from_string(variables["package_name"])
+    for name in {*sys.stdlib_module_names, *keyword.kwlist, *COME_AND_GONE}:
+        if name.islower() and name[0] != "_":
+            slug = name.replace("_", "-")
+            assert package.render(cookiecutter={"service_slug": slug}) == f"neon_{name}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["2nd \xdcn\xef-Service!", "class", "a/b", "\U0001f680 Rocket", 'My "own" echo', "back\\slash"],
+)
+def test_an_odd_name_still_gives_a_repository(bake: Bake, name: str) -> None:
+    project = bake(service_name=name)
+    for module in project.package.glob("*.py"):
+        compile(module.read_text(encoding="utf-8"), module.name, "exec")
+
+
+REFUSED = [
+    pytest.param("service_name", "", "service_slug", id="empty"),
+    pytest.param("service_name", "   ", "service_slug", id="blank"),
+    pytest.param("service_name", "\U0001f680", "service_slug", id="only-emoji"),
+    pytest.param("service_name", "\"'/\\", "service_slug", id="only-quotes-and-slashes"),
+    pytest.param("service_slug", "Neon Echo", "service_slug", id="slug-with-space"),
+    pytest.param("service_slug", "neon/echo", "service_slug", id="slug-with-slash"),
+    pytest.param("service_slug", "a/b/c/d", "service_slug", id="slug-with-slashes"),
+    pytest.param("service_slug", "../echo", "service_slug", id="slug-that-climbs"),
+    pytest.param("service_slug", "../a/echo", "service_slug", id="slug-that-climbs-and-descends"),
+    pytest.param("service_slug", "-echo", "service_slug", id="slug-like-an-option"),
+    pytest.param("service_slug", "\xfcn\xef", "service_slug", id="slug-not-ascii"),
+    pytest.param("service_slug", "e" * 64, "service_slug", id="slug-too-long"),
+    pytest.param("service_slug", "echo\n", "service_slug", id="slug-with-line-end"),
+    pytest.param("package_name", "2nd", "package_name", id="package-with-digit-first"),
+    pytest.param("package_name", "class", "package_name", id="package-keyword"),
+    pytest.param("package_name", "json", "package_name", id="package-of-python"),
+    pytest.param("package_name", "pika", "package_name", id="package-of-pika"),
+    pytest.param("package_name", "mq_connector", "package_name", id="package-of-connector"),
+    pytest.param("package_name", "tests", "package_name", id="package-of-tests"),
+    pytest.param("package_name", "Echo", "package_name", id="package-upper-case"),
+    pytest.param("package_name", "neon.echo", "package_name", id="package-with-dot"),
+    pytest.param("package_name", "a/b", "package_name", id="package-with-slash"),
+    pytest.param("package_name", "", "package_name", id="package-empty"),
+    pytest.param("vhost", "neon_echo", "vhost", id="vhost-without-slash"),
+    pytest.param("vhost", "", "vhost", id="vhost-empty"),
+    pytest.param("vhost", "/a b", "vhost", id="vhost-with-space"),
+    pytest.param("vhost", '/a"b', "vhost", id="vhost-with-quote"),
+    pytest.param("vhost", "/a\x07", "vhost", id="vhost-with-bell"),
+    pytest.param("vhost", "/" + "v" * 255, "vhost", id="vhost-too-long"),
+    pytest.param("input_queue", "", "input_queue", id="queue-empty"),
+    pytest.param("input_queue", "amq.echo", "input_queue", id="queue-of-the-broker"),
+    pytest.param("input_queue", "q" * 256, "input_queue", id="queue-over-255-bytes"),
+    pytest.param("input_queue", "\xfc" * 109, "input_queue", id="queue-over-216-bytes"),
+    pytest.param("input_queue", "a$b", "input_queue", id="queue-with-dollar"),
+    pytest.param("description", "a\x00b".replace("\x00", "\x1b"), "description", id="escape"),
+    pytest.param("author_name", "a\x7f", "author_name", id="delete"),
+    pytest.param("author_email", "\udcff", "author_email", id="not-utf-8"),
+]
+
+
+@pytest.mark.parametrize(("variable", "value", "blamed"), REFUSED)
+def test_a_bad_answer_is_one_line_and_leaves_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], variable: str, value: str, blamed: str
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(FailedHookException):
+        bake_into(out, {variable: value}, settings_folder=tmp_path / "settings")
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith(f"{blamed} "), lines
+    # Folders above the refused one go just after it does.
+    deadline = time.monotonic() + 5
+    while leavings(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert leavings(tmp_path) == []
+
+
+def leavings(folder: Path) -> list[Path]:
+    expected = {folder / "out", folder / "settings"}
+    return [
+        path for path in [*folder.iterdir(), *(folder / "out").iterdir()] if path not in expected
+    ]
+
+
+def test_the_command_line_passes_the_refusal_on(tmp_path: Path) -> None:
+    done = command_line(tmp_path / "out", "service_slug=a/b/c")
+    assert done.returncode == 1
+    assert done.stderr.startswith("service_slug 'a/b/c' ") and done.stderr.endswith(".\n")
+    assert [*(tmp_path / "out").iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("license", "GPL"), ("python_version", "2.7"), ("service_slug", "")]
+)
+def test_what_cookiecutter_itself_refuses_leaves_nothing_either(
+    tmp_path: Path, variable: str, value: str
+) -> None:
+    done = command_line(tmp_path / "out", f"{variable}={value}")
+    assert done.returncode == 1
+    assert [*(tmp_path / "out").iterdir()] == []
+
+
+def test_an_existing_folder_is_not_touched(tmp_path: Path) -> None:
+    mine = tmp_path / "neon-echo" / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    done = command_line(tmp_path)
+    assert done.returncode == 1 and "already exists" in done.stdout
+    assert [*mine.parent.iterdir()] == [mine]
+
+
+def test_the_class_has_the_service_s_name(tmp_path: Path) -> None:
+    project = bake_into(tmp_path, {"service_name": "Weather Bot Service"})
+    source = (project.package / "service.py").read_text(encoding="utf-8")
+    assert "\nclass WeatherBotService(" in source
+
+
+def test_a_cookiecutter_that_is_too_old_is_told_so() -> None:
+    """Before 2.6, hooks are rendered with other delimiters: this text reaches Python as it is."""
+    hook = TEMPLATE / "hooks" / "pre_gen_project.py"
+    done = subprocess.run([sys.executable, "-B", hook], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "2.6" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_real_old_cookiecutter_is_told_so(tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    subprocess.run([sys.executable, "-m", "venv", old], check=True)
+    wanted = ["cookiecutter==2.5.0", "setuptools<81"]
+    subprocess.run([old / "bin" / "pip", "install", "--quiet", *wanted], check=True)
+    (tmp_path / "out").mkdir()
+    done = subprocess.run(
+        [old / "bin" / "cookiecutter", "--no-input", TEMPLATE],
+        cwd=tmp_path / "out",
+        env={"PATH": "", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "cookiecutter is too old, 2.6 is needed" in done.stderr
+    assert [*(tmp_path / "out").iterdir()] == []

@@ -1,0 +1,199 @@
+"""provision.py makes what is missing, keeps what is there, and gives nothing away."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import provisioning
+import pytest
+from baked import SECRETS, BakedProject
+from conftest import Bake
+from provisioning import (
+    CONFIG,
+    DEFINITIONS,
+    change,
+    everything,
+    load,
+    password_fits,
+    provision,
+)
+
+
+@pytest.fixture
+def clone(project: BakedProject) -> BakedProject:
+    return provisioning.clone(project)
+
+
+def test_the_broker_is_given_the_hash_of_the_password_that_the_service_is_given(
+    clone: BakedProject,
+) -> None:
+    provision(clone)
+    user = load(clone, CONFIG)["users"]["neon_echo"]
+    assert password_fits(clone, user["username"], user["password"])
+    assert len(user["password"]) >= 43  # 32 random bytes
+    assert user["password"] not in clone.read(DEFINITIONS)
+
+
+def test_a_second_run_touches_nothing(clone: BakedProject) -> None:
+    provision(clone, "--client-user")
+    for name in (CONFIG, DEFINITIONS):
+        change(clone, name, lambda data: None)  # the same in another layout
+    before = {name: ((clone / name).read_bytes(), (clone / name).stat()) for name in SECRETS}
+    again = provision(clone, "--client-user")
+    assert again.stdout.split() == [word for name in sorted_as_made() for word in (name, "kept")]
+    for name, (text, status) in before.items():
+        assert (clone / name).read_bytes() == text
+        assert (clone / name).stat().st_mtime_ns == status.st_mtime_ns
+
+
+def sorted_as_made() -> list[str]:
+    return [f"{name}:" for name in (CONFIG, DEFINITIONS, ".env")]
+
+
+def test_definitions_that_are_made_anew_have_the_password_that_is_known(
+    clone: BakedProject,
+) -> None:
+    provision(clone)
+    before = load(clone, CONFIG)
+    (clone / DEFINITIONS).unlink()
+    assert provision(clone).returncode == 0
+    assert load(clone, CONFIG) == before
+    assert password_fits(clone, "neon_echo", before["users"]["neon_echo"]["password"])
+
+
+def test_after_a_loss_of_the_password_the_definitions_get_the_new_one_and_keep_the_rest(
+    clone: BakedProject,
+) -> None:
+    provision(clone)
+    change(clone, DEFINITIONS, lambda data: data["policies"].pop())
+    mine = load(clone, DEFINITIONS)
+    (clone / CONFIG).unlink()
+    done = provision(clone)
+    assert "next start" in done.stdout
+    assert password_fits(clone, "neon_echo", load(clone, CONFIG)["users"]["neon_echo"]["password"])
+    assert {**load(clone, DEFINITIONS), "users": None} == {**mine, "users": None}
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_a_configuration_that_is_there_is_completed_however_it_is_spelled(
+    clone: BakedProject, wrapped: bool
+) -> None:
+    inner = {"server": "mq.example.org", "users": {"neon_echo": {"user": "me"}, "other": {"a": 1}}}
+    given = {"MQ": inner, "lang": "uk"} if wrapped else inner
+    (clone / CONFIG).write_text(json.dumps(given), encoding="utf-8")
+    provision(clone)
+    found = load(clone, CONFIG)
+    users = (found["MQ"] if wrapped else found)["users"]
+    password = users["neon_echo"].pop("password")
+    assert found == given
+    assert password_fits(clone, "me", password)
+
+
+def test_neons_clients_are_let_in_when_asked_for(clone: BakedProject) -> None:
+    provision(clone)
+    assert [each["name"] for each in load(clone, DEFINITIONS)["users"]] == ["neon_echo"]
+    before = load(clone, CONFIG)["users"]["neon_echo"]
+    assert provision(clone, "--client-user").returncode == 0
+    users = load(clone, CONFIG)["users"]
+    assert users["neon_echo"] == before
+    # Their connector reads `user`; everybody else `username`.
+    assert users["mq_handler"]["user"] == users["mq_handler"]["username"] == "neon_api_utils"
+    assert users["mq_handler"]["password"] != before["password"]
+    assert password_fits(clone, "neon_api_utils", users["mq_handler"]["password"])
+    # They stay in when the definitions are made anew without being asked for again.
+    (clone / DEFINITIONS).unlink()
+    provision(clone)
+    assert password_fits(clone, "neon_api_utils", users["mq_handler"]["password"])
+
+
+def test_the_clients_user_has_one_name_and_it_isnt_the_services(clone: BakedProject) -> None:
+    assert provision(clone, "--client-user", "neon_echo").returncode == 2
+    assert provision(clone, "--client-user", "a b").returncode == 2
+    assert provision(clone, "--client-user", "chat").returncode == 0
+    assert load(clone, CONFIG)["users"]["mq_handler"]["username"] == "chat"
+    before = everything(clone)
+    done = provision(clone, "--client-user", "other")
+    assert (done.returncode, everything(clone)) == (1, before)
+    assert "users.mq_handler" in done.stderr and "'chat'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "key"),
+    [
+        (CONFIG, "{", "valid JSON"),
+        (CONFIG, "[" * 100_000, "valid JSON"),
+        (CONFIG, "[]", "the whole of it"),
+        (CONFIG, '{"MQ": 1}', "MQ"),
+        (CONFIG, '{"users": []}', "users"),
+        (CONFIG, '{"users": {"neon_echo": "x"}}', "users.neon_echo"),
+        (CONFIG, '{"users": {"neon_echo": {"password": 5}}}', "users.neon_echo.password"),
+        (CONFIG, '{"users": {"neon_echo": {"username": 5}}}', "users.neon_echo.username"),
+        (CONFIG, b"\xff", "UTF-8"),
+        (CONFIG, None, "Is a directory"),
+        (DEFINITIONS, "nonsense", "valid JSON"),
+        (DEFINITIONS, '{"users": {}}', "users"),
+        (DEFINITIONS, '{"users": [1]}', "an entry of users"),
+        (DEFINITIONS, None, "Is a directory"),  # as Docker makes it when it mounts what isn't there
+        (".env", "SERVICE_UID=me\n", "SERVICE_UID"),
+        (".env", b"\xff", "UTF-8"),
+    ],
+)
+def test_a_broken_file_gets_one_line_and_nothing_is_changed(
+    clone: BakedProject, name: str, content: str | bytes | None, key: str
+) -> None:
+    if content is None:
+        (clone / name).mkdir()
+    else:
+        raw = content if isinstance(content, bytes) else content.encode()
+        (clone / name).write_bytes(raw)
+    before = clone.files()
+    done = provision(clone)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"provision.py: {name}")
+    assert key in done.stderr and len(done.stderr.splitlines()) == 1
+    assert clone.files() == before
+    if content is not None:
+        assert (clone / name).read_bytes() == raw
+
+
+def test_check_says_what_is_missing_and_changes_nothing(clone: BakedProject) -> None:
+    (clone / "rabbitmq/enabled_plugins").chmod(0o600)
+    before = clone.files()
+    done = provision(clone, "--check")
+    assert (done.returncode, clone.files()) == (1, before)
+    for name in SECRETS:
+        assert f"{name}: missing" in done.stdout
+    assert "enabled_plugins: not readable" in done.stdout
+    provision(clone)
+    assert provision(clone, "--check").returncode == 0
+    lacking = provision(clone, "--check", "--client-user")
+    assert lacking.returncode == 1 and f"{CONFIG}: incomplete" in lacking.stdout
+    assert "mq_handler" not in clone.read(CONFIG)
+
+
+def test_settings_of_ones_own_are_kept(clone: BakedProject) -> None:
+    (clone / ".env").write_text("# mine\nMQ_PORT=5999\nexport SERVICE_UID='4711'", encoding="utf-8")
+    provision(clone)
+    lines = clone.read(".env").splitlines()
+    assert lines[:3] == ["# mine", "MQ_PORT=5999", "export SERVICE_UID='4711'"]
+    assert re.fullmatch(r"SERVICE_GID=\d+", lines[3]) and len(lines) == 4
+
+
+def test_names_with_a_meaning_in_regular_expressions_are_only_names(bake: Bake) -> None:
+    project = bake(input_queue="a.b+(c)|d")
+    patterns = [
+        *(
+            pattern
+            for each in load(project, DEFINITIONS)["permissions"]
+            for pattern in values(each)
+        ),
+        *(each["pattern"] for each in load(project, DEFINITIONS)["policies"]),
+    ]
+    assert any(re.search(pattern, "a.b+(c)|d") for pattern in patterns)
+    for other in ("a.bb(c)", "d", "axb+(c)|d", "xa.b+(c)|d", "a.b+(c)|dx", "a.b+c"):
+        assert not any(re.search(pattern, other) for pattern in patterns), other
+
+
+def values(permission: dict[str, str]) -> list[str]:
+    return [permission[right] for right in ("configure", "write", "read")]

@@ -1,0 +1,82 @@
+"""Who may read what provision.py makes, and whose it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import stat
+from pathlib import Path
+
+import provisioning
+import pytest
+from baked import SECRETS, BakedProject
+from provisioning import CONFIG, DEFINITIONS, everything, provision
+
+
+@pytest.fixture
+def clone(project: BakedProject) -> BakedProject:
+    return provisioning.clone(project)
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_nobody_else_reads_the_credentials_but_the_broker_reads_its_files(
+    clone: BakedProject, umask: int
+) -> None:
+    (clone / "rabbitmq/rabbitmq.conf").chmod(0o600)  # as a strict umask leaves it at a clone
+    assert provision(clone, umask=umask).returncode == 0
+    modes = {
+        name: stat.S_IMODE((clone / name).stat().st_mode)
+        for name in (*SECRETS, "rabbitmq/rabbitmq.conf")
+    }
+    assert modes[CONFIG] == modes[".env"] == 0o600
+    assert modes[DEFINITIONS] == modes["rabbitmq/rabbitmq.conf"] == 0o644
+
+
+def test_what_cant_be_written_leaves_the_old_file_and_no_other(clone: BakedProject) -> None:
+    provision(clone)
+    before = everything(clone)
+
+    def no_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
+
+    done = provision(clone, "--client-user", preexec_fn=no_room)
+    assert (done.returncode, everything(clone)) == (1, before)
+    assert len(done.stderr.splitlines()) == 1
+    assert provision(clone, "--client-user").returncode == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be root, and give files away")
+def test_root_leaves_the_credentials_to_a_user_without_rights(clone: BakedProject) -> None:
+    assert "given" not in provision(clone).stdout  # it is theirs from the beginning
+    assert "SERVICE_UID=10001\nSERVICE_GID=10001\n" in clone.read(".env")
+    os.chown(clone / CONFIG, 0, 0)  # as an editor does that writes a new file
+    assert "given to user 10001" in provision(clone).stdout
+    status = (clone / CONFIG).stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (10001, 10001, 0o600)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be root, and give files away")
+def test_root_works_for_the_user_whose_repository_it_is(clone: BakedProject) -> None:
+    os.chown(clone.path, 4711, 4712)
+    provision(clone)
+    assert "SERVICE_UID=4711\nSERVICE_GID=4712\n" in clone.read(".env")
+    assert {(clone / name).stat().st_uid for name in SECRETS} == {4711}
+
+
+def test_a_link_to_the_configuration_stays_a_link(clone: BakedProject, tmp_path: Path) -> None:
+    kept = tmp_path / "elsewhere.json"
+    kept.write_text("{}", encoding="utf-8")
+    (clone / CONFIG).symlink_to(kept)
+    provision(clone)
+    assert (clone / CONFIG).is_symlink()
+    assert "neon_echo" in json.loads(kept.read_text())["users"]
+
+
+def test_credentials_that_others_may_read_are_reported_and_left_alone(clone: BakedProject) -> None:
+    provision(clone)
+    assert "chmod" not in provision(clone).stdout
+    (clone / CONFIG).chmod(0o644)
+    assert f"chmod 600 {CONFIG}" in provision(clone).stdout
+    provision(clone, "--client-user")  # which writes it anew
+    assert stat.S_IMODE((clone / CONFIG).stat().st_mode) == 0o644

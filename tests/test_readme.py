@@ -1,0 +1,137 @@
+"""Both READMEs: each command that stands in a shell block is run as it is printed."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from baked import TEMPLATE, BakedProject, copy_template
+from running import free_port
+from test_containers import lacking
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+ADDRESS = "gh:org/neon-mq-template"
+REPLY = '"echo": {"text": "hi"}'
+
+
+def shell_blocks(readme: str) -> list[str]:
+    """The shell blocks of a README, in order."""
+    return re.findall(r"^```sh\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+
+
+def run(script: str, folder: Path, variables: Mapping[str, str], typed: str = "") -> str:
+    """Run a block in a shell that stops at the first failure; returns what was printed."""
+    done = subprocess.run(
+        ["bash", "-euc", script],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": "", **variables},
+        input=typed,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture
+def containers() -> Iterator[dict[str, str]]:
+    """Variables that give a compose project a name and ports of its own; it is removed afterwards."""
+    if reason := lacking():
+        pytest.skip(reason)
+    name = f"neon-test-{uuid.uuid4().hex[:8]}"
+    yield {
+        "COMPOSE_PROJECT_NAME": name,
+        "MQ_PORT": str(free_port()),
+        "MQ_MANAGEMENT_PORT": str(free_port()),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    down = ["docker", "compose", "--project-name", name, "down", "--volumes", "--rmi", "local"]
+    subprocess.run(down, capture_output=True, timeout=120)
+
+
+@pytest.mark.containers
+def test_the_generated_readme_is_true(project: BakedProject, containers: dict[str, str]) -> None:
+    blocks = shell_blocks(project.read("README.md"))
+    seen = [run(block, project.path, containers) for block in blocks]
+    assert len(seen) == 5
+    assert REPLY in seen[0]
+    assert re.search(r"\d+ passed in", seen[1]), seen[1]
+    assert "FAIL" not in seen[2]
+    assert "0 dead letters" in seen[3]
+    assert "kept" in seen[4]
+
+
+@pytest.mark.containers
+def test_the_templates_readme_is_true(tmp_path: Path, containers: dict[str, str]) -> None:
+    readme = (TEMPLATE / "README.md").read_text(encoding="utf-8")
+    generate, ask, demo, test = shell_blocks(readme)
+    # The one word that can't be had as printed: a repository's address where there is no network.
+    template = copy_template(tmp_path / "neon-mq-template")
+    assert ADDRESS in generate
+    settings = {**containers, "COOKIECUTTER_CONFIG": os.devnull}
+    enter = 20 * "\n"  # take what each prompt proposes
+    run(generate.replace(ADDRESS, str(template)), tmp_path, settings, typed=enter)
+    assert REPLY in run(ask, tmp_path / "neon-echo", settings)
+    assert demo == "make demo\n"
+    assert test == "make test\n"  # which is what runs this
+
+
+@pytest.mark.broker
+def test_make_demo_shows_both_replies(tmp_path: Path) -> None:
+    template = copy_template(tmp_path / "neon-mq-template")
+    (template / ".venv").symlink_to(Path(sys.prefix))
+    seen = run("make demo", template, {})
+    assert REPLY in seen
+    assert '"shout": "HI"' in seen
+
+
+@pytest.mark.broker
+def test_the_way_without_docker_is_true(project: BakedProject) -> None:
+    readme = project.read("README.md")
+    variables = {"MQ_PORT": str(free_port()), "PYTHONPATH": ""}
+    assert all(f"`make {words}`" in readme for words in ("broker", "run", 'request TEXT="hi"'))
+    started = [start(["make", "broker"], project.path, variables)]
+    try:
+        started.append(start(["make", "run"], project.path, variables))
+        deadline = time.monotonic() + 120
+        while True:
+            asked = subprocess.run(
+                ["make", "request", "TEXT=hi"],
+                cwd=project.path,
+                env={**os.environ, **variables},
+                capture_output=True,
+                text=True,
+                timeout=100,
+            )
+            if REPLY in asked.stdout:
+                return
+            assert time.monotonic() < deadline, asked.stderr
+            time.sleep(1)
+    finally:
+        for process in reversed(started):
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(40)
+
+
+def start(
+    command: list[str], folder: Path, variables: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """Start a command in a process group of its own, as a terminal does."""
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, **variables},
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
