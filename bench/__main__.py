@@ -1,0 +1,116 @@
+"""python -m bench [--quick] [--fresh] [--jobs 1,2] [--accept] [--report]
+
+Measures what is missing of the last run, or begins a new one; writes docs/benchmarks.md when all of
+it is there. Exit code 1: a ratio got worse; 2: it can't be done here; 130: interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+from . import machine, report, service, targets
+from .environment import TEMPLATE, cache
+from .job import Job
+from .jobs import JOBS
+from .lab import Lab
+from .results import Results
+from .run import make_environments, measure, say
+
+DOCUMENT = TEMPLATE / "docs" / "benchmarks.md"
+
+
+def options() -> argparse.Namespace:
+    """The command line; QUICK=1 in the environment is ``--quick``."""
+    quick = os.environ.get("QUICK", "") not in ("", "0")
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure, side by side.")
+    parser.add_argument("--quick", action="store_true", default=quick, help="the short form")
+    parser.add_argument("--fresh", action="store_true", help="forget an interrupted run")
+    parser.add_argument("--jobs", default="", metavar="1,2", help="only these, for trying out")
+    parser.add_argument(
+        "--accept", action="store_true", help="take this run's ratios as the baseline"
+    )
+    parser.add_argument(
+        "--report", action="store_true", help="only write the page from its raw data"
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run; returns the exit code."""
+    chosen = options()
+    wanted = {int(number) for number in chosen.jobs.split(",") if number}
+    jobs = [job for job in JOBS if not wanted or job.number in wanted]
+    if chosen.report:
+        raw = DOCUMENT.with_suffix("") / "results.jsonl"
+        results = Results(raw, {}, keep=True)
+        return finish(results, DOCUMENT, chosen, jobs)
+    if not Path("/proc/self/schedstat").exists():
+        say("bench: needs Linux's /proc/<pid>/schedstat for the accounting of processor time")
+        return 2
+    folder = cache() / ("quick" if chosen.quick else "full")
+    raw = folder / "results.jsonl"
+    if chosen.fresh:
+        raw.unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    say(f"[bench] rendering the service into {folder}")
+    service.render(folder)
+    lab = Lab(folder)
+    lab.quick = chosen.quick
+    make_environments(lab, jobs, chosen.quick)
+    lab.service.compile(lab.environment("service").python)
+    with lab:
+        head = machine.describe(lab.service)
+        head["rabbitmq"] = lab.broker.installation.version
+        head["versions"] = machine.versions(lab.environments)
+        results = Results(raw, head)
+        measure(lab, jobs, results, chosen.quick)
+    say(f"[bench] measured for {(time.monotonic() - began) / 60:.1f} min")
+    if chosen.quick or wanted:
+        return finish(results, folder / "benchmarks.md", chosen, jobs)
+    code = finish(results, DOCUMENT, chosen, jobs)
+    shutil.move(raw, folder / "finished.jsonl")  # the next run begins anew
+    return code
+
+
+def finish(results: Results, page: Path, chosen: argparse.Namespace, jobs: list[Job]) -> int:
+    """Write the page and compare with the baseline."""
+    page.parent.mkdir(exist_ok=True)
+    written = report.Report(page, results, jobs, chosen.quick)
+    written.write()
+    for line in written.targets():
+        say(line)
+    say(f"[bench] written: {page}")
+    if chosen.quick and results.path.parent != page.with_suffix(""):
+        results.path.unlink()
+    if chosen.accept:
+        targets.accept(results)
+        say(f"[bench] written: {targets.BASELINE}")
+        return 0
+    worse = list(targets.regressions(results, 2.0 if chosen.quick else 1.0))
+    for line in worse:
+        say(f"[bench] worse than before: {line}")
+    return int(bool(worse))
+
+
+def interrupted(_number: int, _frame: object) -> None:
+    """End in good order, as on Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, interrupted)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        say("\n[bench] interrupted; the same command goes on from here")
+        sys.exit(130)
+    except (service.RenderFailed, RuntimeError, OSError) as error:
+        say(f"bench: {error}")
+        sys.exit(2)

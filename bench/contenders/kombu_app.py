@@ -1,0 +1,23 @@
+"""kombu's ConsumerMixin, as in its documentation's example of an RPC server."""
+
+from common import ARGUMENTS, DURABLE, PREFETCH, QUEUE, URL, answer
+from kombu import Connection, Queue
+from kombu.mixins import ConsumerProducerMixin
+
+
+class Worker(ConsumerProducerMixin):
+    def __init__(self, connection):
+        self.connection = connection
+
+    def get_consumers(self, Consumer, channel):
+        queue = Queue(QUEUE, durable=DURABLE, queue_arguments=ARGUMENTS)
+        return [Consumer([queue], callbacks=[self.on_request], prefetch_count=PREFETCH)]
+
+    def on_request(self, body, message):
+        queue, reply = answer(message.body)
+        self.producer.publish(reply, exchange="", routing_key=queue, expiration=1, retry=True)
+        message.ack()
+
+
+with Connection(URL) as connection:
+    Worker(connection).run()

@@ -1,0 +1,82 @@
+"""An environment of its own for every peer, made once and kept outside the tree."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+TEMPLATE = HERE.parent
+#: The generated service's own list, with hashes.
+SERVICE_REQUIREMENTS = TEMPLATE / "<<cookiecutter.service_slug>>" / "requirements.txt"
+#: Seconds that an installation may take.
+_INSTALL = 300
+
+
+class EnvironmentFailed(Exception):
+    """An environment could not be made; with pip's last line."""
+
+
+def cache() -> Path:
+    """Where everything is kept that is not worth making anew."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "neon-mq-template" / "bench"
+
+
+class Environment:
+    """The Python packages of one peer.
+
+    :param peer: ``service``, or the ``<peer>`` of a ``requirements-<peer>.txt``
+    """
+
+    def __init__(self, peer: str) -> None:
+        self.peer = peer
+        own = HERE / f"requirements-{peer}.txt"
+        self.requirements = SERVICE_REQUIREMENTS if peer == "service" else own
+        text = self.requirements.read_bytes() + sys.version.encode()
+        name = f"{peer}-{sys.version_info[0]}.{sys.version_info[1]}"
+        self._folder = cache() / "environments" / f"{name}-{hashlib.sha256(text).hexdigest()[:12]}"
+        self.python = self._folder / "bin" / "python"
+        self._mark = self._folder / ".complete"
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is there, whole, and its Python still is."""
+        return self._mark.exists() and self.python.exists()
+
+    def make(self) -> None:
+        """Make it where it is missing.
+
+        :raises EnvironmentFailed: pip can't install the peer, for instance on this Python
+        """
+        if self.ready:
+            return
+        make = [sys.executable, "-m", "venv", "--clear", "--without-pip", str(self._folder)]
+        pip = [sys.executable, "-m", "pip", "--python", str(self.python), "install", "--quiet"]
+        pip += ["--disable-pip-version-check", "--requirement", str(self.requirements)]
+        for command in (make, pip):
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_INSTALL)
+            if done.returncode:
+                last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+                raise EnvironmentFailed(f"{self.peer}: {last}")
+        self._mark.touch()
+
+    def size(self) -> float:
+        """Megabytes (2^20) of installed packages, bytecode included."""
+        site = next(self._folder.glob("lib/python*/site-packages"))
+        return sum(f.stat().st_size for f in site.rglob("*") if f.is_file()) / 2**20
+
+    def versions(self) -> dict[str, str]:
+        """Version of every installed package."""
+        code = (
+            "import importlib.metadata as m, json;"
+            "print(json.dumps({d.metadata['Name']: d.version for d in m.distributions()}))"
+        )
+        found = subprocess.run(
+            [self.python, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        )
+        return dict(json.loads(found.stdout))

@@ -1,0 +1,70 @@
+"""What a job is: cases, the rows of its tables, and a measurement for each of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from .contenders import BY_NAME, RAW
+from .lab import Lab
+
+Values = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One column."""
+
+    key: str
+    title: str
+    #: Digits behind the point.
+    digits: int = 0
+    better: Literal["lower", "higher", ""] = ""
+    #: Whether it has a plot.
+    plot: bool = False
+
+
+class Job(ABC):
+    """Something that all rows are measured at."""
+
+    number: int
+    slug: str
+    title: str
+    #: What is measured and how, for the report.
+    text: str
+    #: The first one decides the order of the rows, and ratios are of it.
+    metrics: Sequence[Metric]
+    #: Row that the others are divided by, within each round; None for no ratios.
+    reference: str | None = RAW
+    #: One table for all cases, a line for each, instead of one table for each.
+    matrix = False
+
+    @abstractmethod
+    def cases(self, quick: bool) -> Sequence[str]:
+        """Names of the tables."""
+
+    @abstractmethod
+    def rows(self, case: str, quick: bool) -> Sequence[str]:
+        """Who is measured."""
+
+    def rounds(self, case: str, quick: bool) -> int:
+        """How often, each time all rows in turn."""
+        return 1 if quick else 3
+
+    def reason(self, case: str) -> str:
+        """Why the generated service isn't first, where that is known."""
+        return ""
+
+    def label(self, row: str) -> str:
+        """A row's name in the report."""
+        return BY_NAME[row].label
+
+    def peer(self, row: str) -> str | None:
+        """Environment that a row needs."""
+        return BY_NAME[row].peer
+
+    @abstractmethod
+    def measure(self, lab: Lab, case: str, row: str, quick: bool) -> Values:
+        """Measure once; an exception becomes the row's remark in the report."""

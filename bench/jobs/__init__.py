@@ -1,0 +1,26 @@
+"""The jobs, in the order of the report."""
+
+from __future__ import annotations
+
+from ..job import Job
+from .bodies import Bodies
+from .decoder import Decoder
+from .drain import Drain
+from .growth import Growth
+from .handlers import Handlers
+from .recovery import Recovery
+from .round_trip import RoundTrip
+from .start import Start
+from .template import Template
+
+JOBS: tuple[Job, ...] = (
+    Drain(),
+    RoundTrip(),
+    Bodies(),
+    Handlers(),
+    Recovery(),
+    Start(),
+    Decoder(),
+    Template(),
+    Growth(),
+)

@@ -1,0 +1,65 @@
+"""Job 3: requests of different sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..contenders import BY_NAME, OURS, RAW
+from ..job import Job, Metric, Values
+from ..lab import REPLIES, TEXT, Lab
+from ..service import QUEUE
+
+#: The bare loop, reading as much at a time as the generated service does.
+WIDE = "raw-select-64k"
+#: Characters of text that make a body of that size, and how many such requests.
+SIZES = {
+    "250 B": (len(TEXT), 20_000),
+    "4 KiB": (2_920, 8_000),
+    "64 KiB": (49_000, 1_200),
+    "1 MiB": (786_300, 80),
+}
+
+
+class Bodies(Job):
+    number = 3
+    slug = "bodies"
+    title = "Bodies of 250 B to 1 MiB"
+    text = (
+        "The reference job with longer texts; the reply is as long as the request. "
+        "The bare loop is there twice: as pika has it, reading 4 KiB at a time, and reading 64 KiB."
+    )
+    metrics = (
+        Metric("cpu_us", "CPU µs per request", 1, "lower", plot=True),
+        Metric("rate", "requests/s", 0, "higher"),
+    )
+
+    def cases(self, quick: bool) -> Sequence[str]:
+        return ("64 KiB",) if quick else tuple(SIZES)
+
+    def rows(self, case: str, quick: bool) -> Sequence[str]:
+        few = (OURS, RAW, WIDE)
+        return (
+            few if quick else (*few, "neon-select", "faststream", "aio-pika", "kombu", "amqpstorm")
+        )
+
+    def rounds(self, case: str, quick: bool) -> int:
+        return 1 if quick else 2
+
+    def label(self, row: str) -> str:
+        return "the bare loop, reading 64 KiB at a time" if row == WIDE else super().label(row)
+
+    def peer(self, row: str) -> str | None:
+        return super().peer(RAW if row == WIDE else row)
+
+    def measure(self, lab: Lab, case: str, row: str, quick: bool) -> Values:
+        contender = BY_NAME[RAW if row == WIDE else row]
+        env = {"BENCH_RECEIVE": str(1 << 16)} if row == WIDE else {}
+        length, count = SIZES[case]
+        count = count // 4 if quick else count
+        text = (TEXT + " ") * (length // len(TEXT)) + TEXT[: length % len(TEXT)]
+        with lab.client() as client:
+            lab.prepare(client, contender)
+            client.fill(QUEUE, lab.bodies(contender, count, text[:length]))
+            client.consume(REPLIES)
+            with lab.start(contender, env=env) as process:
+                return lab.cpu_per_request(process, client, count, 1.5 if quick else 4.0)

@@ -1,0 +1,92 @@
+"""Job 9: whether a request costs the same however many there are, and however many queues."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from ..contenders import BY_NAME, OURS, RAW, Contender
+from ..job import Job, Metric, Values
+from ..lab import REPLIES, START, Lab
+from ..service import QUEUE
+
+QUEUED = {"10² queued": 100, "10³ queued": 1000, "10⁴ queued": 10_000}
+QUEUED |= {"10⁵ queued": 100_000, "10⁶ queued": 1_000_000}
+QUEUES = {"1 queue": 1, "4 queues": 4, "16 queues": 16, "64 queues": 64}
+#: Requests in all queues together, in the second half of the job.
+SHARED = 19_200
+#: How often few requests are sent.
+BURSTS = 10
+
+
+class Growth(Job):
+    number = 9
+    slug = "growth"
+    title = "Growth: more requests, more queues"
+    text = (
+        "The reference job with a hundred to a million requests in the queue, and with "
+        f"{SHARED} requests spread over 1 to 64 queues, each with a consumer of its own: a thread and "
+        "a connection in the generated service, a channel on one connection in the bare loop. "
+        "Flat is good. Up to a thousand requests there is too little to watch while it is drained, so "
+        f"there it is the mean of {BURSTS} bursts, from the first request to the last reply."
+    )
+    matrix = True
+    metrics = (
+        Metric("cpu_us", "CPU µs per request", 1, "lower"),
+        Metric("rate", "requests/s", 0, "higher"),
+    )
+
+    def cases(self, quick: bool) -> Sequence[str]:
+        return () if quick else (*QUEUED, *QUEUES)
+
+    def rows(self, case: str, quick: bool) -> Sequence[str]:
+        return (OURS, RAW)
+
+    def rounds(self, case: str, quick: bool) -> int:
+        return 1 if case == "10⁶ queued" else 3
+
+    def measure(self, lab: Lab, case: str, row: str, quick: bool) -> Values:
+        contender = BY_NAME[row]
+        queues = QUEUES.get(case, 1)
+        count = QUEUED.get(case, SHARED)
+        names = [QUEUE, *(f"{QUEUE}.{number}" for number in range(1, queues))]
+        if count <= 1000:
+            return bursts(lab, contender, count)
+        with lab.client() as client:
+            lab.prepare(client, contender)
+            for name in names[1:]:
+                client.delete(name)
+                lab.declare(client, name, contender, False)
+            try:
+                for name in names:
+                    client.fill(name, lab.bodies(contender, count // queues))
+                with lab.client() as reader:
+                    reader.consume(REPLIES)
+                    with lab.start(contender, consumers=queues) as process:
+                        limit = 90.0 if count > 100_000 else START
+                        return lab.cpu_per_request(process, reader, count, limit)
+            finally:
+                for name in names:
+                    client.delete(name)
+
+
+def bursts(lab: Lab, contender: Contender, count: int) -> dict[str, float]:
+    """Send that many requests at once to a contender that waits for them, several times."""
+    with lab.client() as client, lab.client() as reader:
+        lab.prepare(client, contender)
+        reader.consume(REPLIES)
+        with lab.start(contender) as process:
+            client.wait_for_consumers(QUEUE, 1, START)
+            used = seconds = 0.0
+            for number in range(BURSTS + 1):
+                bodies = list(lab.bodies(contender, count))
+                before, began = process.cpu(), time.monotonic()
+                client.fill(QUEUE, bodies, consumed=True)
+                wanted = count * (number + 1)
+                if reader.count_replies(wanted, began + START) < wanted:
+                    raise TimeoutError(f"{wanted - reader.replies} requests without a reply")
+                if number:  # the first one warms up
+                    seconds += time.monotonic() - began
+                    used += process.cpu() - before
+                time.sleep(0.05)
+    return {"cpu_us": used / BURSTS / count * 1e6, "rate": BURSTS * count / seconds}

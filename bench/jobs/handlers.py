@@ -1,0 +1,84 @@
+"""Job 4: handlers that take their time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from ..contenders import BY_NAME, OURS, RAW
+from ..job import Job, Metric, Values
+from ..lab import REPLIES, START, Lab
+from ..service import QUEUE
+
+#: What the handler does, how many at a time, how many requests.
+CASES = {
+    "100 ms of waiting, one at a time": ("sleep 0.1", 1, 30),
+    "100 ms of waiting, 32 at a time": ("sleep 0.1", 32, 960),
+    "5 ms of computing, one at a time": ("spin 0.005", 1, 400),
+}
+#: Requests for those who handle one at a time, whatever they are asked for.
+ALONE = 50
+
+
+class Handlers(Job):
+    number = 4
+    slug = "handlers"
+    title = "Handlers that wait or compute"
+    text = (
+        "Handlers call `time.sleep`, as a request to another server would, or use the processor. "
+        "32 at a time are 32 workers or threads where the framework has such a thing, and tasks that "
+        "hand the work to threads where it is asynchronous. The bound is 10 requests/s for each "
+        "worker that waits, 200 requests/s for one that computes. Counted from the first request to the "
+        "last reply."
+    )
+    metrics = (
+        Metric("rate", "requests/s", 1, "higher", plot=True),
+        Metric("cpu_us", "CPU µs per request", 0, "lower"),
+    )
+    reference = None
+
+    def cases(self, quick: bool) -> Sequence[str]:
+        return tuple(CASES)[1:2] if quick else tuple(CASES)
+
+    def rows(self, case: str, quick: bool) -> Sequence[str]:
+        if quick:
+            return (OURS, RAW)
+        if CASES[case][1] == 1:
+            return (
+                OURS,
+                RAW,
+                "neon-select",
+                "faststream",
+                "aio-pika",
+                "kombu",
+                "amqpstorm",
+                "dramatiq",
+            )
+        return tuple(name for name in BY_NAME if name not in ("aio-pika-bare", "neon-message"))
+
+    def rounds(self, case: str, quick: bool) -> int:
+        return 1 if quick or CASES[case][1] == 1 else 3
+
+    def reason(self, case: str) -> str:
+        return (
+            "whoever runs as many handlers as were asked for is at the bound; the rest is scatter."
+        )
+
+    def measure(self, lab: Lab, case: str, row: str, quick: bool) -> Values:
+        contender = BY_NAME[row]
+        task, workers, count = CASES[case]
+        if not contender.concurrent and workers > 1:
+            workers, count = 1, ALONE
+        with lab.client() as client, lab.client() as reader:
+            lab.prepare(client, contender)
+            reader.consume(REPLIES)
+            with lab.start(contender, task=task, workers=workers) as process:
+                client.wait_for_consumers(QUEUE, 1, START)
+                before, began = process.cpu(), time.monotonic()
+                client.fill(QUEUE, lab.bodies(contender, count), consumed=True)
+                # To the last one: a loop that a handler blocks sends its replies in bursts.
+                if reader.count_replies(count, began + START) < count:
+                    process.check()
+                    raise TimeoutError(f"{reader.replies} of {count} replies after {START:.0f} s")
+                seconds, used = time.monotonic() - began, process.cpu() - before
+        return {"rate": count / seconds, "cpu_us": used / count * 1e6}

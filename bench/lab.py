@@ -1,0 +1,197 @@
+"""Everything that a measurement needs: the broker, the environments, the service, the requests."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from . import broker, service
+from .contenders import BY_NAME, FOLDER, OURS, Contender
+from .environment import Environment
+from .process import Process
+from .service import PACKAGE, QUEUE, Service
+from .wire import Address, Client
+
+#: Queue that the client takes its replies from.
+REPLIES = "bench_replies"
+#: Where durable replies go that nobody has fetched within their second.
+EXPIRED = "bench_expired"
+#: Deliveries that the broker sends ahead to every contender: the generated service's default.
+PREFETCH = 200
+#: The text of the reference request, which makes a body of about 250 bytes.
+TEXT = "what is the weather like in Kyiv tomorrow"
+#: Seconds that a contender has for its first reply.
+START = 30.0
+
+
+class Lab:
+    """One run's broker, service and environments; as a context manager, with the broker running.
+
+    :param folder: the run's own; everything that is made for it goes there
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.service = Service(folder / service.SLUG)
+        self.environments: dict[str, Environment] = {}
+        #: Whether this is the short form.
+        self.quick = False
+        #: Why a peer can't take part, by its name.
+        self.missing: dict[str, str] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Lab:
+        self.broker, self.address = broker.start(self.service.project, self.folder)
+        self._stack.callback(self.broker.close)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def revive(self) -> None:
+        """Start the broker again if a measurement has left it dead."""
+        try:
+            _ = self.broker.pid
+        except Exception:  # the error's class lives in the generated project
+            self.broker.start()
+
+    def environment(self, peer: str) -> Environment:
+        """The environment of a peer, which has been made before."""
+        return self.environments.setdefault(peer, Environment(peer))
+
+    def client(self) -> Client:
+        """A new connection of the load generator."""
+        return Client(self.address)
+
+    def start(
+        self,
+        contender: Contender,
+        *,
+        task: str = "echo",
+        workers: int = 1,
+        durable: bool = False,
+        consumers: int = 1,
+        prefetch: int = PREFETCH,
+        env: Mapping[str, str] | None = None,
+    ) -> Process:
+        """Start a contender on the input queue.
+
+        :param task: what its handler does, see ``contenders/common.py``
+        :param workers: handlers at a time
+        :param durable: the queue is a durable quorum queue
+        :param consumers: queues to consume
+        """
+        python = self.environment(contender.peer).python
+        words = {"package": PACKAGE, "workers": str(workers), "prefetch": str(prefetch)}
+        command = [str(python), *(word.format(**words) for word in contender.command)]
+        log = self.folder / f"{contender.name}.log"
+        base = service.environment(self.address.port)
+        base["PATH"] = f"{python.parent}:{base.get('PATH', '')}"
+        if contender.name == OURS:
+            base["PYTHONPATH"] = str(self.service.source(task, consumers))
+            if workers != 1:
+                base["MQ_WORKERS"] = str(workers)
+            if prefetch != PREFETCH:
+                base["MQ_PREFETCH"] = str(prefetch)
+            if consumers != 1:  # The service's own user may have one queue only.
+                base |= {"MQ_USERNAME": self.address.user, "MQ_PASSWORD": self.address.password}
+            return Process(command, {**base, **(env or {})}, self.service.project, log)
+        own = {name: value.format(**words) for name, value in contender.env.items()}
+        given = _settings(self.address, task, workers, durable, consumers, prefetch)
+        return Process(command, {**base, **own, **given, **(env or {})}, FOLDER, log)
+
+    # ---- queues and requests
+
+    def prepare(self, client: Client, contender: Contender, *, durable: bool = False) -> None:
+        """Make the queues anew, empty, of the kind that the contender declares as well."""
+        client.delete(QUEUE)
+        client.delete(REPLIES)
+        client.delete(EXPIRED)
+        self.declare(client, QUEUE, contender, durable)
+        self.declare(client, REPLIES, None, durable)
+        self.declare(client, EXPIRED, None, durable)
+
+    def declare(
+        self, client: Client, queue: str, contender: Contender | None, durable: bool
+    ) -> None:
+        """Make a queue where it is missing; of the contender's kind, if it has one of its own."""
+        if contender and contender.queue:
+            client.declare(queue, durable=True, arguments=contender.queue)
+        else:
+            arguments = {"x-queue-type": "quorum"} if durable else {}
+            if durable and queue == REPLIES:
+                arguments |= {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": EXPIRED}
+            client.declare(queue, durable=durable, arguments=arguments)
+
+    def bodies(self, contender: Contender, count: int, text: str = TEXT) -> Iterator[bytes]:
+        """That many requests of the reference job, as the contender wants them."""
+        for number in range(count):
+            yield request(contender, number, text)[1]
+
+    def cpu_per_request(
+        self, process: Process, client: Client, count: int, limit: float
+    ) -> dict[str, float]:
+        """Watch a contender drain a queue of that many requests, without its first and last tenth.
+
+        :param limit: seconds after which enough is seen
+        """
+        client.count_replies(1, time.monotonic() + START)
+        process.check()
+        if not client.replies:
+            raise TimeoutError(f"no reply within {START:.0f} s")
+        client.count_replies(count // 10, time.monotonic() + limit / 4)
+        began, before, first = time.monotonic(), process.cpu(), client.replies
+        client.count_replies(count * 9 // 10, began + limit)
+        ended, after, last = time.monotonic(), process.cpu(), client.replies
+        process.check()
+        if last <= first:
+            raise TimeoutError(f"no reply in {limit:.0f} s after the first {first}")
+        return {
+            "cpu_us": (after - before) / (last - first) * 1e6,
+            "rate": (last - first) / (ended - began),
+            "requests": last - first,
+        }
+
+
+def request(contender: Contender, number: int, text: str = TEXT) -> tuple[bytes, bytes]:
+    """A request's id and its body."""
+    message_id = uuid.uuid4().hex
+    data = {
+        "text": text,
+        "lang": "en-us",
+        "user": "alice",
+        "n": number,
+        "message_id": message_id,
+        "routing_key": REPLIES,
+    }
+    body = base64.b64encode(json.dumps(str(data)).encode())
+    return message_id.encode(), contender.envelope(QUEUE, body)
+
+
+def _settings(
+    address: Address, task: str, workers: int, durable: bool, consumers: int, prefetch: int
+) -> dict[str, str]:
+    """What ``contenders/common.py`` reads."""
+    return {
+        "BENCH_HOST": address.host,
+        "BENCH_PORT": str(address.port),
+        "BENCH_VHOST": address.vhost,
+        "BENCH_USER": address.user,
+        "BENCH_PASSWORD": address.password,
+        "BENCH_QUEUE": QUEUE,
+        "BENCH_PREFETCH": str(prefetch),
+        "BENCH_WORKERS": str(workers),
+        "BENCH_DURABLE": str(int(durable)),
+        "BENCH_CONSUMERS": str(consumers),
+        "BENCH_TASK": task,
+    }
+
+
+def contenders(*names: str) -> list[Contender]:
+    """Contenders by name; all without one."""
+    return [BY_NAME[name] for name in names] if names else list(BY_NAME.values())

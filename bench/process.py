@@ -1,0 +1,124 @@
+"""The process that is measured, and what the operating system says about it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+_TICK = 1 / os.sysconf("SC_CLK_TCK")
+
+
+class ProcessError(Exception):
+    """The process ended by itself."""
+
+
+class Process:
+    """A child of ours, with the processes that it makes.
+
+    :param log: gets what it prints
+    """
+
+    def __init__(
+        self, command: Sequence[str], env: Mapping[str, str], folder: Path, log: Path
+    ) -> None:
+        self._log = log
+        with log.open("wb") as output:
+            #: When it was started (`time.monotonic`).
+            self.began = time.monotonic()
+            # A session of its own: Ctrl-C is for us, and we end it in good order.
+            self._child = subprocess.Popen(
+                command,
+                env=dict(env),
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def pids(self) -> list[int]:
+        """The process and its descendants."""
+        found = [self._child.pid]
+        for pid in found:
+            with contextlib.suppress(OSError):
+                for task in Path(f"/proc/{pid}/task").iterdir():
+                    found += map(int, (task / "children").read_text().split())
+        return found
+
+    def check(self) -> None:
+        """:raises ProcessError: it has ended, with the last that it printed"""
+        if self._child.poll() is not None:
+            lines = self._log.read_text(errors="replace").strip().splitlines()
+            last = " | ".join(lines[-3:])[-300:] or "without a word"
+            raise ProcessError(f"ended with exit code {self._child.returncode}: {last}")
+
+    def cpu(self) -> float:
+        """Seconds of processor time, user and system, as the operating system accounts for them.
+
+        The scheduler's own figures are exact to the nanosecond but forget threads that have ended;
+        the process's totals remember those but count in ticks (10 ms). The larger one is right,
+        within two ticks.
+        """
+        return sum(max(_exact(pid), _ticks(pid) - 2 * _TICK) for pid in self.pids)
+
+    def resident(self) -> float:
+        """Megabytes (2^20) of memory that it occupies now."""
+        return sum(_status(pid, "VmRSS") for pid in self.pids)
+
+    def peak(self) -> float:
+        """Megabytes (2^20) of memory that it occupied at most."""
+        return sum(_status(pid, "VmHWM") for pid in self.pids)
+
+    def stop(self) -> None:
+        """SIGTERM, and after three seconds SIGKILL, to all of it."""
+        pids = self.pids
+        self._signal(signal.SIGTERM)
+        try:
+            self._child.wait(3)
+        except subprocess.TimeoutExpired:
+            self._signal(signal.SIGKILL)
+            self._child.wait()
+        for pid in pids[1:]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._child.pid, number)
+
+
+def _exact(pid: int) -> float:
+    total = 0
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                total += int((task / "schedstat").read_text().split()[0])
+    return total / 1e9
+
+
+def _ticks(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) * _TICK
+
+
+def _status(pid: int, name: str) -> float:
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) / 1024
+    return 0.0

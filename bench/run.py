@@ -1,0 +1,85 @@
+"""One run over all measurements that are still missing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+
+from .environment import EnvironmentFailed
+from .job import Job
+from .lab import Lab
+from .results import Key, Results
+
+
+def say(text: str) -> None:
+    """Progress, at once."""
+    print(text, flush=True)
+
+
+def keys(job: Job, quick: bool) -> Iterator[Key]:
+    """A job's measurements, all rows in turn within a round; each round begins with another row."""
+    most = max((job.rounds(case, quick) for case in job.cases(quick)), default=0)
+    for number in range(most):
+        for case in job.cases(quick):
+            if number < job.rounds(case, quick):
+                rows = list(job.rows(case, quick))
+                turned = rows[number % len(rows) :] + rows[: number % len(rows)]
+                yield from ((job.number, case, row, number) for row in turned)
+
+
+def make_environments(lab: Lab, jobs: Iterable[Job], quick: bool) -> None:
+    """Install what the jobs need; a peer that can't be installed is left out, with its reason."""
+    peers: dict[str, None] = {}
+    for job in jobs:
+        for case in job.cases(quick):
+            peers |= {peer: None for row in job.rows(case, quick) if (peer := job.peer(row))}
+    for peer in peers:
+        environment = lab.environment(peer)
+        if not environment.ready:
+            began = time.monotonic()
+            say(f"[bench] installing {peer}")
+            try:
+                environment.make()
+            except EnvironmentFailed as error:
+                lab.missing[peer] = str(error)
+                say(f"[bench] {peer} can't be installed: {error}")
+            else:
+                say(f"[bench] installed {peer} in {time.monotonic() - began:.0f} s")
+
+
+def measure(lab: Lab, jobs: Sequence[Job], results: Results, quick: bool) -> None:
+    """Measure what is missing, one line for each."""
+    by_number = {job.number: job for job in jobs}
+    todo = [key for job in jobs for key in keys(job, quick) if key not in results]
+    whole = sum(1 for job in jobs for _ in keys(job, quick))
+    if len(todo) < whole:
+        say(
+            f"[bench] {whole - len(todo)} of {whole} measurements are there already; --fresh begins anew"
+        )
+    began = time.monotonic()
+    for done, key in enumerate(todo):
+        number, case, row, turn = key
+        job = by_number[number]
+        elapsed = time.monotonic() - began
+        left = f", {elapsed / done * (len(todo) - done) / 60:.0f} min left" if done > 5 else ""
+        head = f"[{whole - len(todo) + done + 1}/{whole}{left}] {job.slug}{f' ({case})' if case else ''}"
+        peer = job.peer(row)
+        if peer is not None and peer in lab.missing:
+            results.add(key, {}, lab.missing[peer])
+            say(f"{head}, {row}: left out")
+            continue
+        lab.revive()
+        try:
+            values = job.measure(lab, case, row, quick)
+        except Exception as error:  # one that fails is a row with a remark
+            text = f"{type(error).__name__}: {error}".replace(str(lab.folder), "…")
+            results.add(key, {}, text)
+            say(f"{head}, {row}: failed: {text[:200]}")
+            continue
+        results.add(key, values)
+        shown = ", ".join(
+            f"{metric.title} {values[metric.key]:.{metric.digits}f}"
+            for metric in job.metrics
+            if metric.key in values
+        )
+        say(f"{head}, {row}, round {turn + 1}: {shown}")

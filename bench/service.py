@@ -1,0 +1,130 @@
+"""The generated service: rendered from the tree, with defaults, and started as its user would."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from .environment import TEMPLATE
+
+PACKAGE, SLUG, QUEUE, VHOST = "neon_echo", "neon-echo", "neon_echo_input", "/neon_echo"
+CLASS = "NeonEchoService"
+_ANSWER = '        return {"echo": request}\n'
+_SLEEP = "        time.sleep({seconds})\n"
+_SPIN = """\
+        end = time.thread_time() + {seconds}
+        while time.thread_time() < end:
+            sum(range(1000))
+"""
+_MANY = """
+
+_one = {name}.__init__
+
+
+def _many(self: {name}, config: Mapping[str, Any] | None = None) -> None:
+    _one(self, config)
+    for number in range(1, {count}):
+        queue = f"{{INPUT_QUEUE}}.{{number}}"
+        connection = self.create_mq_connection()
+        self.consumers[queue] = ConsumerThread(connection, queue, self.handle_api_input)
+
+
+{name}.__init__ = _many
+"""
+
+
+class RenderFailed(Exception):
+    """The template could not be rendered, or is no longer as the harness knows it."""
+
+
+def render(folder: Path) -> Path:
+    """Render the template with defaults; returns the generated repository."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = folder / "cookiecutter.yaml"
+    places = {"cookiecutters_dir": str(folder / "clones"), "replay_dir": str(folder / "replay")}
+    settings.write_text(json.dumps(places), encoding="utf-8")
+    shutil.rmtree(folder / SLUG, ignore_errors=True)
+    command = [sys.executable, "-m", "cookiecutter", "--no-input", "--config-file", str(settings)]
+    done = subprocess.run(
+        [*command, "--output-dir", str(folder), str(TEMPLATE)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    if done.returncode:
+        raise RenderFailed(f"cookiecutter failed: {done.stderr.strip()[-300:]}")
+    return folder / SLUG
+
+
+def fingerprint() -> str:
+    """Changes when the source of the service, or what it or a peer depends on, does."""
+    digest = hashlib.sha256(sys.version.encode())
+    tree = TEMPLATE / "<<cookiecutter.service_slug>>"
+    files = [*(tree / "src").rglob("*.py"), tree / "requirements.txt"]
+    for file in sorted([*files, *(TEMPLATE / "bench").glob("requirements-*.txt")]):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+class Service:
+    """A generated repository whose handler can be edited, as its README says to do."""
+
+    def __init__(self, project: Path) -> None:
+        self.project = project
+
+    def source(self, task: str = "echo", consumers: int = 1) -> Path:
+        """Folder to import from; another one for every way of handling a request.
+
+        :param task: ``echo`` for the handler as generated, or ``sleep SECONDS``, ``spin SECONDS``
+        :param consumers: queues that it consumes, each on a thread of its own
+        """
+        kind, _, seconds = task.partition(" ")
+        if kind == "echo" and consumers == 1:
+            return self.project / "src"
+        name = f"{task}-{consumers}".replace(" ", "-")
+        folder = self.project.parent / "edited" / name
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(self.project / "src", folder)
+        file = folder / PACKAGE / "service.py"
+        text = file.read_text(encoding="utf-8")
+        if kind != "echo":
+            if text.count(_ANSWER) != 1:
+                raise RenderFailed(f"{file} has no line {_ANSWER.strip()!r} to put work before")
+            work = (_SLEEP if kind == "sleep" else _SPIN).format(seconds=seconds)
+            text = text.replace(_ANSWER, work + _ANSWER).replace(
+                "import pika\n", "import time\n\nimport pika\n"
+            )
+        if consumers > 1:
+            text += _MANY.format(name=CLASS, count=consumers)
+        file.write_text(text, encoding="utf-8")
+        return folder
+
+    def compile(self, python: Path) -> None:
+        """Make the bytecode, as an installation does and the image has it."""
+        subprocess.run([python, "-m", "compileall", "-q", str(self.project / "src")], timeout=60)
+
+    def versions(self) -> str:
+        """Commit of the template, and whether the tree has changes on top."""
+        git = ["git", "-C", str(TEMPLATE)]
+        try:
+            head = subprocess.run(
+                [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+            )
+            changes = subprocess.run(
+                [*git, "status", "--porcelain", "--", str(TEMPLATE)], capture_output=True
+            )
+        except OSError:
+            return "unknown"
+        return head.stdout.strip() + (" with changes" if changes.stdout.strip() else "")
+
+
+def environment(port: int) -> dict[str, str]:
+    """What the service needs to know beside its own files."""
+    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR")
+    base = {name: os.environ[name] for name in kept if name in os.environ}
+    return {**base, "MQ_PORT": str(port)}
