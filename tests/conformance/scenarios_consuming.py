@@ -97,8 +97,7 @@ def without_auto_ack_the_callback_settles(lab: Lab) -> None:
     given[0][0].basic_ack(delivery_tag=given[0][1].delivery_tag)
     time.sleep(0.3)
     connector.stop_consumers()
-    time.sleep(0.2)
-    assert peer.count(connector.queue) == 2
+    eventually(lambda: peer.count(connector.queue) == 2)
     assert decode(peer.take(connector.queue)[1]) == {"number": 1}
 
 

@@ -71,7 +71,8 @@ def test_sigterm_finishes_what_is_in_hand(lab: Lab, afterwards: str) -> None:
     rest, _ = process.communicate(timeout=10)
     assert rest == "done\n"
     assert process.returncode == 0
-    assert lab.peer().count(queue) == 0
+    peer = lab.peer()
+    eventually(lambda: peer.count(queue) == 0)
 
 
 def test_a_connector_starts_by_itself_when_the_broker_comes(lab: Lab) -> None:

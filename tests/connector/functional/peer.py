@@ -103,6 +103,21 @@ class Peer:
         found = self.channel.queue_declare(queue, passive=True).method
         return found.message_count, found.consumer_count
 
+    def rests_at(self, queue: str, ready: int, consumers: int | None = None) -> None:
+        """Wait until that many messages are ready, and see that it stays so.
+
+        A broker takes settlements in its own time, a quorum queue more so: right after the channel
+        that sent them has closed, some may not count yet.
+        """
+
+        def found() -> bool:
+            count = self.count(queue)
+            return count[0] == ready and consumers in (None, count[1])
+
+        eventually(found, 5.0, f"{ready} messages ready in {queue!r}")
+        time.sleep(0.1)
+        assert found(), f"{queue!r} has {self.count(queue)} (ready, consumers)"
+
     def has(self, queue: str) -> bool:
         """Whether there is such a queue."""
         try:

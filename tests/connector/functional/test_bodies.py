@@ -91,4 +91,4 @@ def test_an_odd_reply_queue_costs_the_message_and_nothing_else(
     assert peer.ask(queue, text="still here")["echo"] == {"text": "still here"}
     consumer.stop(3.0)
     consumer.join(5.0)
-    assert peer.count(queue)[0] == 0, "something was left unsettled"
+    peer.rests_at(queue, 0)

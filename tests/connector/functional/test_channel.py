@@ -130,7 +130,7 @@ def test_a_publish_to_a_missing_exchange_costs_no_message(
     eventually(lambda: (b"third", False) in seen)
     consumer.stop(2)
     consumer.join(5)
-    assert peer.count(queue)[0] == 0
+    peer.rests_at(queue, 0)
 
 
 def test_the_result_of_a_declare_is_like_pikas(peer: Peer, queue: str, consume: Consume) -> None:

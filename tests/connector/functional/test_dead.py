@@ -89,7 +89,7 @@ def test_listing_twice_changes_nothing(
         assert line.startswith(time.strftime("%Y-", time.gmtime()))
     eventually(lambda: peer.count(where)[0] == 5)
     assert numbers(peer, where) == list(range(5))
-    assert peer.count(queue)[0] == 0
+    peer.rests_at(queue, 0)
 
 
 def test_requeueing_loses_nothing_and_takes_the_obituary_away(
@@ -98,8 +98,8 @@ def test_requeueing_loses_nothing_and_takes_the_obituary_away(
     where = bury(20, headers={"mine": "kept", "x-request": 7})
     assert show(True) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"20 put back into {queue!r}"
-    assert peer.count(where)[0] == 0
-    assert peer.count(queue)[0] == 20
+    peer.rests_at(where, 0)
+    peer.rests_at(queue, 20)
     for number in range(20):
         properties, body = peer.take(queue)
         assert payload.decode(body) == {"number": number}
@@ -118,7 +118,7 @@ def test_what_was_put_back_is_handled_as_new(
     )
     eventually(lambda: len(seen) == 3)
     assert seen == [(False, None)] * 3
-    assert peer.count(where)[0] == 0
+    peer.rests_at(where, 0)
 
 
 def test_what_the_input_queue_does_not_take_stays_a_dead_letter(

@@ -61,7 +61,7 @@ def test_a_child_may_not_use_its_parent_s_channel_and_the_parent_goes_on(
     assert not peer.has(f"{queue}.child")
     consumer.stop(1)
     consumer.join(5)
-    assert peer.count(queue) == (0, 0), "the child has published"
+    peer.rests_at(queue, 0, consumers=0)
 
 
 def test_a_child_cannot_stop_its_parent_s_consumer(
@@ -133,7 +133,7 @@ def test_a_consumer_that_was_made_before_the_fork_starts_in_the_child(
     assert in_child(serve) == "returned [b'for the child']"
     with pytest.raises(RuntimeError):
         consumer.join()  # it was never started here
-    assert peer.count(queue) == (0, 0)
+    peer.rests_at(queue, 0, consumers=0)
 
 
 def test_the_error_says_what_to_do(broker: Broker, queue: str, consume: Consume) -> None:

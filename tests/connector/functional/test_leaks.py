@@ -53,7 +53,7 @@ def test_fifty_starts_and_stops_leave_nothing_behind(
     for _ in range(50):
         cycle(broker, queue)
     eventually(lambda: settled(before), 5.0, f"no more than {before} threads and files")
-    assert peer.count(queue) == (0, 0)
+    peer.rests_at(queue, 0, consumers=0)
 
 
 def test_stops_in_the_middle_of_connecting_leave_nothing_behind(broker: Broker, queue: str) -> None:

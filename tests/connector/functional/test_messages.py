@@ -238,12 +238,12 @@ def test_a_tag_of_a_lost_connection_settles_nothing_on_the_next_one(
     peer.publish(queue, b"x")
     eventually(lambda: len(seen) == 2)
     assert seen == [(b"x", 1, False), (b"x", 1, True)]
-    assert peer.count(queue) == (0, 1)
+    peer.rests_at(queue, 0, consumers=1)
     # Taken back unsettled, the message is in the queue again.
     consumer.stop(0)
     eventually(lambda: not consumer.is_alive())
     release.set()
-    assert peer.count(queue)[0] == 1
+    peer.rests_at(queue, 1)
 
 
 def test_what_raises_is_dead_lettered_and_answered_with_an_error(
@@ -341,7 +341,7 @@ def test_a_consumer_takes_no_more_than_its_prefetch(
         peer.publish(queue, b"x")
     eventually(lambda: peer.count(queue)[0] == 13)
     time.sleep(0.1)
-    assert peer.count(queue)[0] == 13
+    peer.rests_at(queue, 13)
     release.set()
     eventually(lambda: peer.count(queue)[0] == 0)
 

@@ -91,7 +91,7 @@ def test_what_no_queue_takes_is_reported_and_nothing_else(
     for future in bad:
         assert f"312 NO_ROUTE: exchange '', routing key '{queue}.nobody'" in error_of(future)
     assert [future.result(10) for future in good] == [None] * 40
-    assert peer.count(queue)[0] == 40
+    peer.rests_at(queue, 40)
 
 
 def test_what_need_not_be_routed_is_confirmed_unrouted(make: Make, queue: str) -> None:
@@ -184,7 +184,7 @@ def test_what_cannot_be_encoded_fails_alone(peer: Peer, queue: str, make: Make) 
     assert "256 bytes" in error_of(bad[0])
     for future in bad:
         error_of(future)
-    assert peer.count(queue)[0] == 1
+    peer.rests_at(queue, 1)
 
 
 def test_where_we_may_not_write_it_says_so_for_each_message(
@@ -377,7 +377,7 @@ def test_a_publisher_that_does_not_hold_refuses_from_the_moment_of_the_loss(
             time.sleep(0.002)
         proxy.cut_down_after = None
         eventually(lambda: publisher.connection.is_open)
-    assert peer.count(queue)[0] == 1
+    peer.rests_at(queue, 1)
 
 
 def test_closing_waits_for_the_confirms(peer: Peer, queue: str, make: Make) -> None:
@@ -386,7 +386,7 @@ def test_closing_waits_for_the_confirms(peer: Peer, queue: str, make: Make) -> N
     futures = [publisher.publish("", queue, b"x" * 1000) for _ in range(500)]
     publisher.close()
     assert [future.exception(0) for future in futures] == [None] * 500
-    assert peer.count(queue)[0] == 500
+    peer.rests_at(queue, 500)
     with pytest.raises(NotConnected, match="closed"):
         publisher.publish("", queue, b"late")
     publisher.close()
@@ -437,4 +437,4 @@ def test_a_forked_child_is_told_to_connect_for_itself(peer: Peer, queue: str, ma
     assert "forked" in said
     # What the child did, closing included, is nothing to the parent's connection.
     assert publisher.publish("", queue, b"parent again").result(10) is None
-    assert peer.count(queue)[0] == 2
+    peer.rests_at(queue, 2)

@@ -92,7 +92,7 @@ def test_a_client_that_has_gone_gets_no_queue_left_behind(
     # Nor does the late reply turn up when somebody uses the name again.
     peer.declare(replies)
     time.sleep(0.2)
-    assert peer.count(replies)[0] == 0
+    peer.rests_at(replies, 0)
     assert consumer.is_consuming
     peer.channel.queue_delete(replies)
 

@@ -75,7 +75,8 @@ def test_a_quorum_queue_s_message_comes_again_with_growing_pauses_until_it_is_ha
         assert least <= pause < least + 0.5
     consumer.stop(1)
     consumer.join(5)
-    assert peer.count(queue)[0] == 0 and peer.count(dead)[0] == 0
+    peer.rests_at(queue, 0)
+    peer.rests_at(dead, 0)
 
 
 def test_past_the_policy_s_limit_the_message_is_dead_lettered(
@@ -93,7 +94,8 @@ def test_past_the_policy_s_limit_the_message_is_dead_lettered(
     assert len(retrying.calls) == LIMIT + 1
     assert not told, "a retry is no failure"
     time.sleep(0.2)
-    assert len(retrying.calls) == LIMIT + 1 and peer.count(queue)[0] == 0
+    assert len(retrying.calls) == LIMIT + 1
+    peer.rests_at(queue, 0)
 
 
 def test_a_transient_queue_does_not_count_so_one_retry_is_all(
@@ -138,13 +140,13 @@ def test_a_stop_puts_what_waits_for_its_retry_back_at_once(
         peer.publish(queue, b"x")
     eventually(lambda: len(retrying.calls) == 3)
     time.sleep(0.1)
-    assert peer.count(queue)[0] == 0
+    peer.rests_at(queue, 0)
     began = time.monotonic()
     consumer.stop(20)
     consumer.join(5)
     assert not consumer.is_alive() and time.monotonic() - began < 2
     assert consumer.unfinished == 0
-    assert peer.count(queue)[0] == 3
+    peer.rests_at(queue, 3)
 
 
 def test_a_retry_that_waits_does_not_outlive_its_connection(
@@ -168,11 +170,11 @@ def test_a_retry_that_waits_does_not_outlive_its_connection(
     eventually(lambda: seen == [False, True])
     time.sleep(1.0)  # past the old timer: a reject now would hand the message out again
     assert seen == [False, True]
-    assert peer.count(queue)[0] == 0
+    peer.rests_at(queue, 0)
     release.set()
     consumer.stop(2)
     consumer.join(5)
-    assert peer.count(queue)[0] == 0
+    peer.rests_at(queue, 0)
 
 
 #: A consumer whose handler asks for retries for ever.
@@ -223,7 +225,7 @@ def test_sigkill_while_retries_wait_loses_nothing(
         for _ in range(20):
             assert process.stdout.readline() == "in hand\n"
         time.sleep(0.1)
-        assert peer.count(queue)[0] == 0
+        peer.rests_at(queue, 0)
         os.kill(process.pid, signal.SIGKILL)
     eventually(lambda: peer.count(queue) == (20, 0))
     assert {int(peer.take(queue)[1]) for _ in range(20)} == set(range(20))

@@ -44,7 +44,7 @@ def test_a_message_in_hand_is_finished_and_acknowledged(
     assert peer.reply(replies)["echo"] == {"text": "last"}
     ended(consumer)
     assert consumer.unfinished == 0
-    assert peer.count(queue) == (0, 0)
+    peer.rests_at(queue, 0, consumers=0)
 
 
 def test_what_no_worker_has_begun_goes_back_at_once(
@@ -88,7 +88,7 @@ def test_past_the_deadline_the_message_is_left_for_redelivery(
     ended(consumer)
     assert 0.4 < time.monotonic() - began < 2.0
     assert consumer.unfinished == 1
-    assert peer.count(queue) == (1, 0)
+    peer.rests_at(queue, 1, consumers=0)
     seen: list[bool] = []
     consume(lambda _c, method, *_: seen.append(method.redelivered))
     eventually(lambda: seen == [True])
@@ -109,7 +109,7 @@ def test_a_second_stop_cuts_the_first_one_short(peer: Peer, queue: str, consume:
     time.sleep(0.1)
     consumer.stop(0)
     ended(consumer, 2.0)
-    assert peer.count(queue)[0] == 1
+    peer.rests_at(queue, 1)
     release.set()
 
 
@@ -157,7 +157,7 @@ def test_a_stop_from_a_callback_settles_that_message(
     consumer = consume(handle)
     assert "echo" in peer.ask(queue)
     ended(consumer)
-    assert peer.count(queue) == (0, 0)
+    peer.rests_at(queue, 0, consumers=0)
 
 
 def test_a_stop_from_the_error_handler(peer: Peer, queue: str, consume: Consume) -> None:
@@ -219,4 +219,4 @@ def test_a_handler_longer_than_three_heartbeats_keeps_its_connection(
     assert "echo" in peer.ask(queue, within=8)
     assert [redelivered for _, redelivered in seen] == [False]
     assert consumer.is_consuming
-    assert peer.count(queue) == (0, 1)
+    peer.rests_at(queue, 0, consumers=1)
