@@ -431,3 +431,30 @@ def test_time_grows_with_size_and_not_with_its_square(
     small, large = (head + piece * (size // len(piece)) + tail for size in (3_000, 30_000))
     # What takes less than a millisecond is too short to measure.
     assert seconds(parse, large) < 30 * max(seconds(parse, small), 0.001)
+
+
+#: Integers that all have the hash 0, however many.
+_COLLIDING = 2**61 - 1
+
+
+@both
+@pytest.mark.parametrize("form", ["{}: 0, ", "{}, ", "({}, 1): 0, "], ids=["dict", "set", "tuples"])
+def test_keys_that_were_chosen_to_collide_are_refused_before_they_cost_time(
+    parse: Parse, form: str
+) -> None:
+    keys = "".join(form.format(number * _COLLIDING) for number in range(50_000))
+    text = f"{{'a': {{{keys}}}}}"
+    began = time.process_time()
+    with pytest.raises(PayloadError, match="attacker"):
+        parse(text, MAX_DEPTH)
+    assert time.process_time() - began < 5
+
+
+@both
+def test_keys_that_collide_by_chance_or_repeat_are_read(parse: Parse) -> None:
+    some = ", ".join(f"{number * _COLLIDING}: {number}" for number in range(100))
+    repeated = ", ".join(f"{number * _COLLIDING}: {number}" for number in range(3)) + ", 7: 8" * 500
+    many = ", ".join(f"{number}: {number}" for number in range(5000))
+    for text in (f"{{{some}}}", f"{{{repeated}}}", f"{{{many}}}", f"{{0: 1{', 0: 2' * 500}}}"):
+        same_as_the_standard_library(text)
+        assert parse(text, MAX_DEPTH)

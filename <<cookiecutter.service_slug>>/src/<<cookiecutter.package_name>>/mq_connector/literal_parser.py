@@ -8,6 +8,7 @@ are those of the Python Language Reference, chapters "Lexical analysis" and "Exp
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Any
 
 from .errors import PayloadError
@@ -46,6 +47,9 @@ _BLANK_LINE = re.compile(r"[ \t\f]*(?:#[^\n]*)?\n")
 
 #: A form feed takes an indentation back.
 _NO_INDENT = re.compile(r"(?:[ \t\f]*\f)?")
+
+#: Different keys of one hash in a dict or set; by chance there are hardly ever two.
+_MOST_COLLISIONS = 100
 
 _NAMES = {"True": True, "False": False, "None": None, "...": ...}
 
@@ -167,8 +171,28 @@ class _Brackets:
         if self.opening == "(":
             return tuple(items)
         if self.opening == "set(" or (items and self.separator != ":"):
+            _refuse_collisions(items)
             return set(items)
+        _refuse_collisions(items[::2])
         return dict(zip(items[::2], items[1::2], strict=True))
+
+
+def _refuse_collisions(keys: list[Any]) -> None:
+    """Refuse keys that were chosen to have one hash: a table of them takes quadratic time.
+
+    Python salts the hashes of strings and bytes. Those of numbers, and of tuples of numbers, anybody
+    can compute: multiples of 2**61 - 1 all have the hash 0. One key that is repeated is no harm.
+    """
+    if len(keys) <= _MOST_COLLISIONS:
+        return
+    hashed, count = Counter(map(hash, keys)).most_common(1)[0]
+    if count > _MOST_COLLISIONS:
+        different = {repr(key) for key in keys if hash(key) == hashed}
+        if len(different) > _MOST_COLLISIONS:
+            raise PayloadError(
+                f"message has {len(different)} keys that only an attacker would choose (they have "
+                "one hash in common)"
+            )
 
 
 def _number(content: str, kind: int) -> int | float | complex:
