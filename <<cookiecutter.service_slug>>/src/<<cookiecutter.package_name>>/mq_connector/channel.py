@@ -143,7 +143,11 @@ class Channel:
     # ---- settling
 
     def basic_ack(self, delivery_tag: int = 0, multiple: bool = False) -> None:
-        """Acknowledge; a second time, or on a channel that is gone, it does nothing."""
+        """Acknowledge; a second time, or on a channel that is gone, it does nothing.
+
+        :raises NotConnected: in a forked child, as all that settles
+        """
+        self._process.check()  # before the lock, which a fork may have left locked
         with self._lock:
             if self.is_open and self._acks.ack(delivery_tag, multiple):
                 self._send_or_linger()
@@ -159,6 +163,7 @@ class Channel:
         if not multiple:
             self._refuse(frames.nack, delivery_tag, requeue)
             return
+        self._process.check()
         with self._lock:
             for tag in self._acks.unsettled(delivery_tag):
                 self._rejects.append(frames.nack(self.channel_number, tag, requeue))
@@ -177,6 +182,7 @@ class Channel:
             return self._acks.is_settled(delivery_tag)
 
     def _refuse(self, frame: Callable[[int, int, bool], bytes], tag: int, requeue: bool) -> None:
+        self._process.check()
         with self._lock:
             if self.is_open and self._acks.told(tag):
                 self._rejects.append(frame(self.channel_number, tag, requeue))
@@ -292,6 +298,7 @@ class Channel:
 
     def settle(self, delivery_tag: int) -> None:
         """The callback has returned: acknowledge unless it has settled the message itself."""
+        self._process.check()
         with self._lock:
             if self.is_open:
                 self._acks.ack(delivery_tag)

@@ -16,9 +16,14 @@ class Process:
     def __init__(self) -> None:
         self._made_in = Process.current
 
+    @property
+    def forked(self) -> bool:
+        """Whether we are in a child of the process that made this."""
+        return self._made_in != Process.current
+
     def check(self) -> None:
         """:raises NotConnected: we are in a child of the process that made this"""
-        if self._made_in != Process.current:
+        if self.forked:
             raise NotConnected(
                 "this process was forked from the one that is connected; connect after forking, "
                 "or start processes with multiprocessing's method 'spawn'"

@@ -13,6 +13,7 @@ from pika.spec import Basic
 
 from .channel import Channel
 from .errors import MQError, RetryMessage
+from .fork import Process
 from .request import REPLY_PROPERTIES, error_reply
 
 _log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class Workers:
         self._callback = callback
         self._on_error = on_error
         self._auto_ack = auto_ack
+        self._process = Process()
         self._threads = [
             threading.Thread(target=self._work, name=f"{name}-worker-{number}", daemon=True)
             for number in range(1, count + 1)
@@ -100,6 +102,8 @@ class Workers:
                 handle(delivery)
             except BaseException as error:  # SystemExit, asyncio.CancelledError: the thread stays
                 self._failed(delivery, RuntimeError(f"the callback wanted to end: {error!r}"))
+            if self._process.forked:
+                return  # a child that a callback has made, and let return: its parent goes on
 
     def _retry(self, delivery: Delivery, error: RetryMessage) -> None:
         """Hand the message back after a pause, in a way that the broker counts."""
@@ -114,6 +118,9 @@ class Workers:
 
     def _failed(self, delivery: Delivery, error: Exception) -> None:
         """Dead-letter the message, answer who waits for it, tell who wants to know."""
+        if self._process.forked:
+            _log.error("a callback returned in a forked child too: %s", error)
+            return
         channel, method, properties, body = delivery
         tag = _tag(delivery)
         bad_body = isinstance(error, MQError)
