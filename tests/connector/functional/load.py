@@ -26,10 +26,11 @@ class Load:
     :param pause: seconds between two messages
     :param work: seconds that each takes to handle; enough of it to keep some waiting behind, or a
         message that is acknowledged too early could hardly get lost
+    :param reply: bytes of what is published for each that is handled
     """
 
     def __init__(
-        self, broker: Broker, queue: str, pause: float = 0.002, work: float = 0.02
+        self, broker: Broker, queue: str, pause: float = 0.002, work: float = 0.02, reply: int = 0
     ) -> None:
         self.sent = 0
         self.confirmed: set[int] = set()
@@ -39,6 +40,7 @@ class Load:
         self._queue = queue
         self._pause = pause
         self._work = work
+        self._reply = reply
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._publish, name="load", daemon=True)
@@ -48,6 +50,7 @@ class Load:
         time.sleep(self._work)
         with self._lock:
             self.processed[int(body)].append(method.redelivered)
+        body = body.ljust(self._reply)
         channel.basic_publish("amq.fanout", "", body, pika.BasicProperties(expiration="1000"))
 
     def __enter__(self) -> Load:

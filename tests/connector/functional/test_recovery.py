@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from mq_connector import ConsumerThread, MQConnector, health
-from mq_connector.config import Limits
+from mq_connector.config import KEEPALIVE, Limits
 from mq_connector.health import HealthServer
 
 from .broker import PASSWORD, USER, VHOST, Broker
@@ -29,8 +29,8 @@ pytestmark = pytest.mark.timeout(120)
 class Served:
     """A consumer of a queue that outlives its broker, under load, watched by the health check."""
 
-    def __init__(self, broker: Broker, queue: str, **options: Any) -> None:
-        self.load = Load(broker, queue)
+    def __init__(self, broker: Broker, queue: str, reply: int = 0, **options: Any) -> None:
+        self.load = Load(broker, queue, reply=reply)
         limits = Limits(workers=4, prefetch=50, queue_type="quorum")
         where = broker.parameters(**options)
         self.consumer = ConsumerThread(where, queue, self.load.handle, limits=limits)
@@ -171,12 +171,15 @@ def test_connections_closed_by_force(
 
 
 def test_a_memory_alarm(victim: Broker, served: Callable[..., Served], record: Record) -> None:
-    """The broker stops reading from those who publish, and so takes no acks either."""
-    one = served(heartbeat=2)
+    """The broker stops reading from those who publish, and so takes no acks either.
+
+    Replies fill all buffers on the way, for longer than any time-out of the kernel's should be.
+    """
+    one = served(heartbeat=2, tcp_options=KEEPALIVE, reply=256 * 1024)
     with one.load, one.consuming:
         time.sleep(0.3)
         victim.ctl("set_vm_memory_high_watermark", "0.0001")
-        time.sleep(5)
+        time.sleep(12)
         victim.ctl("set_vm_memory_high_watermark", "0.9")
         over = time.monotonic()
         done = len(one.load.processed)
@@ -184,7 +187,7 @@ def test_a_memory_alarm(victim: Broker, served: Callable[..., Served], record: R
         recovery = time.monotonic() - over
         assert [state for _, state in one.consuming.changes] == [True], "the connection was lost"
     record(
-        "memory alarm for 5 s, heartbeat 2 s",
+        "memory alarm for 12 s, heartbeat 2 s",
         bound=BOUND,
         recovery=round(recovery, 3),
         **one.load.check(),

@@ -289,6 +289,9 @@ def failure(machine: Machine, content: Any) -> str:
             {"server": "a:b", **users()}, "server (MQ_SERVER) 'a:b' is 'b'", id="port of a server"
         ),
         pytest.param({"server": 5, **users()}, "server must be a host name", id="server is int"),
+        pytest.param(
+            {"server": "amqp://broker", **users()}, "server (MQ_SERVER) holds a URL", id="URL"
+        ),
         pytest.param({"server": ["a", 5], **users()}, "server must be a host name", id="mixed"),
         pytest.param(
             {"server": {"a": 1}, **users()}, "server must be a host name", id="server dict"
@@ -400,3 +403,13 @@ def test_a_queue_type_that_does_not_exist_is_refused(machine: Machine) -> None:
 
 def test_the_incumbents_file_name_is_ours() -> None:
     assert config.FILE_NAME == "mq_config.json"
+
+
+@pytest.mark.parametrize(
+    "server", ["amqp://u:s3cret@host:5672/v", "u:s3cret@host", "ok,u:s3cret@h:1"]
+)
+def test_a_password_that_was_put_into_the_server_is_not_repeated(server: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load("echo", {"server": server, **users()})
+    assert "holds a URL" in str(caught.value)
+    assert "s3cret" not in str(caught.value)

@@ -30,8 +30,9 @@ DEFAULT_SERVER, DEFAULT_PORT = "localhost", 5672
 #: Seconds between heartbeats (AMQP 0-9-1, 4.2.7): a peer that is silent is given up after 25 to 50.
 #: Shorter than the broker's 60, which callbacks can't delay here, as they run on other threads.
 HEARTBEAT = 20
-#: The kernel's own check of an idle connection (tcp(7), seconds and milliseconds), for a peer that is gone altogether.
-KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 10_000}
+#: The kernel's own check of an idle connection (tcp(7), seconds), for a peer that is gone altogether.
+#: Without TCP_USER_TIMEOUT, which would also end a connection that a memory alarm merely holds up.
+KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3}
 #: Name of the configuration file in every folder that is looked into.
 FILE_NAME = "mq_config.json"
 
@@ -242,6 +243,11 @@ def _settings(
 
 def _host(server: str, port: int, source: str) -> tuple[str, int]:
     """``host``, ``host:port`` or ``[v6]:port``."""
+    if "@" in server or "/" in server:  # a URL may hold a password, so it isn't repeated
+        raise ConfigurationError(
+            f"{source}: server (MQ_SERVER) holds a URL; name only the host, or host:port, and put "
+            "user and password where they belong"
+        )
     name, colon, number = server.rpartition(":")
     if not colon or (":" in name and not name.endswith("]")):
         return server.strip("[]"), port
