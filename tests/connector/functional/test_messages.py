@@ -298,7 +298,8 @@ def test_an_error_handler_that_fails_costs_nothing_but_a_log_line(
 def test_the_thread_of_a_callback_that_exits_goes_on(
     peer: Peer, queue: str, consume: Consume
 ) -> None:
-    """`sys.exit` in a handler is no Exception, and must not leave the only worker dead."""
+    """`sys.exit` is no Exception, and must not leave the only worker dead: not in a handler, nor in
+    the error handler that is told of it."""
     seen = []
 
     def handle(_channel: Any, _method: Any, _properties: Any, body: bytes) -> None:
@@ -306,7 +307,10 @@ def test_the_thread_of_a_callback_that_exits_goes_on(
         if body == b"exit":
             raise SystemExit(3)
 
-    consumer = consume(handle)
+    def fail(_thread: Any, _error: Exception) -> None:
+        raise SystemExit(4)
+
+    consumer = consume(handle, error_func=fail)
     peer.declare_dead(queue)
     peer.publish(queue, b"exit")
     peer.publish(queue, b"next")

@@ -321,7 +321,7 @@ class ConsumerThread(threading.Thread):
             return
         try:
             self.error_func(self, error)
-        except Exception:  # the last line of defence must hold
+        except BaseException:  # the last line of defence must hold, against SystemExit too
             _log.exception("the error handler of %r failed", self.queue)
 
     # ---- what the outbox needs
