@@ -107,6 +107,26 @@ def test_requeueing_loses_nothing_and_takes_the_obituary_away(
         assert (properties.message_id, properties.priority) == (f"m{number}", 3)
 
 
+def test_what_fails_again_at_once_is_put_back_once(
+    peer: Peer,
+    bury: Callable[..., str],
+    show: Show,
+    queue: str,
+    consume: Consume,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The service runs meanwhile and fills the dead-letter queue as fast as it is emptied."""
+    where = bury(20)
+
+    def fail(*_: Any) -> None:
+        raise ValueError("still bad")
+
+    consume(fail)
+    assert show(True) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"20 put back into {queue!r}"
+    peer.rests_at(where, 20)
+
+
 def test_what_was_put_back_is_handled_as_new(
     peer: Peer, bury: Callable[..., str], show: Show, queue: str, consume: Consume
 ) -> None:

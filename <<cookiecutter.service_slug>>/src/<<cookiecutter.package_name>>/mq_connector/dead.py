@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from pika.spec import Basic
 
 from . import payload
 from .connection import Connection
-from .errors import PayloadError
+from .errors import NotConnected, PayloadError
 from .publisher import Publisher
 from .scratch import Operation
 from .session import Session
@@ -20,6 +21,8 @@ from .session import Session
 if TYPE_CHECKING:
     from .connector import MQConnector
 
+#: Seconds that the broker has to confirm what is put back.
+_CONFIRM_WITHIN = 30.0
 #: Characters of a body that are shown.
 _EXCERPT = 100
 #: Headers that tell of the death, and would be wrong in a message that lives again.
@@ -33,6 +36,8 @@ class DeadLetter:
     delivery_tag: int
     properties: pika.BasicProperties
     body: bytes
+    #: How many others were ready when it was taken.
+    behind: int
 
     @property
     def death(self) -> Mapping[str, Any]:
@@ -81,11 +86,13 @@ class DeadLetterQueue:
         self.name = f"{queue}.dead"
 
     def __iter__(self) -> Iterator[DeadLetter]:
-        """All messages that are there now, oldest first."""
-        while True:
+        """All messages that are there now, oldest first; not those that come while we look."""
+        left: int | None = None
+        while left != 0:
             letter = self._session.run(_one(self._get()))
             if letter is None:
                 return
+            left = letter.behind if left is None else left - 1
             yield letter
 
     def remove(self, letter: DeadLetter) -> None:
@@ -95,7 +102,8 @@ class DeadLetterQueue:
     def _get(self) -> Operation:
         def operation(channel: pika.channel.Channel, done: Callable[[Any], None]) -> None:
             def got(_: Any, method: Basic.GetOk, properties: Any, body: bytes) -> None:
-                done(DeadLetter(method.delivery_tag or 0, properties, body))
+                tag, behind = method.delivery_tag or 0, method.message_count or 0
+                done(DeadLetter(tag, properties, body, behind))
 
             # pika tells of an empty queue by a callback of its own, and looks through all it has
             # whenever one is added: so there is one for all messages.
@@ -122,6 +130,17 @@ def _one(operation: Operation) -> Any:
     return (yield operation)
 
 
+def _put_back(publisher: Publisher, queue: str, letter: DeadLetter) -> None:
+    """:raises MQError: the broker hasn't taken it"""
+    try:
+        publisher.publish("", queue, letter.body, letter.revived()).result(_CONFIRM_WITHIN)
+    except FutureTimeout:
+        raise NotConnected(
+            f"the broker hasn't confirmed a message to {queue!r} within {_CONFIRM_WITHIN:g} s; "
+            "it stays a dead letter as well"
+        ) from None
+
+
 def show(service: MQConnector, requeue: bool) -> int:
     """Print the dead letters of each input queue, and put them back if asked for.
 
@@ -139,7 +158,7 @@ def show(service: MQConnector, requeue: bool) -> int:
                 count += 1
                 print(letter, flush=True)
                 if requeue:
-                    back.publish("", consumer.queue, letter.body, letter.revived()).result()
+                    _put_back(back, consumer.queue, letter)
                     dead.remove(letter)
             what = "put back into" if requeue else "dead letters of"
             print(f"{count} {what} {consumer.queue!r}")
