@@ -222,6 +222,23 @@ def test_too_many_replies_are_dropped_with_a_warning(
     assert [body for _, _, body in world.arrived] == [b"0", b"1", b"2"]
 
 
+def test_few_large_replies_are_too_many_as_well_until_they_have_arrived(
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(returned_module, "_MOST_BYTES", 1000)
+    for number in range(3):
+        world.bounce("q", b"%d" % number * 500, EXPIRING)
+    assert caplog.text.count("too many messages wait") == 1
+    world.queues.add("q")
+    world.run(1)
+    assert [body[:1] for _, _, body in world.arrived] == [b"0", b"1"]
+    world.queues.discard("q")
+    world.bounce("q", b"3" * 500, EXPIRING)
+    world.queues.add("q")
+    world.run(1)
+    assert [body[:1] for _, _, body in world.arrived] == [b"0", b"1", b"3"]
+
+
 def test_without_a_channel_all_is_kept_until_there_is_one(world: World) -> None:
     world.connected = False
     world.queues.add("q")

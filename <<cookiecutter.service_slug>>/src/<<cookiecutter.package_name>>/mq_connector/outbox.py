@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -16,8 +17,8 @@ from .returned import Message, ReturnedReplies
 
 _log = logging.getLogger(__name__)
 
-#: Publishes that are held while there is no connection.
-_MOST_HELD = 10_000
+#: Publishes that are held while there is no connection, and bytes of their bodies.
+_MOST_HELD, _MOST_BYTES_HELD = 10_000, 64 * 1024 * 1024
 
 
 class Outbox:
@@ -37,6 +38,8 @@ class Outbox:
         self._channel = channel
         self._when_answered = when_answered
         self._held: deque[Publish] = deque()
+        self._bytes_held = 0
+        self._lock = threading.Lock()
         self.returned = ReturnedReplies(self)
 
     def publish(self, publish: Publish) -> None:
@@ -49,20 +52,28 @@ class Outbox:
             known = properties or pika.BasicProperties()
             self._connection.call(lambda: self.returned.hold(queue, body, known))
             return
-        channel = self._channel()
-        if channel is not None:
-            channel.publish(publish)
-        elif len(self._held) < _MOST_HELD:
-            self._held.append(publish)
-        else:
-            raise NotConnected(
-                f"{_MOST_HELD} messages already wait for the connection to the broker"
-            )
+        with self._lock:
+            # Looked at under the lock: `send_held`, which comes after there is one, misses nothing.
+            channel = self._channel()
+            if channel is None:
+                if len(self._held) >= _MOST_HELD or self._bytes_held >= _MOST_BYTES_HELD:
+                    raise NotConnected(
+                        f"{len(self._held)} messages already wait for the connection to the broker"
+                    )
+                self._held.append(publish)
+                self._bytes_held += len(body)
+                return
+        channel.publish(publish)
 
     def send_held(self, channel: Channel) -> None:
         """There is a channel again."""
-        while self._held and channel.is_open:
-            channel.publish(self._held.popleft())
+        while channel.is_open:
+            with self._lock:
+                if not self._held:
+                    return
+                publish = self._held.popleft()
+                self._bytes_held -= len(publish[2])
+            channel.publish(publish)
 
     def on_return(self, _amqp: Any, *returned: Any) -> None:
         """pika's callback for a returned message."""

@@ -11,8 +11,10 @@ transient queues (541) it fails anyway.
 from __future__ import annotations
 
 import logging
+import operator
 import time
 from collections.abc import Callable
+from itertools import compress
 from typing import Protocol
 
 import pika
@@ -26,8 +28,9 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.05
 _DECLARE_AFTER = 0.2
 #: Seconds for which a reply without an expiration is tried.
 _PATIENCE = 30.0
-#: Messages that wait at the same time; beyond, new ones are dropped with a warning.
-_MOST = 10_000
+#: Messages that wait at the same time, and bytes of their bodies; beyond, new ones are dropped with a
+#: warning.
+_MOST, _MOST_BYTES = 10_000, 64 * 1024 * 1024
 
 
 class Message:
@@ -89,7 +92,7 @@ class ReturnedReplies:
         #: By name. What is published to one of these queues has to line up, see `hold`; any thread
         #: may look for a name.
         self.waiting: dict[str, _Queue] = {}
-        self._count = 0
+        self._count = self._bytes = 0
 
     def on_return(
         self, method: Basic.Return, properties: pika.BasicProperties, body: bytes
@@ -127,16 +130,21 @@ class ReturnedReplies:
                 self._pause(name, queue)
 
     def _add(self, name: str, to: list[Message], message: Message) -> None:
-        if self._count >= _MOST:
+        if self._count >= _MOST or self._bytes >= _MOST_BYTES:
             _log.warning("queue %r doesn't exist and too many messages wait: one dropped", name)
             return
         self._count += 1
+        self._bytes += len(message.body)
         to.append(message)
+
+    def _done_with(self, messages: list[Message]) -> None:
+        self._count -= len(messages)
+        self._bytes -= sum(len(message.body) for message in messages)
 
     def _sent_before(self, queue: _Queue, body: bytes) -> Message | None:
         for position, message in enumerate(queue.sent):
             if message.body == body:
-                self._count -= 1
+                self._done_with([message])
                 return queue.sent.pop(position)
         return None
 
@@ -147,8 +155,9 @@ class ReturnedReplies:
     def _try_again(self, name: str, queue: _Queue) -> None:
         # While some were under way again, others may have come back for the first time.
         queue.returned.sort(key=lambda each: each.since)
-        messages = [each for each in queue.returned if self._is_worth_it(name, each)] + queue.held
-        self._count -= len(queue.returned) + len(queue.held) - len(messages)
+        worth = [self._is_worth_it(name, each) for each in queue.returned]
+        self._done_with(list(compress(queue.returned, map(operator.not_, worth))))
+        messages = [*compress(queue.returned, worth), *queue.held]
         queue.returned, queue.held = [], []
         if not messages:
             del self.waiting[name]
@@ -169,7 +178,7 @@ class ReturnedReplies:
 
     def _on_answered(self, name: str, queue: _Queue) -> None:
         """What of the last attempt hasn't come back by now has arrived."""
-        self._count -= len(queue.sent)
+        self._done_with(queue.sent)
         queue.sent = []
         if queue.returned or queue.held:
             if not queue.returned:
