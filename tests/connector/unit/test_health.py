@@ -51,6 +51,20 @@ def test_a_service_that_consumes_is_well(serve: Serve) -> None:
     assert check(NAME) == (True, "consuming"), "and may be asked again"
 
 
+def test_a_look_that_fails_is_no_good_sign_and_not_the_end_of_looking(serve: Serve) -> None:
+    answers = iter([False, True])
+
+    def look(done: Done) -> None:
+        if not next(answers):
+            raise RuntimeError("no such thing")
+        done("")
+
+    serve(look)
+    well, reason = check(NAME)
+    assert not well and reason.endswith("the service can't tell: RuntimeError: no such thing")
+    assert check(NAME) == (True, "consuming")
+
+
 def test_a_service_that_does_not_consume_says_why(serve: Serve) -> None:
     serve(lambda done: done("not consuming 'in': connection refused"))
     assert check(NAME) == (

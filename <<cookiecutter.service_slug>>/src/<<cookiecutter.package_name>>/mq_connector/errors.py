@@ -56,10 +56,16 @@ class RetryMessage(MQError):
     The broker counts these deliveries and dead-letters the message past its ``delivery-limit`` (20,
     see the definitions). A transient queue doesn't count: there one retry is all.
 
+    While it waits it counts as in hand: with ``MQ_PREFETCH`` of them waiting nothing else is handled,
+    so a service doesn't wear out its queue while what it needs is down.
+
     :param delay: seconds until the first retry; doubled for each further one, up to a minute
+    :raises ValueError: the delay is negative or no number
     """
 
     def __init__(self, delay: float = 1.0) -> None:
+        if not delay >= 0:
+            raise ValueError(f"delay is {delay}: it must be 0 s or more")
         super().__init__(f"to be delivered again in {delay:g} s or more")
         self.delay = delay
 

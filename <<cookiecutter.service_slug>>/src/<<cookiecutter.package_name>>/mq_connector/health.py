@@ -92,7 +92,10 @@ class HealthServer:
             answers.append(reason)
             answered.set()
 
-        self._look(done)
+        try:
+            self._look(done)
+        except Exception as error:  # this thread must be there for the next question
+            return f"the service can't tell: {type(error).__name__}: {error}"
         if not answered.wait(ANSWER_WITHIN):
             return f"the broker hasn't answered within {ANSWER_WITHIN} s"
         return answers[0] or _CONSUMING.decode()
