@@ -81,22 +81,47 @@ class Process:
         """Megabytes (2^20) of memory that it occupied at most."""
         return sum(_status(pid, "VmHWM") for pid in self.pids)
 
+    def freeze(self) -> None:
+        """SIGSTOP to all of it; returns when nothing of it runs any more."""
+        pids = self.pids
+        for pid in pids:
+            _kill(pid, signal.SIGSTOP)
+        deadline = time.monotonic() + 1
+        while any(_state(pid) not in ("T", "Z", "") for pid in pids):
+            if time.monotonic() > deadline:
+                raise ProcessError("it can't be frozen")
+            time.sleep(0.001)
+
+    def thaw(self) -> None:
+        """Undo `freeze`."""
+        for pid in self.pids:
+            _kill(pid, signal.SIGCONT)
+
     def stop(self) -> None:
         """SIGTERM, and after three seconds SIGKILL, to all of it."""
         pids = self.pids
-        self._signal(signal.SIGTERM)
+        self.thaw()
+        _kill(self._child.pid, signal.SIGTERM)
         try:
             self._child.wait(3)
         except subprocess.TimeoutExpired:
-            self._signal(signal.SIGKILL)
+            _kill(self._child.pid, signal.SIGKILL)
             self._child.wait()
         for pid in pids[1:]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            _kill(pid, signal.SIGKILL)
 
-    def _signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._child.pid, number)
+
+def _kill(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _state(pid: int) -> str:
+    """The letter that the kernel has for what the process does; empty if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
 
 
 def _exact(pid: int) -> float:

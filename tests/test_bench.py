@@ -145,6 +145,22 @@ def test_processor_time_is_that_of_the_process_and_its_children(tmp_path: Path) 
     assert not any(Path(f"/proc/{pid}/cmdline").exists() for pid in pids[:1])
 
 
+def test_a_frozen_process_uses_no_processor_time_until_it_is_thawed(tmp_path: Path) -> None:
+    with Process(
+        [sys.executable, "-c", "while True: pass"], {}, tmp_path, tmp_path / "log"
+    ) as process:
+        deadline = time.monotonic() + 20
+        while process.cpu() < 0.1 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.freeze()
+        frozen = process.cpu()
+        time.sleep(0.3)
+        assert process.cpu() == frozen > 0
+        process.thaw()
+        time.sleep(0.5)
+        assert process.cpu() > frozen
+
+
 def test_plots_are_well_formed_and_name_every_row() -> None:
     rows = [
         plot.Bar("ours", Spread(1, 0.5, 2, 3), True),

@@ -14,7 +14,7 @@ QUEUED = {"10² queued": 100, "10³ queued": 1000, "10⁴ queued": 10_000}
 QUEUED |= {"10⁵ queued": 100_000, "10⁶ queued": 1_000_000}
 QUEUES = {"1 queue": 1, "4 queues": 4, "16 queues": 16, "64 queues": 64}
 #: Requests in all queues together, in the second half of the job.
-SHARED = 19_200
+SHARED = 64_000
 #: How often few requests are sent.
 BURSTS = 10
 
