@@ -8,10 +8,10 @@ import shutil
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import brokers
 import pytest
@@ -52,8 +52,13 @@ def installed_version() -> str:
 
 
 @contextmanager
-def running(name: str, vhosts: list[str]) -> Iterator[Node]:
-    """A broker of one generation with these vhosts; skips the test where it can't run."""
+def running(
+    name: str, vhosts: list[str], policies: Sequence[dict[str, Any]] = ()
+) -> Iterator[Node]:
+    """A broker of one generation with these vhosts; skips the test where it can't run.
+
+    :param policies: further ones, as definitions have them
+    """
     try:
         broker = Broker()
     except NoServer as error:
@@ -63,6 +68,7 @@ def running(name: str, vhosts: list[str]) -> Iterator[Node]:
     rights = {"user": USER, "configure": ".*", "write": ".*", "read": ".*"}
     definitions["vhosts"] += [{"name": vhost} for vhost in vhosts]
     definitions["permissions"] += [{"vhost": vhost, **rights} for vhost in vhosts]
+    definitions["policies"] += policies
     broker.definitions.write_text(json.dumps(definitions), encoding="utf-8")
     if name == INSTALLED:
         with broker:

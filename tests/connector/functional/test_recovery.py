@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pika
 import pytest
 from mq_connector import ConsumerThread, MQConnector, health
 from mq_connector.config import KEEPALIVE, Limits
@@ -17,6 +18,7 @@ from .broker import PASSWORD, USER, VHOST, Broker
 from .conftest import Consume, Record, echo
 from .load import Load, Watch
 from .peer import Peer, eventually
+from .proxy import Proxy
 
 #: Seconds from the end of a fault until messages are consumed again.
 BOUND = 2.0
@@ -207,6 +209,45 @@ def test_a_consumer_cancelled_by_the_broker(
         done = len(one.load.processed)
         eventually(lambda: len(one.load.processed) > done + 20, 10)
     record("quorum queue: its leader killed", bound=10.0, **one.load.check())
+
+
+@pytest.mark.parametrize("queue_type", ["quorum", "legacy"])
+def test_a_cancel_though_the_queue_is_there_ends_one_consumer_and_begins_one(
+    broker: Broker, peer: Peer, queue: str, consume: Consume, queue_type: str
+) -> None:
+    """As 4.3 does it: a cancel for each late message, and the consumer stays until we end it.
+
+    What is in hand stays there, and is settled.
+    """
+    release = threading.Event()
+    seen: list[tuple[bytes, bool]] = []
+
+    def handle(_channel: Any, method: Any, _properties: Any, body: bytes) -> None:
+        seen.append((body, method.redelivered))
+        release.wait(20)
+
+    with Proxy(broker.port) as proxy:
+        consumer = consume(handle, at=broker.parameters(port=proxy.port), queue_type=queue_type)
+        for number in range(10):
+            peer.publish(queue, b"%d" % number)
+        eventually(lambda: seen and peer.count(queue) == (0, 1))
+        changes: list[bool] = []
+        consumer.on_change = lambda: changes.append(consumer.is_consuming)
+        tag = consumer._consumer_tag
+        assert tag is not None
+        cancel = pika.frame.Method(1, pika.spec.Basic.Cancel(consumer_tag=tag, nowait=True))
+        for _ in range(3):
+            proxy.inject(cancel.marshal())
+        eventually(lambda: changes == [False, True], BOUND)
+        peer.publish(queue, b"10")
+        release.set()
+        eventually(lambda: len(seen) == 11)
+        peer.rests_at(queue, 0, consumers=1)
+        consumer.stop(5)
+        consumer.join(10)
+        assert consumer.unfinished == 0
+        peer.rests_at(queue, 0, consumers=0)
+    assert seen == [(b"%d" % number, False) for number in range(11)]
 
 
 def test_a_deleted_queue_is_made_and_consumed_again(

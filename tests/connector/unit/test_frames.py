@@ -56,6 +56,12 @@ def test_settling_frames_are_those_of_pika(channel: int, tag: int, flag: bool) -
     )
 
 
+@given(channels, names)
+def test_a_cancel_is_that_of_pika(channel: int, tag: str) -> None:
+    cancel = spec.Basic.Cancel(consumer_tag=tag, nowait=True)
+    assert frames.cancel(channel, tag) == wire.method(channel, cancel)
+
+
 @given(channels, names, names, st.none() | properties, st.binary(max_size=300), st.booleans())
 def test_a_publish_is_that_of_pika(
     channel: int,

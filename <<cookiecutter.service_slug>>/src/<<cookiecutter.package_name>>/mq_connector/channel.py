@@ -323,6 +323,13 @@ class Channel:
             self._retries.discard(tag)
             self.basic_reject(tag, requeue=True)
 
+    def cancel(self, consumer_tag: str) -> None:
+        """Have a consumer removed that the broker has cancelled: not every cancelled one is gone."""
+        with self._lock:
+            self._flush()
+            if self.is_open:
+                self._transport.send([frames.cancel(self.channel_number, consumer_tag)])
+
     def flush(self) -> None:
         """Send what was collected."""
         with self._lock:

@@ -74,9 +74,14 @@ def main(
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    import argparse
+
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
     if not 0 < seconds <= 86400:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text!r} isn't a number of seconds, up to 86400")
     return seconds
 
 
@@ -105,7 +110,7 @@ def _request(service: MQConnector, text: str, timeout: float) -> int:
 
     try:
         data = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"the request isn't valid JSON: {error}") from None
     if not isinstance(data, dict):
         raise ConfigurationError('the request must be a JSON object, such as {"text": "hi"}')

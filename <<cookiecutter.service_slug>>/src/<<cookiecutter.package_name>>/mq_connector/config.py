@@ -65,7 +65,7 @@ def places(env: Mapping[str, str]) -> list[Path]:
     home = Path(env.get("HOME") or Path.home())
     folder = Path(env.get("XDG_CONFIG_HOME") or home / ".config")
     return [
-        *([Path(explicit).expanduser()] if explicit else []),
+        *([Path(os.path.expanduser(explicit))] if explicit else []),
         folder / "neon" / FILE_NAME,
         home / ".local" / "share" / "neon" / "credentials.json",
         Path(FILE_NAME),
@@ -83,7 +83,7 @@ def read(path: Path) -> dict[str, Any]:
         raise ConfigurationError(
             f"{path}: can't be read ({error.strerror}); check its permissions"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigurationError(
             f"{path}: isn't valid JSON ({error}); fix it or make it again"
         ) from None

@@ -15,7 +15,7 @@ from . import input_queue, payload
 from .channel import Channel
 from .config import Limits
 from .connection import Connection
-from .errors import ChannelError, MQError, NotConnected, StartError
+from .errors import ChannelError, ConfigurationError, MQError, NotConnected, StartError
 from .outbox import Outbox
 from .refusals import describe
 from .scratch import Done, Scratch
@@ -33,6 +33,8 @@ _DRAIN_STEP = 0.01
 _RESTART_PAUSE = 1.0
 #: Quorum queues that tolerate a legacy re-declaration exist since this version.
 _TOLERANT_SINCE = (4,)
+#: A consumer that doesn't settle in time is cancelled since this version; before, its channel is closed.
+_CANCELS_LATE_SINCE = (4, 3)
 
 
 class ConsumerThread(threading.Thread):
@@ -126,6 +128,9 @@ class ConsumerThread(threading.Thread):
             limits = self._limits = self._limits or Limits.from_environment()
         except MQError as error:
             self._fail(error)
+            return
+        except Exception as error:  # a thread that ends without a failure is a service that idles
+            self._fail(ConfigurationError(f"the configuration can't be used: {error!r}"))
             return
         payload.bounds.size, payload.bounds.depth = limits.max_body, limits.max_depth
         self._workers = Workers(
@@ -265,13 +270,26 @@ class ConsumerThread(threading.Thread):
 
     # ---- failures and what follows from them
 
-    def _on_cancelled(self, _frame: Any) -> None:
-        """The broker has cancelled the consumer: its queue was deleted, or failed over."""
+    def _on_cancelled(self, frame: Any) -> None:
+        """The broker has cancelled the consumer: its queue was deleted or failed over, or (since 4.3)
+        a message wasn't settled in time.
+
+        In the last case each late message brings another cancel, but the broker keeps the consumer and
+        revives it with the late ack. And what waits for a worker is late, too, or soon will be.
+        """
+        tag = frame.method.consumer_tag
+        if tag != self._consumer_tag:
+            return
         _log.warning("the broker cancelled the consumer of %r; consuming again", self.queue)
         self._consumer_tag = None
         self.on_change()
-        if self._channel is not None and not self._stopping.is_set():
-            self._prepare(self._channel)
+        if self._channel is None or self._stopping.is_set():
+            return
+        assert self._workers is not None
+        if self.connection.broker_version >= _CANCELS_LATE_SINCE:
+            self._workers.hand_back()
+        self._channel.cancel(tag)
+        self._prepare(self._channel)
 
     def _on_channel_closed(self, amqp: pika.channel.Channel, reason: BaseException) -> None:
         if amqp is not self._amqp_channel:

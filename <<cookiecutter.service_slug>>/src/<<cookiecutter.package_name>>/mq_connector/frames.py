@@ -21,7 +21,7 @@ OVERHEAD = 8
 HEARTBEAT_FRAME = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 
 _BASIC = 60
-_PUBLISH, _ACK, _REJECT, _NACK = 40, 80, 90, 120
+_CANCEL, _PUBLISH, _ACK, _REJECT, _NACK = 30, 40, 80, 90, 120
 _MANDATORY = b"\x01"
 
 _prefix = struct.Struct(">BHL").pack
@@ -43,6 +43,12 @@ def reject(channel: int, delivery_tag: int, requeue: bool) -> bytes:
 def nack(channel: int, delivery_tag: int, requeue: bool) -> bytes:
     """``basic.nack`` for one delivery: since RabbitMQ 4.3 a requeue that isn't counted."""
     return _settle(METHOD, channel, 13, _BASIC, _NACK, delivery_tag, requeue << 1, 0xCE)
+
+
+def cancel(channel: int, consumer_tag: str) -> bytes:
+    """``basic.cancel`` that the broker doesn't answer."""
+    tag = _short_string("consumer tag", consumer_tag)
+    return _method(METHOD, channel, len(tag) + 5, _BASIC, _CANCEL) + tag + b"\x01" + END
 
 
 def publish(

@@ -1,0 +1,288 @@
+"""RabbitMQ 4.0 and 4.3: how often a message comes again, and what a handler that is too slow costs.
+
+They count differently. To 4.0 every return of a message is a failed delivery; to 4.3 a `basic.reject`
+and a lost channel are, but neither a `basic.nack` nor a time-out. And where earlier brokers close the
+channel of who doesn't acknowledge in time, 4.3 sends `basic.cancel` and takes the late messages back.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pika
+import pytest
+from baked import CONNECTOR
+from conformance import generations
+
+from .broker import DEAD_LETTERS, PASSWORD, USER, VHOST
+from .conftest import Consume
+from .load import Load
+from .peer import Peer, eventually
+from .test_retry import DELAY, LIMIT, Retrying
+
+#: Milliseconds that these brokers wait for an acknowledgement, from a queue called `input.….timed`.
+TIMEOUT = 1500
+#: Seconds from the broker's cancel, or its closing the channel, until messages are consumed again.
+BOUND = 2.0
+
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(120)]
+
+
+def policy(name: str, definition: dict[str, Any]) -> dict[str, Any]:
+    """For queues called `input.….name`, whose dead letters go where those of all others go."""
+    return {
+        "vhost": VHOST,
+        "name": name,
+        "pattern": rf"^input\.[^.]+\.{name}$",
+        "apply-to": "queues",
+        "priority": 9,
+        "definition": {"dead-letter-exchange": DEAD_LETTERS, **definition},
+    }
+
+
+POLICIES = [
+    policy("counted", {"delivery-limit": LIMIT}),
+    policy("timed", {"consumer-timeout": TIMEOUT}),
+]
+
+
+class Newer:
+    """A broker in a container, with what the fixtures of this folder want of theirs."""
+
+    def __init__(self, name: str, node: generations.Node) -> None:
+        self.name = name
+        self.port = node.port
+        self.ctl = node.ctl
+
+    def parameters(self, **options: Any) -> pika.ConnectionParameters:
+        """How to connect."""
+        credentials = pika.PlainCredentials(USER, PASSWORD)
+        return pika.ConnectionParameters("127.0.0.1", self.port, VHOST, credentials, **options)
+
+
+@pytest.fixture(scope="module", params=["4.0", "4.3"])
+def broker(request: pytest.FixtureRequest) -> Iterator[Newer]:
+    """One container of each generation, in the place of the broker that is installed."""
+    with generations.running(request.param, [], POLICIES) as node:
+        yield Newer(request.param, node)
+
+
+@pytest.fixture
+def timed(broker: Newer, queue: str) -> str:
+    """Name of a queue whose consumers have to acknowledge within `TIMEOUT`."""
+    if broker.name == "4.0":  # looks once a minute; 4.3 has a timer for each message
+        broker.ctl("eval", "application:set_env(rabbit, channel_tick_interval, 250).")
+    return f"{queue}.timed"
+
+
+def reason(properties: pika.BasicProperties) -> Any:
+    """Why the broker has dead-lettered a message."""
+    headers: Any = properties.headers
+    return headers["x-death"][0]["reason"]
+
+
+def test_a_retried_message_comes_again_with_growing_pauses_and_is_dead_lettered_at_the_limit(
+    peer: Peer, queue: str, consume: Consume
+) -> None:
+    """Were it handed back by `basic.nack`, 4.3 would hand it out for ever."""
+    queue = f"{queue}.counted"
+    dead = peer.declare_dead(queue)
+    retrying = Retrying()
+    consume(retrying, queue=queue, queue_type="quorum")
+    peer.publish(queue, b"x")
+    properties, body = peer.take(dead, within=10)
+    assert body == b"x"
+    assert reason(properties) == "delivery_limit"
+    assert [redelivered for _, redelivered, _ in retrying.calls] == [False, *[True] * LIMIT]
+    assert [count for *_, count in retrying.calls] == [None, *range(1, LIMIT + 1)]
+    for number, pause in enumerate(retrying.pauses):
+        assert DELAY * 2**number <= pause < DELAY * 2**number + 2
+    peer.rests_at(queue, 0, consumers=1)
+    assert len(retrying.calls) == LIMIT + 1
+
+
+def test_a_message_whose_handler_raises_is_dead_lettered_after_one_delivery(
+    peer: Peer, queue: str, consume: Consume
+) -> None:
+    queue = f"{queue}.counted"
+    dead = peer.declare_dead(queue)
+    calls: list[bytes] = []
+
+    def handle(_channel: Any, _method: Any, _properties: Any, body: bytes) -> None:
+        calls.append(body)
+        if body == b"poison":
+            raise ValueError("the handler can't stand this one")
+
+    consumer = consume(handle, queue=queue, queue_type="quorum")
+    peer.publish(queue, b"poison")
+    properties, body = peer.take(dead)
+    assert body == b"poison"
+    assert reason(properties) == "rejected"
+    peer.publish(queue, b"next")
+    eventually(lambda: b"next" in calls)
+    consumer.stop(5)
+    consumer.join(10)
+    peer.rests_at(queue, 0)
+    assert calls == [b"poison", b"next"]
+
+
+#: A consumer that the message b"poison" kills, before anything can be told to the broker.
+MORTAL = """
+import os, sys
+sys.path.insert(0, {path!r})
+import pika
+from mq_connector import ConsumerThread
+from mq_connector.config import Limits
+
+def handle(_channel, _method, _properties, body):
+    print(body.decode(), flush=True)
+    if body == b"poison":
+        os._exit(1)
+
+where = pika.ConnectionParameters(
+    "127.0.0.1", {port}, {vhost!r}, pika.PlainCredentials({user!r}, {password!r})
+)
+limits = Limits(queue_type="quorum", prefetch=1)
+consumer = ConsumerThread(where, {queue!r}, handle, limits=limits)
+consumer.start()
+consumer.join()
+"""
+
+
+def life(code: str, expected: int) -> list[str]:
+    """What a process was handed until it died of it, or until it had as many messages as expected."""
+    process = subprocess.Popen(
+        [sys.executable, "-B", "-c", code], stdout=subprocess.PIPE, text=True
+    )
+    deadline = threading.Timer(20, process.kill)
+    deadline.start()
+    got: list[str] = []
+    with process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            got.append(line.strip())
+            if len(got) == expected and got[-1] != "poison":
+                process.kill()
+    deadline.cancel()
+    return got
+
+
+def test_a_message_that_kills_its_process_each_time_is_dead_lettered_at_the_limit(
+    broker: Newer, peer: Peer, queue: str
+) -> None:
+    """A lost connection counts for all that was in hand, on both: with a prefetch of 1 for the
+    culprit alone, otherwise also for those that waited behind it in the same process."""
+    queue = f"{queue}.counted"
+    dead = peer.declare_dead(queue)
+    peer.declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
+    peer.publish(queue, b"poison")
+    peer.publish(queue, b"behind")
+    code = MORTAL.format(
+        path=str(Path(CONNECTOR).parent),
+        port=broker.port,
+        vhost=VHOST,
+        user=USER,
+        password=PASSWORD,
+        queue=queue,
+    )
+    for _ in range(LIMIT + 1):
+        assert life(code, 2) == ["poison"]
+    properties, body = peer.take(dead)
+    assert body == b"poison"
+    assert reason(properties) == "delivery_limit"
+    assert life(code, 1) == ["behind"]
+    peer.rests_at(dead, 0)
+
+
+@pytest.mark.parametrize("arriving", ["together", "one by one"])
+def test_who_holds_messages_for_too_long_loses_them_and_consumes_again_at_once(
+    broker: Newer,
+    peer: Peer,
+    timed: str,
+    consume: Consume,
+    caplog: pytest.LogCaptureFixture,
+    arriving: str,
+) -> None:
+    """4.3 sends one cancel for those that become late together, and one for each of the others. If
+    the consumer is ended then, it closes the channel (406) for those that become late afterwards."""
+    release = threading.Event()
+    seen: list[tuple[bytes, bool]] = []
+
+    def handle(_channel: Any, method: Any, _properties: Any, body: bytes) -> None:
+        seen.append((body, method.redelivered))
+        if body == b"slow" and not method.redelivered:
+            release.wait(30)
+
+    waiting = [b"%d" % number for number in range(20)]
+    peer.declare(timed, durable=True, arguments={"x-queue-type": "quorum"})
+    if arriving == "together":
+        for body in (b"slow", *waiting):
+            peer.publish(timed, body)
+    consumer = consume(handle, queue=timed, queue_type="quorum", prefetch=50)
+    changes: list[tuple[bool, float]] = []
+    consumer.on_change = lambda: changes.append((consumer.is_consuming, time.monotonic()))
+    try:
+        if arriving == "one by one":
+            for body in (b"slow", *waiting):
+                peer.publish(timed, body)
+        eventually(lambda: changes and changes[-1][0], 20, "the broker loses patience")
+        time.sleep(0.2)  # for the other cancels
+    finally:
+        release.set()
+    gone = [at for consuming, at in changes if not consuming]
+    back = [at for consuming, at in changes if consuming]
+    assert back[0] - gone[0] <= BOUND
+    how = {"4.0": "closed the channel", "4.3": "cancelled the consumer"}[broker.name]
+    assert [text for text in caplog.messages if how in text]
+
+    eventually(lambda: {body for body, _ in seen} >= {b"slow", *waiting})
+    eventually(lambda: (b"slow", True) in seen)
+    peer.publish(timed, b"after")
+    eventually(lambda: (b"after", False) in seen)
+    assert consumer.is_consuming
+    # The broker knows of one consumer of ours: others would go on when this one is to stop.
+    peer.rests_at(timed, 0, consumers=1)
+    consumer.stop(10)
+    consumer.join(15)
+    assert not consumer.is_alive() and consumer.unfinished == 0
+    peer.rests_at(timed, 0, consumers=0)
+    # What was late while it waited for its worker is left to the delivery that came after it.
+    assert Counter(body for body, _ in seen) == Counter([b"slow", b"slow", *waiting, b"after"])
+
+
+def test_a_late_acknowledgement_loses_nothing_under_load(
+    broker: Newer, timed: str, consume: Consume
+) -> None:
+    """One worker of four is late again and again while the others acknowledge what they have."""
+    peer = Peer(broker.parameters())
+    load = Load(broker, timed)  # type: ignore[arg-type]  # wants its parameters only
+    late: list[bool] = []
+
+    def handle(channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        if body == b"slow":
+            late.append(method.redelivered)
+            if len(late) <= 2:
+                time.sleep(TIMEOUT / 1000 + 0.5)
+        else:
+            load.handle(channel, method, properties, body)
+
+    consumer = consume(handle, queue=timed, queue_type="quorum", workers=4, prefetch=40)
+    with load:
+        peer.publish(timed, b"slow")
+        eventually(lambda: len(late) >= 3, 30, "the slow one is delivered until it is in time")
+    load.check()
+    assert late[0] is False and all(late[1:])
+    assert consumer.is_consuming
+    peer.rests_at(timed, 0, consumers=1)
+    consumer.stop(10)
+    consumer.join(15)
+    assert not consumer.is_alive() and consumer.unfinished == 0
+    peer.rests_at(timed, 0, consumers=0)
+    peer.close()
