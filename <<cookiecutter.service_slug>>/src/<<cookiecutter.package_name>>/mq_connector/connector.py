@@ -43,6 +43,8 @@ class MQConnector:
         self._config = config
         self._vhost = "/"
         self._ended = threading.Event()
+        #: Whether something other than a consumer has kept the service from starting.
+        self._failed = False
         self._asked_to_stop = False
         self._first_signal = 0.0
 
@@ -117,7 +119,8 @@ class MQConnector:
         consumers = self.consumers.values()
         for failure in {str(consumer.failure) for consumer in consumers if consumer.failure}:
             _log.critical("can't start: %s", failure)
-        return int(any(consumer.failure or consumer.unfinished for consumer in consumers))
+        cut_short = any(consumer.failure or consumer.unfinished for consumer in consumers)
+        return int(self._failed or cut_short)
 
     def look(self, done: Callable[[str], None]) -> None:
         """Find out whether the broker has a consumer of ours on every queue.

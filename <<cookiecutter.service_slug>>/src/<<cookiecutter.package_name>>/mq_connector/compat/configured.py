@@ -60,7 +60,11 @@ class ConfiguredConnector(MQConnector):
     @config.setter
     def config(self, config: Mapping[str, Any] | None) -> None:
         self._given = bool(config)
-        self._config = self.init_config(config) or load_neon_mq_config(self.service_name)
+        # The look-up that the login makes as well: by the service's name. An `init_config` of the
+        # service's own comes before it.
+        own = type(self).init_config is not ConfiguredConnector.init_config
+        found = self.init_config(config) if config or own else None
+        self._config = found or load_neon_mq_config(self.service_name)
 
     @staticmethod
     def init_config(config: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -168,10 +172,11 @@ class ConfiguredConnector(MQConnector):
         :raises StartError: the broker refuses us
         :raises NotConnected: there is no connection, also after some attempts
         """
-        parameters = self.get_connection_params(vhost, **kwargs)
+        hosts = self.all_connection_params(vhost, **kwargs)
+        parameters = hosts[0]
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                return pika.BlockingConnection(parameters)
+                return pika.BlockingConnection(hosts)
             except (AMQPError, OSError) as error:
                 username = getattr(parameters.credentials, "username", "")
                 reason = permanent_reason(error, vhost, username)

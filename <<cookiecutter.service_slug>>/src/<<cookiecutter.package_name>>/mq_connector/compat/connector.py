@@ -444,12 +444,14 @@ class MQConnector(ConfiguredConnector):
         super()._ask_to_stop(timeout)
 
     def _wait_for_broker(self, timeout: float, attempt: threading.Event) -> bool:
-        parameters = self.get_connection_params(self.vhost)
+        hosts = self.all_connection_params(self.vhost)
+        parameters = hosts[0]
         deadline = time.monotonic() + timeout
         try:
             while not attempt.is_set():
-                if is_there(parameters.host, parameters.port, parameters):
-                    return True
+                for parameters in hosts:
+                    if is_there(parameters.host, parameters.port, parameters):
+                        return True
                 if time.monotonic() >= deadline:
                     break
                 attempt.wait(PAUSE)
@@ -476,6 +478,7 @@ class MQConnector(ConfiguredConnector):
                 start()
         except Exception as error:
             _log.critical("%s can't start: %s", self.service_name, error)
+            self._failed = True
             self._ended.set()
 
     # ---- timers

@@ -37,7 +37,7 @@ class NeonMQHandler(MQConnector):
     def __init__(self, config: Mapping[str, Any] | None, service_name: str, vhost: str) -> None:
         super().__init__(config, service_name)
         self.vhost = vhost
-        self.connection = pika.BlockingConnection(self.get_connection_params(vhost))
+        self.connection = pika.BlockingConnection(self.all_connection_params(vhost))
 
     def shutdown(self) -> None:
         """Stop the consumers and close the connection."""

@@ -12,12 +12,15 @@ from ... import payload
 from ...errors import PayloadError
 
 
-def b64_to_dict(data: bytes, charset: str = "utf-8") -> dict[Any, Any]:
+def b64_to_dict(data: bytes | str, charset: str = "utf-8") -> dict[Any, Any]:
     """Decode a message's body; what it holds is read and never run.
 
+    :param data: the base64, as bytes or as text
     :param charset: of the text within the base64
     :raises PayloadError: the body isn't a dict in one of the forms of `mq_connector.payload`
     """
+    if isinstance(data, str):
+        data = data.encode()
     if charset.lower().replace("_", "-") not in ("utf-8", "utf8"):
         try:
             data = b64encode(b64decode(data).decode(charset).encode())

@@ -107,7 +107,9 @@ def _reply(connector: Any, given: tuple[Any, ...], body: Any, reply: Any) -> Non
     if not (queue and reply and isinstance(reply, dict)):
         return
     mq = reply.setdefault("context", {}).setdefault("mq", {})
-    mq.setdefault("message_id", request.get("message_id"))
+    mq.setdefault("message_id", request.get("message_id") or request.get("messageID"))
+    if request.get("messageID"):  # one chat client spells it so, and looks for it there
+        reply.setdefault("messageID", request["messageID"])
     vhost = reply.pop("vhost", None)
     channel, raw = given[0], given[3]
     if not isinstance(channel, Channel) or vhost or _is_replaced(connector):
