@@ -23,7 +23,10 @@ NAME_BYTES = 255
 #: The longest of what the service puts behind its queue's name: the queue of a health probe.
 SUFFIX = ".probe." + 32 * "f"
 #: Names that a package would take away from something the generated repository imports.
-TAKEN = "conftest dotenv hatchling mq_connector pika pip pytest rabbitmq setuptools src test tests"
+TAKEN = (
+    "build conftest dotenv hatchling iniconfig local mq_connector packaging pika pip piptools pluggy "
+    "provision pygments pytest rabbitmq setuptools src test tests"
+)
 
 
 def text_problem(text: str) -> str | None:

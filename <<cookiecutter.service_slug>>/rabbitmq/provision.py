@@ -73,7 +73,7 @@ NEW_SETTINGS = """\
 #MQ_PREFETCH=200
 #MQ_QUEUE_TYPE=auto
 
-# SERVICE_UID and SERVICE_GID: as whom it runs in its container, which must be able to read them.
+# SERVICE_UID and SERVICE_GID: as whom it runs in its container; they must be able to read mq_config.json.
 """
 
 

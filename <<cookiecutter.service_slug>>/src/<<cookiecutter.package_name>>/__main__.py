@@ -1,4 +1,4 @@
-"""``python -m << cookiecutter.package_name >> [run | request | doctor | health]``."""
+"""``python -m << cookiecutter.package_name >> [run | request | doctor | dead | health]``."""
 
 import sys
 
