@@ -30,14 +30,15 @@ def start(project: Path, folder: Path) -> tuple[Any, Address]:
     definitions = folder / "definitions.json"
     known = json.loads((project / "rabbitmq" / "definitions.json").read_text(encoding="utf-8"))
     definitions.write_text(json.dumps(_with_user(known, password)), encoding="utf-8")
-    broker = local.LocalBroker(definitions=definitions)
     try:
-        broker.start()
-    except BaseException as error:
-        broker.close()
-        if isinstance(error, local.BrokerError):
-            raise RuntimeError(str(error)) from None
-        raise
+        broker = local.LocalBroker(definitions=definitions)
+        try:
+            broker.start()
+        except BaseException:
+            broker.close()
+            raise
+    except local.BrokerError as error:
+        raise RuntimeError(str(error)) from None
     return broker, Address(broker.port, VHOST, USER, password)
 
 

@@ -141,14 +141,14 @@ def in_containers(project: Path, stack: ExitStack) -> None:
 
 def main() -> None:
     sys.path.insert(0, str(TEMPLATE / "scripts"))
-    from ensure_broker import has_server
+    from ensure_broker import trouble
 
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="neon-demo-") as folder, ExitStack() as stack:
         with step("generate a service"):
             os.environ["COOKIECUTTER_CONFIG"] = os.devnull
             project = Path(cookiecutter(str(TEMPLATE), no_input=True, output_dir=folder))
-        (in_processes if has_server() else in_containers)(project, stack)
+        (in_containers if trouble() else in_processes)(project, stack)
     print(f"done in {time.monotonic() - begin:.1f} s")
 
 

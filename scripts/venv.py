@@ -4,6 +4,8 @@ Standard library only, because it runs before anything is installed. Exits with 
 says what to type where this machine can't make an environment.
 """
 
+from __future__ import annotations
+
 import importlib.util
 import os
 import shutil
