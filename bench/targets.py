@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .contenders import OURS, RAW
+from .contenders import OURS, RAW, WIDE
 from .results import Results, Spread
 
 BASELINE = Path(__file__).with_name("baseline.json")
@@ -59,6 +59,9 @@ RATE_RATIO = Figure(1, "", "rate", RAW)
 NEON_RATIO = Figure(1, "", "rate", "neon-message")
 P50_RATIO = Figure(2, _ONE, "p50_ms", RAW)
 WAITING = Figure(4, _WAITING, "rate")
+LARGE = Figure(3, "64 KiB", "rate", WIDE)
+HUGE = Figure(3, "1 MiB", "rate", WIDE)
+IDLE = Figure(6, "", "idle_percent")
 DECODING = Figure(7, _DECODED, "cpu_us", "literal_eval", upside_down=True)
 RECOVERY = Figure(5, "", "answers_s")
 START = Figure(6, "", "consuming_s")
@@ -72,10 +75,20 @@ TARGETS = (
     Target("requests/s against neon's usual reply path", "≥", 150, "", 0, NEON_RATIO),
     Target("p50 round trip against the bare pika loop, one at a time", "≤", 1.15, "", 2, P50_RATIO),
     Target("handler that waits 100 ms, 32 workers", "≥", 300, "requests/s", 0, WAITING),
+    Target(
+        "requests/s, bodies of 64 KiB, against the bare loop that reads as much",
+        "≥",
+        1,
+        "",
+        2,
+        LARGE,
+    ),
+    Target("requests/s, bodies of 1 MiB, against the same", "≥", 1, "", 2, HUGE),
     Target("decoding the reference payload against `ast.literal_eval`", "≥", 4, "×", 1, DECODING),
     Target("answering again after the broker accepts connections", "≤", 1, "s", 2, RECOVERY),
     Target("process start to consuming", "≤", 0.2, "s", 3, START),
     Target("resident memory, idle", "≤", 28, "MB", 1, MEMORY),
+    Target("processor time while idle", "≤", 0.1, "% of a core", 3, IDLE),
     Target("rendering with defaults", "≤", 0.6, "s", 2, RENDERING),
     Target("image size over its base", "≤", 8, "MB", 1, IMAGE),
 )

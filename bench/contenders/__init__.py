@@ -15,6 +15,8 @@ from ..service import QUEUE
 FOLDER = Path(__file__).parent
 #: The generated service, and the yardstick of all ratios.
 OURS, RAW = "ours", "raw-select"
+#: The yardstick again, reading as much at a time as the generated service does.
+WIDE = "raw-select-64k"
 
 
 def plain(queue: str, body: bytes) -> bytes:

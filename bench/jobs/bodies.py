@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..contenders import BY_NAME, OURS, RAW
+from ..contenders import BY_NAME, OURS, RAW, WIDE
 from ..job import Job, Metric, Values
 from ..lab import REPLIES, TEXT, Lab
 from ..service import QUEUE
 
-#: The bare loop, reading as much at a time as the generated service does.
-WIDE = "raw-select-64k"
 #: Characters of text that make a body of that size, and how many such requests.
 SIZES = {
     "250 B": (len(TEXT), 20_000),
@@ -43,7 +41,7 @@ class Bodies(Job):
         )
 
     def rounds(self, case: str, quick: bool) -> int:
-        return 1 if quick else 2
+        return 1 if quick else 3
 
     def label(self, row: str) -> str:
         return "the bare loop, reading 64 KiB at a time" if row == WIDE else super().label(row)

@@ -34,6 +34,7 @@ class Growth(Job):
     metrics = (
         Metric("cpu_us", "CPU µs per request", 1, "lower"),
         Metric("rate", "requests/s", 0, "higher"),
+        Metric("peak_mb", "MB at most", 1, "lower"),
     )
 
     def cases(self, quick: bool) -> Sequence[str]:
@@ -64,7 +65,8 @@ class Growth(Job):
                     reader.consume(REPLIES)
                     with lab.start(contender, consumers=queues) as process:
                         limit = 90.0 if count > 100_000 else START
-                        return lab.cpu_per_request(process, reader, count, limit)
+                        values = lab.cpu_per_request(process, reader, count, limit)
+                        return {**values, "peak_mb": process.peak()}
             finally:
                 for name in names:
                     client.delete(name)
@@ -89,4 +91,6 @@ def bursts(lab: Lab, contender: Contender, count: int) -> dict[str, float]:
                     seconds += time.monotonic() - began
                     used += process.cpu() - before
                 time.sleep(0.05)
-    return {"cpu_us": used / BURSTS / count * 1e6, "rate": BURSTS * count / seconds}
+            peak = process.peak()
+    rate = BURSTS * count / seconds
+    return {"cpu_us": used / BURSTS / count * 1e6, "rate": rate, "peak_mb": peak}

@@ -10,6 +10,9 @@ from ..job import Job, Metric, Values
 from ..lab import REPLIES, START, Lab
 from ..service import QUEUE
 
+#: Seconds without work in which processor time is counted: a few of the service's heartbeats.
+IDLE = 30.0
+
 
 class Start(Job):
     number = 6
@@ -19,7 +22,8 @@ class Start(Job):
         "Seconds from the start of the process until the broker lists its consumer, and until the "
         "reply to a request that waited for it. Memory is the resident set one second after the start, "
         "and at most while it drains requests. Installed size is that of everything that pip installs "
-        "for it, bytecode included."
+        "for it, bytecode included. Idle is the processor time of the "
+        f"{IDLE:.0f} s after that second, with nothing to do."
     )
     metrics = (
         Metric("answer_s", "s to first answer", 3, "lower", plot=True),
@@ -27,6 +31,7 @@ class Start(Job):
         Metric("cpu_s", "s of CPU to consuming", 3, "lower"),
         Metric("idle_mb", "MB idle", 1, "lower", plot=True),
         Metric("peak_mb", "MB under load", 1, "lower"),
+        Metric("idle_percent", "% of a core, idle", 3, "lower"),
         Metric("size_mb", "MB installed", 1, "lower"),
     )
 
@@ -58,6 +63,10 @@ class Start(Job):
                 values["cpu_s"] = process.cpu()
                 time.sleep(1)
                 values["idle_mb"] = process.resident()
+                if row in (OURS, RAW) and not quick:
+                    before = process.cpu()
+                    time.sleep(IDLE)
+                    values["idle_percent"] = (process.cpu() - before) / IDLE * 100
             lab.prepare(client, contender)
             client.fill(QUEUE, lab.bodies(contender, 1))
             client.consume(REPLIES)
