@@ -23,10 +23,8 @@ NAME_BYTES = 255
 #: The longest of what the service puts behind its queue's name: the queue of a health probe.
 SUFFIX = ".probe." + 32 * "f"
 #: Names that a package would take away from something the generated repository imports.
-TAKEN = (
-    "build conftest dotenv hatchling iniconfig local mq_connector packaging pika pip piptools pluggy "
-    "provision pygments pytest rabbitmq setuptools src test tests"
-)
+TAKEN = "build conftest dotenv hatchling iniconfig local mq_connector packaging pika pip piptools"
+TAKEN += " pluggy provision pygments pytest rabbitmq setuptools src test tests"
 
 
 def text_problem(text: str) -> str | None:
@@ -54,9 +52,8 @@ def package_problem(package: str) -> str | None:
 
 
 def vhost_problem(vhost: str) -> str | None:
-    if not vhost.startswith("/"):
-        return "does not start with a slash: put one in front"
-    return name_problem(vhost, NAME_BYTES)
+    no_slash = "does not start with a slash: put one in front"
+    return name_problem(vhost, NAME_BYTES) if vhost.startswith("/") else no_slash
 
 
 def queue_problem(queue: str) -> str | None:

@@ -188,10 +188,11 @@ def test_a_cookiecutter_that_is_too_old_is_told_so() -> None:
 
 
 @pytest.mark.slow
-def test_a_real_old_cookiecutter_is_told_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", ["1.7.3", "2.5.0"])
+def test_a_real_old_cookiecutter_is_told_so(tmp_path: Path, version: str) -> None:
     old = tmp_path / "old"
     subprocess.run([sys.executable, "-m", "venv", old], check=True)
-    wanted = ["cookiecutter==2.5.0", "setuptools<81"]
+    wanted = [f"cookiecutter=={version}", "setuptools<81"]
     subprocess.run([old / "bin" / "pip", "install", "--quiet", *wanted], check=True)
     (tmp_path / "out").mkdir()
     done = subprocess.run(
