@@ -115,6 +115,7 @@ class FakeConnection:
         self.amqp = FakeAMQP()
         self.calls: list[Callable[[], object]] = []
         self.timers: list[tuple[float, Callable[[], object]]] = []
+        self.dropped = 0
         self.siblings: list[tuple[Callable[[Any], None], Callable[[str], None]]] = []
 
     def call(self, function: Callable[[], object]) -> None:
@@ -122,6 +123,9 @@ class FakeConnection:
 
     def later(self, seconds: float, function: Callable[[], object]) -> None:
         self.timers.append((seconds, function))
+
+    def drop(self) -> None:
+        self.dropped += 1
 
     def sibling(self, on_open: Callable[[Any], None], on_gone: Callable[[str], None]) -> None:
         self.siblings.append((on_open, on_gone))

@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 from mq_connector.errors import ChannelError, MQError, NotConnected
 from mq_connector.scratch import Operation, Result, Scratch, Steps
-from pika.exceptions import ChannelClosedByBroker, ConnectionClosedByBroker
+from pika.exceptions import (
+    ChannelClosedByBroker,
+    ConnectionClosedByBroker,
+    ShortStringTooLong,
+    UnsupportedAMQPFieldException,
+)
 from pika.spec import Queue
 
 from .fakes import FakeAMQP, FakeConnection
@@ -150,18 +155,66 @@ def test_a_channel_that_is_closed_while_idle_is_replaced(
     assert connection.amqp.opening == 0
 
 
+@pytest.mark.parametrize(
+    "error", [ValueError("no"), ShortStringTooLong("no"), UnsupportedAMQPFieldException("no")]
+)
 def test_arguments_that_pika_refuses_end_one_operation_only(
-    connection: FakeConnection, ends: Ends
+    connection: FakeConnection, ends: Ends, error: Exception
 ) -> None:
     def invalid(channel: Any, done: Any) -> None:
-        raise ValueError("queue must be a str")
+        raise error
 
     scratch = make(connection)
     scratch.do(invalid, ends)
     scratch.do(declare("valid"), ends)
     connection.amqp.open().answer()
-    assert ends.errors == ["ChannelError: 400 queue must be a str"]
+    assert [text.partition(type(error).__name__)[0] for text in ends.errors] == [
+        "ChannelError: 400 "
+    ]
     assert len(ends.all) == 2
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_an_answer_that_never_comes_costs_the_connection_and_not_all_that_waits(
+    connection: FakeConnection, ends: Ends, answered: bool
+) -> None:
+    scratch = make(connection)
+    scratch.do(declare("one"), ends)
+    channel = connection.amqp.open()
+    if answered:
+        channel.answer()
+    connection.run_timers()
+    assert connection.dropped == (0 if answered else 1)
+
+
+def test_a_second_connection_that_owes_an_answer_is_closed(
+    connection: FakeConnection, ends: Ends
+) -> None:
+    scratch = make(connection, apart=True)
+    scratch.do(declare("one"), ends)
+    second = FakeAMQP()
+    connection.siblings[0][0](second)
+    second.open()
+    connection.run_timers()
+    assert (second.closed, connection.dropped) == (1, 0)
+
+
+def test_the_end_of_an_idle_second_connection_does_not_touch_its_successor(
+    connection: FakeConnection, ends: Ends
+) -> None:
+    scratch = make(connection, apart=True)
+    scratch.do(declare("one"), ends)
+    first = FakeAMQP()
+    connection.siblings[0][0](first)
+    first.open().answer()
+    connection.run_timers()
+    scratch.do(declare("two"), ends)
+    connection.siblings[0][1]("200 Normal shutdown")  # the old one is gone only now
+    assert ends.errors == []
+    successor = FakeAMQP()
+    connection.siblings[1][0](successor)
+    successor.open().answer()
+    assert len(ends.all) == 2 and ends.errors == []
 
 
 def test_when_the_connection_is_lost_all_that_wait_are_told(
@@ -224,7 +277,7 @@ def test_operations_apart_share_a_second_connection(connection: FakeConnection, 
 
 @pytest.mark.parametrize(
     ("reason", "code"),
-    [("541 INTERNAL_ERROR - feature is deprecated", 541), ("connection refused", 541)],
+    [("541 INTERNAL_ERROR - feature is deprecated", 541), ("connection refused", 504)],
 )
 def test_a_second_connection_that_is_closed_refuses_one_operation(
     connection: FakeConnection, ends: Ends, reason: str, code: int
@@ -251,10 +304,11 @@ def test_a_second_connection_that_nobody_uses_is_closed_after_a_while(
     second = FakeAMQP()
     connection.siblings[0][0](second)
     second.open().answer()
-    [(seconds, _)] = connection.timers
-    assert seconds == 30
+    assert [seconds for seconds, _ in connection.timers] == [30, 30]
+    earlier, connection.timers = connection.timers, []
     scratch.do(declare("two"), ends)
-    connection.run_timers()
+    for _, function in earlier:
+        function()
     assert not second.closed, "it is in use again"
     second.channels[0].answer()
     connection.run_timers()

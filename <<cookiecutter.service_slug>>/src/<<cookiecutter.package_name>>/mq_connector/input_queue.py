@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 #: Values of ``MQ_QUEUE_TYPE``.
 KINDS = ("auto", "quorum", "legacy")
 _QUORUM = {"x-queue-type": "quorum"}
-_NOT_FOUND, _LOCKED, _REFUSED, _MISMATCH, _DENIED = 404, 405, 403, 406, 541
+_NOT_FOUND, _LOCKED, _REFUSED, _MISMATCH, _UNANSWERED, _DENIED = 404, 405, 403, 406, 504, 541
 
 
 def declare(queue: str, **options: Any) -> Operation:
@@ -60,11 +60,15 @@ def tolerates_legacy(queue: str) -> Steps:
     try:
         yield declare(probe, durable=True, arguments=_QUORUM)
     except ChannelError as error:
+        if error.code == _UNANSWERED:
+            raise  # a lost connection says nothing about the queue
         _log.debug("no probe queue: %s", error)
         return None
     try:
         yield declare(probe)
     except ChannelError as error:
+        if error.code == _UNANSWERED:
+            raise
         _log.debug("a legacy re-declaration fails here: %s", error)
         tolerant = False
     else:
@@ -84,6 +88,8 @@ def make(queue: str, kind: str, tolerant: bool | None) -> Steps:
     try:
         yield _declaration(queue, wanted)
     except ChannelError as error:
+        if error.code == _UNANSWERED:
+            raise
         if error.code == _DENIED and kind == "auto":
             _log.warning(
                 "queue %r becomes durable, because this broker denies transient ones (%s), though it "

@@ -27,6 +27,10 @@ Done = Callable[[Any, "MQError | None"], None]
 
 #: Seconds for which an unused second connection stays open.
 _IDLE = 30.0
+#: Seconds after which the broker's answer is given up, and with it the connection that owes it.
+_PATIENCE = 30.0
+#: Code of an operation that failed for want of a connection, not because the broker refused it.
+_UNANSWERED = 504
 
 
 class Result:
@@ -79,6 +83,9 @@ class Scratch:
         self._opening = False
         self._steps: deque[tuple[Steps, Done]] = deque()
         self._operation: Operation | None = None
+        self._count = 0
+        #: Stands for the second connection that is open or being opened.
+        self._current: object = None
         self._busy = False
         self._timed = False
         self._closed = False
@@ -147,11 +154,23 @@ class Scratch:
             return
         operation = self._operation
         assert operation is not None
+        self._count += 1
+        number = self._count
+        self._connection.later(_PATIENCE, lambda: self._check_answer(number))
         try:
             operation(self._channel, self._on_ok)
-        except (ValueError, TypeError, AssertionError) as error:
-            # pika refuses the arguments before they reach the broker.
-            self._advance(None, ChannelError(400, str(error)))
+        except Exception as error:  # pika refuses arguments in many ways before they leave
+            self._operation = None
+            self._advance(None, ChannelError(400, f"{type(error).__name__}: {error}"))
+
+    def _check_answer(self, number: int) -> None:
+        """An answer that never comes would keep all that waits behind it waiting, too."""
+        if self._operation is None or number != self._count or self._closed:
+            return
+        if self._second is not None:
+            self._second.close()
+        else:
+            self._connection.drop()
 
     def _on_ok(self, frame: Any) -> None:
         if self._operation is not None:
@@ -167,7 +186,10 @@ class Scratch:
         elif self._second is not None and self._second.is_open:
             self._second.channel(on_open_callback=self._on_channel_open)
         else:
-            self._connection.sibling(self._on_second_open, self._on_second_gone)
+            current = self._current = object()
+            self._connection.sibling(
+                self._on_second_open, lambda reason: self._on_second_gone(current, reason)
+            )
 
     def _on_second_open(self, second: SelectConnection) -> None:
         self._second = second
@@ -176,7 +198,9 @@ class Scratch:
         else:
             second.channel(on_open_callback=self._on_channel_open)
 
-    def _on_second_gone(self, reason: str) -> None:
+    def _on_second_gone(self, which: object, reason: str) -> None:
+        if which is not self._current:
+            return  # it was closed for being idle, and has a successor
         self._second = None
         self._opening = False
         self._channel = None
@@ -185,7 +209,7 @@ class Scratch:
             code, _, text = reason.partition(" ")
             known = code.isdigit()
             self._advance(
-                None, ChannelError(int(code) if known else 541, text if known else reason)
+                None, ChannelError(int(code) if known else _UNANSWERED, text if known else reason)
             )
 
     def _on_channel_open(self, channel: pika.channel.Channel) -> None:
@@ -207,5 +231,7 @@ class Scratch:
 
     def _close_idle(self) -> None:
         self._timed = False
-        if self._second is not None and not self._steps and self._second.is_open:
-            self._second.close()
+        second = self._second
+        if second is not None and not self._steps and second.is_open:
+            self._second = self._channel = self._current = None
+            second.close()
