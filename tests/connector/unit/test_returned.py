@@ -265,6 +265,33 @@ def test_what_was_under_way_when_the_channel_went_is_sent_again(world: World) ->
     assert not world.replies.waiting
 
 
+def test_what_came_back_before_the_connection_went_is_sent_again(world: World) -> None:
+    """The return is here, the answer behind it never comes."""
+    world.bounce("q", b"reply", EXPIRING)
+    world.run(0.0025)
+    [(body, properties)] = [
+        (each.body, each.properties) for each in world.replies.waiting["q"].sent
+    ]
+    world._timers.clear()
+    world.bounce("q", body, properties)
+    world.replies.on_lost()
+    world.queues.add("q")
+    world.run(1)
+    assert [body for _, _, body in world.arrived] == [b"reply"]
+    assert not world.replies.waiting
+
+
+def test_a_new_loop_goes_on_with_what_the_old_one_had_timers_for(world: World) -> None:
+    world.bounce("q", b"returned", EXPIRING)
+    world.replies.hold("q", b"held", EXPIRING)
+    world._timers.clear()
+    world.replies.on_restart()
+    world.queues.add("q")
+    world.run(1)
+    assert [body for _, _, body in world.arrived] == [b"returned", b"held"]
+    assert not world.replies.waiting and world.replies._count == 0
+
+
 @pytest.mark.parametrize("expiration", ["soon", "", "²"])
 def test_an_expiration_that_is_no_number_does_not_end_the_loop(
     world: World, expiration: str

@@ -98,5 +98,5 @@ class Outbox:
             channel.queue_declare(queue)
 
     def later(self, seconds: float, function: Callable[[], None]) -> None:
-        """Run a function on the loop after a while."""
-        self._connection.later(seconds, function)
+        """Run a function on the loop after a while; on the next loop, where this one has just failed."""
+        self._connection.call(lambda: self._connection.later(seconds, function))

@@ -56,9 +56,11 @@ class Message:
 class _Queue:
     """What waits for one queue, in the order in which it was published."""
 
-    __slots__ = ("held", "pause", "returned", "sent")
+    __slots__ = ("awaiting", "held", "pause", "returned", "sent")
 
     def __init__(self) -> None:
+        #: Whether the broker has yet to deal with the last attempt; otherwise a timer is set.
+        self.awaiting = False
         self.pause = _FIRST_PAUSE
         #: Sent again, and not known to have arrived.
         self.sent: list[Message] = []
@@ -125,9 +127,16 @@ class ReturnedReplies:
     def on_lost(self) -> None:
         """The channel is gone, and with it the news of what was under way."""
         for name, queue in self.waiting.items():
-            if queue.sent:
+            if queue.awaiting:
+                queue.awaiting = False
                 queue.returned, queue.sent = queue.sent + queue.returned, []
                 self._pause(name, queue)
+
+    def on_restart(self) -> None:
+        """The loop is another one, and its timers are gone."""
+        for queue in self.waiting.values():
+            queue.awaiting = True
+        self.on_lost()
 
     def _add(self, name: str, to: list[Message], message: Message) -> None:
         if self._count >= _MOST or self._bytes >= _MOST_BYTES:
@@ -162,7 +171,7 @@ class ReturnedReplies:
         if not messages:
             del self.waiting[name]
         elif self._sender.resend(name, messages, lambda: self._on_answered(name, queue)):
-            queue.sent = messages
+            queue.sent, queue.awaiting = messages, True
         else:
             queue.returned = messages
             self._pause(name, queue)
@@ -179,7 +188,7 @@ class ReturnedReplies:
     def _on_answered(self, name: str, queue: _Queue) -> None:
         """What of the last attempt hasn't come back by now has arrived."""
         self._done_with(queue.sent)
-        queue.sent = []
+        queue.sent, queue.awaiting = [], False
         if queue.returned or queue.held:
             if not queue.returned:
                 queue.pause = 0.0
