@@ -94,6 +94,18 @@ def test_what_no_queue_takes_is_reported_and_nothing_else(
     peer.rests_at(queue, 40)
 
 
+def test_properties_may_be_used_again_for_the_next_message(
+    peer: Peer, queue: str, make: Make
+) -> None:
+    peer.declare(queue, durable=True)
+    publisher = make()
+    properties = pika.BasicProperties()
+    for number in range(20):
+        properties.message_id = str(number)
+        publisher.publish("", queue, b"x", properties)
+    assert [peer.take(queue)[0].message_id for _ in range(20)] == [str(n) for n in range(20)]
+
+
 def test_what_need_not_be_routed_is_confirmed_unrouted(make: Make, queue: str) -> None:
     publisher = make()
     assert publisher.publish("", queue, b"x", mandatory=False).result(10) is None

@@ -274,3 +274,31 @@ def test_a_name_that_is_too_long_fails_in_the_callback_and_nowhere_else(setup: S
     with pytest.raises(ValueError, match="routing key"):
         setup.channel.basic_publish("", "q" * 256, b"")
     assert setup.transport.bursts == []
+
+
+def test_what_can_t_be_encoded_is_the_caller_s_to_hear_of_also_where_it_would_wait(
+    setup: Setup,
+) -> None:
+    setup.channel._waiting = {"reply"}
+    with pytest.raises(AssertionError):
+        setup.channel.basic_publish("", "reply", b"", pika.BasicProperties(expiration=1000))  # type: ignore[arg-type]
+    assert setup.elsewhere == []
+
+
+def test_what_waits_keeps_the_properties_that_it_was_published_with(setup: Setup) -> None:
+    setup.channel._waiting = {"reply"}
+    properties = pika.BasicProperties(message_id="1")
+    setup.channel.basic_publish("", "reply", b"", properties)
+    properties.message_id = "2"
+    setup.channel.basic_publish("", "reply", b"", properties)
+    assert [message[3].message_id for message in setup.elsewhere] == ["1", "2"]
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\r", "a\r\n"])
+def test_a_queue_s_name_with_a_line_break_is_refused_before_pika_waits_for_ever(
+    setup: Setup, name: str
+) -> None:
+    """The broker takes line breaks out of names, so the answer would be to another question."""
+    with pytest.raises(ChannelError, match="line break"):
+        setup.channel.queue_declare(name).wait(0)
+    assert setup.connection.calls == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 from collections.abc import Callable, Container
@@ -15,7 +16,7 @@ from pika.spec import Basic
 from . import frames
 from .acks import Acks
 from .connection import Connection
-from .errors import NotConnected
+from .errors import ChannelError, MQError, NotConnected
 from .fork import Process
 from .scratch import Operation, Result, Scratch
 
@@ -116,15 +117,20 @@ class Channel:
 
     def publish(self, message: Publish) -> None:
         """As `basic_publish`, without waiting for room: for the loop, which alone can make it."""
+        # Also for what has to wait: who publishes what can't be encoded is to hear of it.
+        data = self._frames(message)
         if not message[0] and message[1] in self._waiting:
-            self._elsewhere(message)
+            self._hold(message)
         else:
-            self.publish_now(message)
+            self._send(data, message)
 
     def publish_now(self, message: Publish) -> None:
         """As `publish`, ahead of what waits for the same queue: for what was waiting itself."""
+        self._send(self._frames(message), message)
+
+    def _frames(self, message: Publish) -> bytes:
         exchange, routing_key, body, properties, mandatory = message
-        data = frames.publish(
+        return frames.publish(
             self.channel_number,
             exchange,
             routing_key,
@@ -133,12 +139,19 @@ class Channel:
             mandatory,
             self._frame_max,
         )
+
+    def _send(self, data: bytes, message: Publish) -> None:
         with self._lock:
             if self.is_open:
                 self._publishes.append(data)
                 self._send_or_linger()
                 return
-        self._elsewhere(message)
+        self._hold(message)
+
+    def _hold(self, message: Publish) -> None:
+        """Leave it to the outbox, with the properties as they are now: they are the caller's."""
+        exchange, routing_key, body, properties, mandatory = message
+        self._elsewhere((exchange, routing_key, body, copy.copy(properties), mandatory))
 
     # ---- settling
 
@@ -206,6 +219,9 @@ class Channel:
 
         transient = not (passive or durable or exclusive)
         what = f"declaring queue {queue!r}"
+        if set(queue) & {"\r", "\n"}:
+            # The broker takes them out, so pika would wait for ever for an answer with this name.
+            return _failed(ChannelError(400, f"{what}: a name can't hold a line break"))
         return self._try(operation, what, self.scratch_for_transient if transient else None)
 
     def queue_bind(
@@ -378,3 +394,9 @@ class Channel:
             number = self.channel_number
             burst += [frames.ack(number, tag, multiple) for tag, multiple in self._acks.take()]
         self._transport.send(burst)
+
+
+def _failed(error: MQError) -> Result:
+    result = Result()
+    result.set(None, error)
+    return result

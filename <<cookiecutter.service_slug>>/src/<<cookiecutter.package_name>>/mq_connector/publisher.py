@@ -33,9 +33,9 @@ class _Message:
     __slots__ = (
         "body",
         "confirmed",
+        "encoded",
         "exchange",
         "mandatory",
-        "properties",
         "returned",
         "routing_key",
     )
@@ -45,13 +45,12 @@ class _Message:
         exchange: str,
         routing_key: str,
         body: bytes,
-        properties: pika.BasicProperties | None,
         mandatory: bool,
     ) -> None:
         self.exchange = exchange
         self.routing_key = routing_key
         self.body = body
-        self.properties = properties
+        self.encoded = b""
         self.mandatory = mandatory
         self.confirmed: Future[None] = Future()
         # What may be under way can't be taken back: this makes `Future.cancel` say so.
@@ -127,7 +126,13 @@ class Publisher:
         """
         if self._process is not None:
             self._process.check()  # before the lock, which a fork may have left locked
-        message = _Message(exchange, routing_key, body, properties, mandatory)
+        message = _Message(exchange, routing_key, body, mandatory)
+        try:
+            # Now, because the caller may use the properties again for another message.
+            message.encoded = self._encode(properties)
+        except Exception as error:  # pika's encoders raise whatever a wrong type leads to
+            message.confirmed.set_exception(PublishError(f"{type(error).__name__}: {error}"))
+            return message.confirmed
         with self._room:
             self._start()
             trouble = self.connection.trouble or ("the connection was lost" if self._lost else "")
@@ -275,12 +280,12 @@ class Publisher:
                         channel.channel_number,
                         message.exchange,
                         message.routing_key,
-                        self._encode(message.properties),
+                        message.encoded,
                         message.body,
                         message.mandatory,
                         frame_max,
                     )
-                except Exception as error:  # pika's encoders raise whatever a wrong type leads to
+                except Exception as error:  # a name that is too long, a body that isn't bytes
                     failed.append((message, error))
                     self._room.notify_all()
                     continue
