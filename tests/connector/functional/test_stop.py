@@ -7,10 +7,12 @@ import threading
 import time
 from typing import Any
 
+import pika
 import pytest
-from mq_connector import ConsumerThread
+from mq_connector import ConsumerThread, RetryMessage
 from mq_connector.channel import Channel
 from mq_connector.config import Limits
+from mq_connector.worker import Workers
 
 from .broker import Broker
 from .conftest import Consume, echo
@@ -220,3 +222,92 @@ def test_a_handler_longer_than_three_heartbeats_keeps_its_connection(
     assert [redelivered for _, redelivered in seen] == [False]
     assert consumer.is_consuming
     peer.rests_at(queue, 0, consumers=1)
+
+
+def test_a_retry_asked_for_during_the_stop_goes_back_at_once(
+    peer: Peer, queue: str, consume: Consume
+) -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    def handle(*_: Any) -> None:
+        begun.set()
+        release.wait(5)
+        raise RetryMessage(20)
+
+    consumer = consume(handle)
+    peer.publish(queue, b"x")
+    assert begun.wait(5)
+    consumer.stop(20)
+    time.sleep(0.2)
+    release.set()
+    ended(consumer, 3)
+    assert consumer.unfinished == 0
+    peer.rests_at(queue, 1, consumers=0)
+
+
+def test_a_channel_that_the_broker_closes_during_the_stop_ends_it(
+    peer: Peer, queue: str, consume: Consume
+) -> None:
+    """A last reply to an exchange that isn't there: the answer that the drain waits for won't come."""
+    begun, release = threading.Event(), threading.Event()
+
+    def handle(channel: Channel, *_: Any) -> None:
+        begun.set()
+        release.wait(5)
+        channel.basic_publish("no such exchange", "", b"x")
+
+    consumer = consume(handle)
+    peer.publish(queue, b"x")
+    assert begun.wait(5)
+    consumer.stop(20)
+    time.sleep(0.2)
+    release.set()
+    ended(consumer, 3)
+
+
+def test_a_stop_right_after_a_cancel_still_finishes_what_is_in_hand(
+    peer: Peer, queue: str, consume: Consume
+) -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    def handle(channel: Channel, *rest: Any) -> None:
+        begun.set()
+        release.wait(5)
+        echo(channel, *rest)
+
+    consumer = consume(handle)
+    replies = peer.request(queue, text="in hand")
+    assert begun.wait(5)
+    tag = consumer._consumer_tag
+    assert tag is not None
+    cancel = pika.frame.Method(1, pika.spec.Basic.Cancel(consumer_tag=tag))
+
+    def both() -> None:
+        consumer._on_cancelled(cancel)
+        consumer.stop(5)
+
+    consumer.connection.call(both)
+    time.sleep(0.3)
+    assert consumer.is_alive(), "the stop didn't wait for the handler"
+    release.set()
+    assert peer.reply(replies)["echo"] == {"text": "in hand"}
+    ended(consumer, 3)
+    assert consumer.unfinished == 0
+    peer.rests_at(queue, 0, consumers=0)
+
+
+def test_more_workers_than_the_machine_can_start_end_the_start(
+    broker: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_workers: Workers) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(Workers, "start", refuse)
+    consumer = ConsumerThread(broker.parameters(), queue, echo, limits=Limits(workers=999))
+    changed: list[bool] = []
+    consumer.on_change = lambda: changed.append(True)
+    consumer.start()
+    ended(consumer, 3)
+    assert "999 worker threads can't be started" in str(consumer.failure)
+    assert "MQ_WORKERS" in str(consumer.failure)
+    assert changed, "nobody is told, and the service idles"

@@ -88,6 +88,7 @@ class ConsumerThread(threading.Thread):
         self._amqp_channel: pika.channel.Channel | None = None
         self._consumer_tag: str | None = None
         self._ever_consumed = False
+        self._preparations = 0
         self._outbox: Outbox | None = None
         self._deadline: float | None = None
         self._answered = False
@@ -137,7 +138,17 @@ class ConsumerThread(threading.Thread):
             limits.workers, self.name, self.callback_func, self._on_handler_error, self.auto_ack
         )
         self._outbox = Outbox(self.connection, self._usable_channel, self._when_answered)
-        self._workers.start()
+        try:
+            self._workers.start()
+        except RuntimeError as error:
+            self._workers.stop()
+            self._fail(
+                StartError(
+                    f"{limits.workers} worker threads can't be started ({error}): lower MQ_WORKERS, "
+                    "or raise the limit on processes"
+                )
+            )
+            return
         while True:
             try:
                 self.connection.run(self)
@@ -145,6 +156,7 @@ class ConsumerThread(threading.Thread):
             except Exception:  # a consumer never dies silently, not even of its own faults
                 _log.exception("the loop of %r failed; starting it again", self.queue)
                 self._forget_channel()
+                self._outbox.returned.on_restart()
                 if self._stopping.wait(_RESTART_PAUSE):
                     break
         self._workers.stop()
@@ -208,7 +220,9 @@ class ConsumerThread(threading.Thread):
             elif channel is self._channel and channel.is_open:
                 self._consume(channel)
 
-        self.connection.later(_PATIENCE, lambda: self._check_progress(channel))
+        self._preparations += 1
+        number = self._preparations
+        self.connection.later(_PATIENCE, lambda: self._check_progress(channel, number))
         self.ready_queue(channel, ready)
 
     def ready_queue(self, channel: Channel, done: Done) -> None:
@@ -244,8 +258,7 @@ class ConsumerThread(threading.Thread):
         assert self._limits is not None and self._amqp_channel is not None
         amqp = self._amqp_channel
         if self._stopping.is_set():
-            self._close()
-            return
+            return  # whatever is in hand is being drained
         amqp.basic_qos(prefetch_count=self._limits.prefetch)
         amqp.basic_consume(
             self.queue,
@@ -253,14 +266,18 @@ class ConsumerThread(threading.Thread):
             callback=self._on_consuming,
         )
 
-    def _check_progress(self, channel: Channel) -> None:
+    def _check_progress(self, channel: Channel, number: int) -> None:
         """A broker may answer heartbeats and nothing else, as for a quorum queue without a leader."""
-        if channel is self._channel and not self.is_consuming and not self._stopping.is_set():
+        latest = channel is self._channel and number == self._preparations
+        if latest and not self.is_consuming and not self._stopping.is_set():
             message = f"the broker doesn't let us consume {self.queue!r} within {_PATIENCE:g} s"
             self._unusable(channel, ChannelError(504, message))
 
     def _on_consuming(self, frame: Any) -> None:
         self._consumer_tag = frame.method.consumer_tag
+        if self._stopping.is_set():
+            self._begin_stop()  # it was asked for while the broker was making this consumer
+            return
         again, self._ever_consumed = self._ever_consumed, True
         self.connection.proven()
         _log.info("consuming %r%s", self.queue, " again" if again else "")
@@ -293,6 +310,9 @@ class ConsumerThread(threading.Thread):
 
     def _on_channel_closed(self, amqp: pika.channel.Channel, reason: BaseException) -> None:
         if amqp is not self._amqp_channel:
+            return
+        if self._stopping.is_set() and isinstance(reason, ChannelClosed):
+            self._close()  # whatever the drain was waiting for won't come
             return
         channel = self._channel
         self._forget_channel()
@@ -370,6 +390,8 @@ class ConsumerThread(threading.Thread):
             and self._amqp_channel.is_open
         ):
             self._amqp_channel.basic_cancel(self._consumer_tag, callback=lambda _: self._drain())
+        elif self._channel is not None and self._channel.is_open and self._channel.outstanding:
+            self._drain()  # the broker has just cancelled us, but what is in hand is in hand
         else:
             self._close()
 
@@ -381,8 +403,6 @@ class ConsumerThread(threading.Thread):
         assert self._workers is not None
         self._consumer_tag = None
         self.on_change()
-        if self._channel is not None:
-            self._channel.reject_retries()
         returned = self._workers.hand_back()
         if returned:
             _log.info("%d messages that nobody has begun go back to %r", returned, self.queue)
@@ -393,6 +413,7 @@ class ConsumerThread(threading.Thread):
         if channel is None:
             self._close()
             return
+        channel.reject_retries()  # those too that a handler has just asked for
         outstanding = channel.outstanding
         resending = bool(self._outbox and self._outbox.returned.waiting)
         if self._remaining() <= 0 or (self._answered and not outstanding and not resending):

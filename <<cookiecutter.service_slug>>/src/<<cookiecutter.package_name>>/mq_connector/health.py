@@ -10,6 +10,7 @@ import os
 import socket
 import stat
 import threading
+import time
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -76,7 +77,10 @@ class HealthServer:
             try:
                 connection, _ = self._socket.accept()
             except OSError:
-                return  # closed
+                if self._socket.fileno() < 0:
+                    return  # closed
+                time.sleep(0.1)  # no file left, say: that passes
+                continue
             with connection:
                 connection.settimeout(ANSWER_WITHIN)
                 try:
