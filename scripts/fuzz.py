@@ -111,10 +111,13 @@ def run(count: int, seed: int, progress: bool = False) -> Counter[str]:
                 # A bound of ours, on depth, is the one thing that the reference doesn't have.
                 assert decoded is None and _is_deep(literal), (seed, number, body, reference)
                 ledger["beyond our bounds"] += 1
-        if number % 10 == 0:
-            outcome = harness.send_body(body)
-            assert outcome.settled, (seed, number, body)
-            ledger["through the callback"] += 1
+        outcome = harness.send_body(body)
+        assert outcome.settled == ("dead-letter" if decoded is None else "ack"), (
+            seed,
+            number,
+            body,
+        )
+        ledger["through the callback"] += 1
         if progress and number % 100_000 == 0:
             print(f"{number} inputs, {time.monotonic() - begin:.0f} s, {dict(ledger)}", flush=True)
     return ledger
