@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -80,6 +81,11 @@ class Subject:
         """End the process, whatever it is at."""
         self._closed = True
         self._tasks.put(None)
+        if self._process is not None and self._process.poll() is None:
+            assert self._process.stdin is not None
+            self._process.stdin.close()  # it ends by itself, unless it hangs
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(5)
         self._kill()
         self._thread.join(5)
 
