@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,3 +57,23 @@ def project(default_project: BakedProject, tmp_path: Path) -> BakedProject:
         owner = (default_project / "mq_config.json").stat()
         os.chown(path / "mq_config.json", owner.st_uid, owner.st_gid)
     return BakedProject(path, default_project.answers)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave a trace in the report of what a test needs."""
+    for need in ("broker", "containers"):
+        if item.get_closest_marker(need):
+            item.user_properties.append(("needs", need))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say how many tests ran on the real thing, and how many could not."""
+    for need, what in (("broker", "a real RabbitMQ"), ("containers", "real containers")):
+        ran, skipped = (
+            sum(("needs", need) in report.user_properties for report in reports)
+            for reports in (
+                [r for state in ("passed", "failed") for r in terminalreporter.getreports(state)],
+                terminalreporter.getreports("skipped"),
+            )
+        )
+        terminalreporter.write_line(f"on {what}: {ran} tests ran, {skipped} were skipped")

@@ -69,6 +69,9 @@ def test_the_generated_readme_is_true(project: BakedProject, containers: dict[st
     assert "FAIL" not in seen[2]
     assert "0 dead letters" in seen[3]
     assert "kept" in seen[4]
+    assert "`dead --requeue`" in project.read("README.md")
+    again = run(blocks[3].replace(" dead", " dead --requeue"), project.path, containers)
+    assert "0 put back into" in again
 
 
 @pytest.mark.containers
@@ -93,6 +96,17 @@ def test_make_demo_shows_both_replies(tmp_path: Path) -> None:
     seen = run("make demo", template, {})
     assert REPLY in seen
     assert '"shout": "HI"' in seen
+    assert re.search(r"start a private RabbitMQ … \d+\.\d s", seen)
+    [seconds] = re.findall(r"^done in (\d+)\.\d s$", seen, re.MULTILINE)
+    assert int(seconds) < 60
+
+
+def test_some_of_the_tests_can_be_chosen_as_the_readme_says(tmp_path: Path) -> None:
+    command = "make test PYTEST_ARGS='-k render'"
+    assert f"`{command}`" in (TEMPLATE / "README.md").read_text(encoding="utf-8")
+    template = copy_template(tmp_path / "neon-mq-template")
+    (template / ".venv").symlink_to(Path(sys.prefix))
+    assert re.search(r"\d+ passed, \d+ deselected in", run(command, template, {}))
 
 
 @pytest.mark.broker
