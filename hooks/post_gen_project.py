@@ -5,7 +5,9 @@ cookiecutter leaves behind in the temporary folder after rendering it.
 """
 
 import json
+import os
 import runpy
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -26,7 +28,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 request = json.dumps({"text": "hi"})
 print(
     f"\nNext, with Docker:\n"
-    f"  cd {ANSWERS['service_slug']}\n"
+    f"  cd {shlex.quote(os.path.relpath(Path.cwd(), os.environ.get('PWD', Path.cwd().parent)))}\n"
     f"  docker compose up --build --detach --wait\n"
     f"  docker compose exec service python -m {ANSWERS['package_name']} request '{request}'"
 )
