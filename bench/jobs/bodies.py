@@ -53,7 +53,7 @@ class Bodies(Job):
         contender = BY_NAME[RAW if row == WIDE else row]
         env = {"BENCH_RECEIVE": str(1 << 16)} if row == WIDE else {}
         length, count = SIZES[case]
-        count = count // 4 if quick else count
+        count = count // 2 if quick else count
         text = (TEXT + " ") * (length // len(TEXT)) + TEXT[: length % len(TEXT)]
         with lab.client() as client:
             lab.prepare(client, contender)
