@@ -28,6 +28,7 @@ coverage: $(VENV)/.test  ## Measure the connector's branch coverage by its own t
 
 soak: $(VENV)/.test  ## Cause random faults under load, for ten minutes: SEED=7 FAULTS=200
 	@$(PYTHON) scripts/ensure_broker.py
+	$(RUN) -m pytest -m soak tests/connector
 	PYTHONPATH=tests $(RUN) -m soak
 
 lint: $(VENV)/.lint  ## Check the template's files, and those of a project generated from it

@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from mq_connector import ConsumerThread, connection
+from mq_connector import ConsumerThread, connection, scratch
 from mq_connector import consumer as consumer_module
 from mq_connector.config import Limits
 
@@ -85,7 +85,8 @@ def test_reconnects_leave_nothing_behind(
 ) -> None:
     caplog.set_level("CRITICAL")  # what it keeps of each line would count
     monkeypatch.setattr(connection, "_FIRST_PAUSE", 0.002)  # only to be done sooner
-    monkeypatch.setattr(consumer_module, "_PATIENCE", 1.0)  # a timer that remembers its channel
+    for module in (consumer_module, scratch):  # timers that remember their channels
+        monkeypatch.setattr(module, "_PATIENCE", 1.0)
     consumer = consume(echo)
 
     def reconnect() -> None:

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-_ACKED, _TOLD = 1, 2
-
 
 class Acks:
     """Book of one channel's delivery tags; whoever owns the channel guards it with a lock.
 
-    Tags count up from 1 on each channel. A settled run from the lowest tag on becomes one
-    ``basic.ack(multiple=True)``; what is settled behind a gap is acknowledged one by one.
+    Tags count up from 1 on each channel. Acknowledgements below the lowest outstanding delivery
+    become one ``basic.ack(multiple=True)``; those behind it are sent one by one. Only what is
+    outstanding or not yet told is remembered, so a delivery that stays in hand costs nothing.
     """
 
     def __init__(self) -> None:
-        self._lowest = 1  # every tag below is settled
         self._highest = 0  # the last tag that was delivered
-        self._settled: dict[int, int] = {}
+        self._top = 0  # the highest tag that is settled; above it all are outstanding
+        self._holes: dict[int, None] = {}  # outstanding below it, in ascending order
+        self._acked: list[int] = []  # acknowledged, and the broker hasn't been told
         #: Acknowledgements that the broker hasn't been told of.
         self.pending = 0
 
     @property
     def outstanding(self) -> int:
         """Deliveries that nobody has settled yet."""
-        return self._highest - self._lowest + 1 - len(self._settled)
+        return self._highest - self._top + len(self._holes)
 
     def delivered(self, tag: int) -> None:
-        """A delivery has arrived."""
+        """A delivery has arrived; needs no lock."""
         self._highest = tag
 
     def is_settled(self, tag: int) -> bool:
         """Whether a delivery was settled, or never arrived on this channel."""
-        return tag < self._lowest or tag > self._highest or tag in self._settled
+        return tag > self._highest or (tag <= self._top and tag not in self._holes)
 
     def ack(self, tag: int, multiple: bool = False) -> bool:
         """Note an acknowledgement.
@@ -39,50 +39,46 @@ class Acks:
         :returns: False where there is nothing to settle: a second time, or a tag of another channel
         """
         if multiple:
-            tags = self.unsettled(tag)
-            for each in tags:
-                self._settled[each] = _ACKED
-            self.pending += len(tags)
-            return bool(tags)
-        if self.is_settled(tag):
+            return any([self.ack(each) for each in self.unsettled(tag)])
+        if not self._settle(tag):
             return False
-        self._settled[tag] = _ACKED
+        self._acked.append(tag)
         self.pending += 1
         return True
 
     def unsettled(self, tag: int) -> list[int]:
         """Outstanding deliveries up to ``tag``; tag 0 means all, as in AMQP."""
         last = self._highest if tag == 0 else min(tag, self._highest)
-        return [each for each in range(self._lowest, last + 1) if each not in self._settled]
+        holes = [each for each in self._holes if each <= last]
+        return [*holes, *range(self._top + 1, last + 1)]
 
     def told(self, tag: int) -> bool:
         """Note a rejection, which the caller sends by itself; returns as `ack` does."""
-        if self.is_settled(tag):
-            return False
-        self._settled[tag] = _TOLD
-        return True
+        return self._settle(tag)
 
     def take(self) -> list[tuple[int, bool]]:
         """What to acknowledge now, as (delivery tag, multiple).
 
         Rejections noted by `told` must have been sent before: ``multiple`` covers their tags.
         """
-        settled = self._settled
-        tag = self._lowest
-        top = 0
-        while True:
-            state = settled.pop(tag, 0)
-            if not state:
-                break
-            if state == _ACKED:
-                top = tag
-            tag += 1
-        self._lowest = tag
-        acks: list[tuple[int, bool]] = [(top, True)] if top else []
-        if self.pending and settled:
-            for tag, state in settled.items():
-                if state == _ACKED:
-                    acks.append((tag, False))
-                    settled[tag] = _TOLD
+        acked, self._acked = self._acked, []
         self.pending = 0
-        return acks
+        if acked and not self._holes:
+            return [(max(acked), True)]
+        lowest = next(iter(self._holes), 0)
+        below = max((tag for tag in acked if tag < lowest), default=0)
+        together = [(below, True)] if below else []
+        return together + [(tag, False) for tag in acked if tag > lowest]
+
+    def _settle(self, tag: int) -> bool:
+        if tag > self._top:
+            if tag > self._highest:
+                return False
+            if tag != self._top + 1:
+                self._holes |= dict.fromkeys(range(self._top + 1, tag))
+            self._top = tag
+            return True
+        if tag in self._holes:
+            del self._holes[tag]
+            return True
+        return False
