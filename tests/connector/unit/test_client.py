@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from mq_connector import client as client_module
 from mq_connector import payload
 from mq_connector.client import Client
 from mq_connector.connection import Connection
@@ -336,6 +337,68 @@ def test_a_broker_that_says_no_ends_this_request_and_those_after_it(
             with pytest.raises(StartError, match=words):
                 asking.request("input", {}, timeout=PATIENCE)
             assert time.monotonic() - began < PATIENCE / 2
+        asking.close()
+
+
+def locked_queue(peer: Peer) -> None:
+    """As `refused_queue`, to a client that then drops the connection."""
+    peer.open()
+    channel = peer.open_channel()
+    peer.confirm(channel)
+    peer.expect(spec.Queue.Declare)
+    peer.close_channel(channel, 405, "RESOURCE_LOCKED - cannot obtain exclusive access")
+
+
+@pytest.mark.parametrize("no", [refused_login, locked_queue])
+def test_a_no_after_a_yes_is_taken_for_a_passing_one(
+    client: Ask, no: Callable[[Peer], None]
+) -> None:
+    """A broker that is starting refuses logins; one that hasn't noticed a loss, our own queue."""
+
+    def lose(peer: Peer) -> None:
+        ready(peer)
+        requested(peer)
+
+    with broker(lose, no, no, answer_all) as server:
+        asking = client(server)
+        assert asking.request("input", {"text": "hi"}, timeout=PATIENCE)["echo"] == "hi"
+        asking.close()
+
+
+def test_a_message_that_amqp_can_t_hold_fails_alone_and_takes_nobody_s_confirm(
+    client: Ask,
+) -> None:
+    def script(peer: Peer) -> None:
+        channel, _ = ready(peer)
+        for tag in (1, 2):
+            requested(peer)
+            ack(peer, channel, tag)
+        peer.farewell()
+
+    with broker(script) as server:
+        asking = client(server)
+        asking.send("input", {"n": 1}, timeout=PATIENCE)
+        for queue, message_id in (("q" * 256, "short"), ("input", "m" * 256)):
+            with pytest.raises(PublishError, match="not sent"):
+                asking.send(queue, {"message_id": message_id}, timeout=PATIENCE)
+        asking.send("input", {"n": 2}, timeout=PATIENCE)
+        asking.close()
+
+
+def test_a_loop_that_fails_is_started_again(client: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "_RESTART_PAUSE", 0.01)
+    run = Connection.run
+    failures = [OSError("too many open files")]
+
+    def fail_once(connection: Connection, listener: Any) -> None:
+        if failures:
+            raise failures.pop()
+        run(connection, listener)
+
+    monkeypatch.setattr(Connection, "run", fail_once)
+    with broker(answer_all) as server:
+        asking = client(server)
+        assert asking.request("input", {"text": "hi"}, timeout=PATIENCE)["echo"] == "hi"
         asking.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 import time
@@ -15,9 +16,14 @@ from pika.spec import Basic
 from . import payload
 from .connection import Connection
 from .errors import MQError, NotConnected, PayloadError, PublishError, RequestTimeout, StartError
+from .fork import Process
 from .request import message_ids
 
+_log = logging.getLogger(__name__)
+
 _CONSUMER_TAG = "replies"
+#: Seconds before a loop that failed is started again.
+_RESTART_PAUSE = 1.0
 #: Seconds for which somebody else's reply is kept from a shared queue, so that it doesn't come round
 #: and round.
 _PUT_BACK_AFTER = 0.05
@@ -70,6 +76,8 @@ class Client:
         self._pending: dict[str, _Pending] = {}
         self._lock = threading.Lock()
         self._refusal: MQError | None = None
+        self._ever_ready = False
+        self._process: Process | None = None
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Client:
@@ -106,15 +114,16 @@ class Client:
         if wants_reply:
             message["routing_key"] = self.reply_queue
         pending = _Pending(payload.encode(message), queue, timeout, wants_reply)
+        if self._process is not None:
+            self._process.check()  # before the lock, which a fork may have left locked
         with self._lock:
             if self._refusal is not None:
                 raise self._refusal
             self._pending[message_id] = pending
             if self._thread is None:
                 self.connection.parameters  # noqa: B018 - a bad configuration is the caller's to hear of
-                self._thread = threading.Thread(
-                    target=lambda: self.connection.run(self), name="mq-client", daemon=True
-                )
+                self._process = Process()
+                self._thread = threading.Thread(target=self._run, name="mq-client", daemon=True)
                 self._thread.start()
         self.connection.call(lambda: self._publish(message_id))
         pending.done.wait(min(timeout, threading.TIMEOUT_MAX))
@@ -130,12 +139,24 @@ class Client:
 
     def close(self) -> None:
         """Delete the reply queue and close the connection; requests that wait are ended."""
+        if self._process is not None and self._process.forked:
+            return  # the connection is the parent process's
         with self._lock:
             thread, self._thread = self._thread, None
         if thread is not None:
             self.connection.call(self._leave)
             thread.join(5.0)
         self._end_all(NotConnected("the client was closed"))
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self.connection.run(self)
+                return
+            except Exception:  # its callers wait for replies that only a living loop brings
+                _log.exception("the client's loop failed; starting it again")
+                self._channel = None
+                time.sleep(_RESTART_PAUSE)
 
     # ---- on the loop: mq_connector.connection.Listener
 
@@ -152,7 +173,9 @@ class Client:
         self._channel = None
 
     def on_refused(self, reason: str) -> bool:
-        """The broker said no."""
+        """The broker said no: once it has said yes, a "no" may be one of a broker that is starting."""
+        if self._ever_ready:
+            return False
         self._refuse(StartError(reason))
         return True
 
@@ -175,6 +198,7 @@ class Client:
 
     def _on_ready(self, channel: pika.channel.Channel) -> None:
         self._channel = channel
+        self._ever_ready = True
         self._published = 0
         self._unconfirmed.clear()
         self.connection.proven()
@@ -184,7 +208,13 @@ class Client:
             self._publish(message_id)
 
     def _on_channel_closed(self, channel: pika.channel.Channel, reason: BaseException) -> None:
-        if isinstance(reason, pika.exceptions.ChannelClosedByBroker):
+        if not isinstance(reason, pika.exceptions.ChannelClosedByBroker):
+            return
+        if self._ever_ready:
+            # After a half-open loss the broker takes our exclusive queue for somebody else's (405),
+            # until it notices. A fresh connection, because its pauses grow.
+            self.connection.drop()
+        else:
             self._refuse(
                 StartError(
                     f"reply queue {self.reply_queue!r}: {reason.reply_code} {reason.reply_text}"
@@ -200,21 +230,22 @@ class Client:
             return  # the channel opened between a caller's entry and its call: sent with the others
         pending.sent_on = self._channel
         remaining = int((pending.deadline - time.monotonic()) * 1000)
-        if remaining > 0:
-            self._published += 1
-            self._unconfirmed[self._published] = message_id
-            self._channel.basic_publish(
-                "",
-                pending.queue,
-                pending.body,
-                pika.BasicProperties(
-                    expiration=str(remaining),
-                    message_id=message_id,
-                    # For the error reply to a body that the service can't decode.
-                    reply_to=self.reply_queue if pending.wants_reply else None,
-                ),
-                mandatory=True,
-            )
+        if remaining <= 0:
+            return
+        properties = pika.BasicProperties(
+            expiration=str(remaining),
+            message_id=message_id,
+            # For the error reply to a body that the service can't decode.
+            reply_to=self.reply_queue if pending.wants_reply else None,
+        )
+        try:
+            self._channel.basic_publish("", pending.queue, pending.body, properties, mandatory=True)
+        except Exception as error:  # a name that AMQP can't hold: the broker knows nothing of it
+            failure = PublishError(f"not sent: {type(error).__name__}: {error}")
+            self._end(message_id, None, failure)
+            return
+        self._published += 1
+        self._unconfirmed[self._published] = message_id
 
     def _on_confirmed(self, frame: Any) -> None:
         """The broker has taken messages (``basic.ack``), or won't (``basic.nack``)."""
