@@ -113,7 +113,7 @@ def test_it_runs_after_the_move_as_before(project: BakedProject, tmp_path: Path)
     assert before["heard"] == "hi"
 
     page = (TEMPLATE / "docs" / "move-a-service.md").read_text(encoding="utf-8")
-    [command] = re.findall(r"^ +(sed .*)$", page, re.MULTILINE)
+    [command] = re.findall(r"^ +(find src .*)$", page, re.MULTILINE)
     subprocess.run(["bash", "-ec", command], cwd=project.path, check=True)
     moved = (project.package / "metrics.py").read_text()
     assert "import" in moved and "from neon_mq_connector" not in moved
