@@ -9,7 +9,7 @@ from typing import Any
 
 import pika
 import pytest
-from mq_connector import ConsumerThread, RetryMessage
+from mq_connector import Connection, ConsumerThread, RetryMessage
 from mq_connector.channel import Channel
 from mq_connector.config import Limits
 from mq_connector.worker import Workers
@@ -305,3 +305,13 @@ def test_more_workers_than_the_machine_can_start_end_the_start(
     assert "999 worker threads can't be started" in str(consumer.failure)
     assert "MQ_WORKERS" in str(consumer.failure)
     assert changed, "nobody is told, and the service idles"
+
+
+def test_a_configuration_that_breaks_in_an_unforeseen_way_ends_the_start(queue: str) -> None:
+    def broken() -> list[pika.ConnectionParameters]:
+        raise RuntimeError("nobody has thought of this")
+
+    consumer = ConsumerThread(Connection(broken), queue, echo)
+    consumer.start()
+    ended(consumer, 3)
+    assert "nobody has thought of this" in str(consumer.failure)

@@ -183,6 +183,14 @@ def test_what_is_settled_behind_a_delivery_that_stays_in_hand_is_forgotten_once_
     assert acks.take() == [(1, True)]
 
 
+def test_a_handler_that_only_rejects_leaves_nothing_behind_though_nothing_is_taken() -> None:
+    acks = Acks()
+    for tag in range(1, 100_001):
+        acks.delivered(tag)
+        acks.told(tag)
+    assert acks.pending == acks.outstanding == 0 == remembered(acks)
+
+
 def test_a_hundred_thousand_settled_deliveries_leave_nothing_behind() -> None:
     acks = Acks()
     for tag in range(1, 100_001):

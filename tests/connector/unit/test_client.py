@@ -20,6 +20,7 @@ from mq_connector.errors import (
     RequestTimeout,
     StartError,
 )
+from mq_connector.fork import Process
 from pika import spec
 
 from . import wire
@@ -365,6 +366,71 @@ def test_a_no_after_a_yes_is_taken_for_a_passing_one(
         asking.close()
 
 
+def test_a_time_out_says_that_the_reply_queue_is_locked(client: Ask) -> None:
+    def lose(peer: Peer) -> None:
+        ready(peer)
+        requested(peer)
+
+    with broker(lose, locked_queue) as server:
+        asking = client(server)
+        # Long enough for the second connection, whose pause is at most 0.1 s.
+        with pytest.raises(
+            RequestTimeout, match=r"within 1 s: reply queue .*: 405 RESOURCE_LOCKED"
+        ):
+            asking.request("input", {}, timeout=1)
+        server.errors.clear()  # of the connection that is being made when the client closes
+        asking.close()
+
+
+def test_a_locked_queue_is_not_taken_for_a_denied_one(client: Ask) -> None:
+    """Exclusive, it would be out of the services' reach, which declare it as well."""
+    declared: list[bool] = []
+
+    def lose(peer: Peer) -> None:
+        ready(peer)
+        requested(peer)
+
+    def accept(peer: Peer) -> None:
+        channel, method = ready(peer)
+        declared.append(method.exclusive)
+        reply(peer, channel, {"message_id": requested(peer)[1]["message_id"]})
+        peer.farewell()
+
+    with broker(lose, locked_queue, accept) as server:
+        asking = client(server, exclusive=False)
+        asking.request("input", {}, timeout=PATIENCE)
+        asking.close()
+    assert declared == [False]
+
+
+def test_a_request_that_comes_while_a_channel_is_closed_waits_for_the_next_one(
+    client: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = threading.Event()
+
+    def close(peer: Peer) -> None:
+        channel, _ = ready(peer)
+        requested(peer)
+        peer.close_channel(channel, 406, "PRECONDITION_FAILED")
+        peer.farewell()
+
+    with broker(close, lambda peer: answer_all(peer, 2)) as server:
+        asking = client(server)
+        drop = asking.connection.drop
+
+        def drop_later() -> None:
+            asking.connection.later(0.3, drop)
+            closed.set()
+
+        monkeypatch.setattr(asking.connection, "drop", drop_later)
+        first = threading.Thread(target=asking.request, args=("input", {}, PATIENCE))
+        first.start()
+        assert closed.wait(PATIENCE)
+        assert asking.request("input", {"text": "hi"}, timeout=PATIENCE)["echo"] == "hi"
+        first.join(PATIENCE)
+        asking.close()
+
+
 def test_a_message_that_amqp_can_t_hold_fails_alone_and_takes_nobody_s_confirm(
     client: Ask,
 ) -> None:
@@ -399,6 +465,78 @@ def test_a_loop_that_fails_is_started_again(client: Ask, monkeypatch: pytest.Mon
     with broker(answer_all) as server:
         asking = client(server)
         assert asking.request("input", {"text": "hi"}, timeout=PATIENCE)["echo"] == "hi"
+        asking.close()
+
+
+def test_a_loop_that_keeps_failing_ends_when_the_client_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loops: list[threading.Thread] = []
+
+    def fail(_connection: Connection, _listener: Any) -> None:
+        loops.append(threading.current_thread())
+        raise OSError("too many open files")
+
+    monkeypatch.setattr(client_module, "_RESTART_PAUSE", 0.01)
+    monkeypatch.setattr(Connection, "run", fail)
+    asking = Client(Connection([]))
+    with pytest.raises(RequestTimeout):
+        asking.request("input", {}, timeout=0.1)
+    monkeypatch.setattr(asking.connection, "call", lambda _: None)  # nobody is there to run it
+    asking.close()
+    assert len(loops) > 1
+    assert not loops[0].is_alive()
+
+
+def test_a_loop_that_fails_early_leaves_the_reply_queue_open_to_services(
+    client: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "_RESTART_PAUSE", 0.01)
+    run = Connection.run
+    failures = [OSError("too many open files")]
+    declared: list[bool] = []
+
+    def fail_once(connection: Connection, listener: Any) -> None:
+        if failures:
+            raise failures.pop()
+        run(connection, listener)
+
+    def script(peer: Peer) -> None:
+        channel, method = ready(peer)
+        declared.append(method.exclusive)
+        reply(peer, channel, {"message_id": requested(peer)[1]["message_id"]})
+        peer.farewell()
+
+    monkeypatch.setattr(Connection, "run", fail_once)
+    with broker(script) as server:
+        asking = client(server, exclusive=False)
+        asking.request("input", {}, timeout=PATIENCE)
+        asking.close()
+    assert declared == [False]
+
+
+def test_a_forked_child_is_sent_away_before_a_lock_that_its_parent_may_hold(
+    client: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def in_child() -> None:
+        try:
+            asking.request("input", {}, timeout=1)
+        except NotConnected as error:
+            said.append(str(error))
+        asking.close()
+        said.append("closed")
+
+    said: list[str] = []
+    with broker(lambda peer: answer_all(peer, 2)) as server:
+        asking = client(server)
+        asking.request("input", {})
+        with monkeypatch.context() as child, asking._lock:
+            child.setattr(Process, "current", -1)
+            thread = threading.Thread(target=in_child)
+            thread.start()
+            thread.join(1.0)
+            assert [words[:23] for words in said] == ["this process was forked", "closed"]
+        assert asking.request("input", {"text": "parent"})["echo"] == "parent"
         asking.close()
 
 

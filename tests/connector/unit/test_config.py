@@ -413,3 +413,20 @@ def test_a_password_that_was_put_into_the_server_is_not_repeated(server: str) ->
         load("echo", {"server": server, **users()})
     assert "holds a URL" in str(caught.value)
     assert "s3cret" not in str(caught.value)
+
+
+def test_a_file_that_is_nested_too_deep_is_one_line(machine: Machine) -> None:
+    path = machine.home / ".config" / "neon" / "mq_config.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("[" * 200_000)
+    with pytest.raises(ConfigurationError, match="isn't valid JSON") as caught:
+        load("echo")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_home_of_somebody_who_does_not_exist_is_one_line(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEON_MQ_CONFIG_PATH", "~nobody-of-that-name/x.json")
+    with pytest.raises(ConfigurationError, match="no such file"):
+        load("echo")

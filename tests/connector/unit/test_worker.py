@@ -11,7 +11,7 @@ from typing import Any
 
 import pika
 import pytest
-from mq_connector import payload
+from mq_connector import RetryMessage, payload
 from mq_connector.testing import Outcome, _RecordingChannel
 from mq_connector.worker import Workers
 from pika.spec import Basic
@@ -194,3 +194,10 @@ def test_a_bad_body_is_logged_in_one_line(caplog: pytest.LogCaptureFixture) -> N
         workers.handle(Delivered(7).delivery)
     assert "message 7 of 'input' is dead-lettered: PayloadError" in caplog.text
     assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("delay", [-1, -0.001, float("nan")])
+def test_a_retry_s_delay_that_is_no_time_is_an_error_where_it_is_written(delay: float) -> None:
+    """On the loop it would only be logged, and the message would stay in hand."""
+    with pytest.raises(ValueError, match="must be 0 s or more"):
+        RetryMessage(delay)

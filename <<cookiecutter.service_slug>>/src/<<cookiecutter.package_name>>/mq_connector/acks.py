@@ -9,35 +9,33 @@ from collections import OrderedDict
 class Acks:
     """Book of one channel's delivery tags; whoever owns the channel guards it with a lock.
 
-    Tags count up from 1 on each channel. A settled run from the lowest tag on becomes one
-    ``basic.ack(multiple=True)``; what is settled behind a gap is acknowledged one by one.
-
-    It remembers the deliveries that are outstanding, which the prefetch bounds, instead of those
-    that are settled: behind a gap, as a callback that hangs leaves one, these only become more.
+    Tags count up from 1 on each channel. Acknowledgements below the lowest outstanding delivery
+    become one ``basic.ack(multiple=True)``; those behind it are sent one by one. Only what is
+    outstanding or not yet told is remembered, so a delivery that stays in hand costs nothing.
     """
 
     def __init__(self) -> None:
         self._highest = 0  # the last tag that was delivered
-        self._top = 0  # the highest tag that was settled
-        # The outstanding tags below `_top`, ascending; a plain dict finds its first in linear time.
-        self._gaps: OrderedDict[int, None] = OrderedDict()
-        self._acked: list[int] = []
-        #: Acknowledgements that the broker hasn't been told of, the length of `_acked`.
+        self._top = 0  # the highest tag that is settled; above it all are outstanding
+        # Outstanding below it, in ascending order. A plain dict that loses its first items looks
+        # through the places of all that were before it when asked for the first.
+        self._holes: OrderedDict[int, None] = OrderedDict()
+        self._acked: list[int] = []  # acknowledged, and the broker hasn't been told
+        #: Acknowledgements that the broker hasn't been told of.
         self.pending = 0
-
 
     @property
     def outstanding(self) -> int:
         """Deliveries that nobody has settled yet."""
-        return self._highest - self._top + len(self._gaps)
+        return self._highest - self._top + len(self._holes)
 
     def delivered(self, tag: int) -> None:
-        """A delivery has arrived; a single assignment, so this one needs no lock."""
+        """A delivery has arrived; a single assignment, which needs no lock."""
         self._highest = tag
 
     def is_settled(self, tag: int) -> bool:
         """Whether a delivery was settled, or never arrived on this channel."""
-        return tag > self._highest or (tag <= self._top and tag not in self._gaps)
+        return tag > self._highest or (tag <= self._top and tag not in self._holes)
 
     def ack(self, tag: int, multiple: bool = False) -> bool:
         """Note an acknowledgement.
@@ -48,9 +46,7 @@ class Acks:
         if multiple:
             tags = self.unsettled(tag)
             for each in tags:
-                self._settle(each)
-            self._acked += tags
-            self.pending += len(tags)
+                self.ack(each)
             return bool(tags)
         if not self._settle(tag):
             return False
@@ -61,7 +57,8 @@ class Acks:
     def unsettled(self, tag: int) -> list[int]:
         """Outstanding deliveries up to ``tag``; tag 0 means all, as in AMQP."""
         last = self._highest if tag == 0 else min(tag, self._highest)
-        return [each for each in self._gaps if each <= last] + list(range(self._top + 1, last + 1))
+        holes = [each for each in self._holes if each <= last]
+        return [*holes, *range(self._top + 1, last + 1)]
 
     def told(self, tag: int) -> bool:
         """Note a rejection, which the caller sends by itself; returns as `ack` does."""
@@ -74,24 +71,24 @@ class Acks:
         """
         acked, self._acked = self._acked, []
         self.pending = 0
-        if not self._gaps:
+        if not self._holes:
             return [(max(acked), True)] if acked else []
         acked.sort()
-        run = bisect(acked, next(iter(self._gaps)))
-        acks = [(acked[run - 1], True)] if run else []
-        return acks + [(tag, False) for tag in acked[run:]]
+        below = bisect(acked, next(iter(self._holes)))
+        together = [(acked[below - 1], True)] if below else []
+        return together + [(tag, False) for tag in acked[below:]]
 
     def _settle(self, tag: int) -> bool:
-        if tag <= self._top:
-            if tag not in self._gaps:
+        following = self._top + 1
+        if tag < following:
+            if tag not in self._holes:
                 return False
-            del self._gaps[tag]
+            del self._holes[tag]
             return True
         if tag > self._highest:
             return False
-        following = self._top + 1
-        if tag != following:  # in order is the usual case, and pays for no range
-            for gap in range(following, tag):
-                self._gaps[gap] = None
+        if tag != following:
+            for hole in range(following, tag):
+                self._holes[hole] = None
         self._top = tag
         return True

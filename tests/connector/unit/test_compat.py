@@ -1,0 +1,92 @@
+"""The incumbent's names where no broker is needed; the rest is in tests/conformance."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mq_connector import payload
+from mq_connector.compat.connector import MQConnector
+from mq_connector.compat.utils.network_utils import b64_to_dict, dict_to_b64
+from mq_connector.compat.utils.rabbit_utils import create_mq_callback
+from mq_connector.errors import StartError
+from mq_connector.testing import Harness
+
+USERS = {"users": {"mine": {"user": "me", "password": "x"}}}
+
+
+def test_a_no_after_a_broker_that_was_down_ends_the_service_with_an_exit_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connector = MQConnector(USERS, "mine")
+
+    def refuse(*_: Any) -> bool:
+        raise StartError("wrong password")
+
+    monkeypatch.setattr(connector, "_wait_for_broker", refuse)
+    monkeypatch.setattr(
+        connector, "run", lambda: connector._start_later(lambda: None, threading.Event())
+    )
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    assert connector.serve() == 1
+
+
+def test_the_configuration_is_the_one_that_the_login_uses(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The shared file of other services lacks our user; the repository's own has it."""
+    shared = tmp_path / "config" / "neon" / "mq_config.json"
+    shared.parent.mkdir(parents=True)
+    shared.write_text(json.dumps({"server": "shared", "users": {"other": {}}}))
+    (tmp_path / "mq_config.json").write_text(json.dumps({"server": "own", **USERS}))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.delenv("NEON_MQ_CONFIG_PATH", raising=False)
+    (tmp_path / "config").rename(tmp_path / ".config")
+    connector = MQConnector(None, "mine")
+    assert connector.config["server"] == "own"
+    assert connector.service_config == USERS["users"]["mine"]
+    assert connector.settings().hosts[0][0] == "own"
+
+
+def test_a_service_waits_for_any_of_its_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as second:
+        port = second.getsockname()[1]
+        servers = f"127.0.0.1:1,127.0.0.1:{port}"
+        connector = MQConnector({"server": servers, **USERS}, "mine")
+        tried: list[int] = []
+
+        def is_there(_host: str, port: int, _parameters: Any) -> bool:
+            tried.append(port)
+            return port != 1
+
+        monkeypatch.setattr("mq_connector.compat.connector.is_there", is_there)
+        assert connector._wait_for_broker(5, threading.Event())
+    assert tried == [1, port]
+
+
+def test_a_decorated_handler_answers_under_the_id_however_it_is_spelt() -> None:
+    sent: list[dict[str, Any]] = []
+
+    class Service(MQConnector):
+        @create_mq_callback()
+        def handle(self, body: dict[str, Any]) -> dict[str, Any]:
+            return {"text": body["text"].upper()}
+
+        def send_message(self, request_data: dict[str, Any], **_: Any) -> str:  # type: ignore[override]
+            sent.append(request_data)
+            return ""
+
+    body = payload.encode({"text": "hi", "messageID": "m1", "routing_key": "replies"})
+    Harness(Service(USERS, "mine").handle).send_body(body)
+    assert [each["messageID"] for each in sent] == ["m1"]
+    assert sent[0]["context"]["mq"]["message_id"] == "m1"
+
+
+def test_base64_may_be_text_as_for_the_standard_library() -> None:
+    assert b64_to_dict(dict_to_b64({"a": (1, b"x")}).decode()) == {"a": (1, b"x")}
