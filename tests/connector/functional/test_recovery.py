@@ -97,14 +97,16 @@ def notice(
 
 def blink(name: str, one: Served, record: Record, cause: Callable[[], Any]) -> None:
     """Let something happen under load that the consumer recovers from at once."""
-    with one.load:
-        with one.consuming:
-            time.sleep(0.3)
-            began = time.monotonic()
-            cause()
-            gone = one.consuming.first(False, began, 5.0)
-            recovery = one.consuming.first(True, began + gone, BOUND)
+    with one.load, one.consuming, one.health:
         time.sleep(0.3)
+        began = time.monotonic()
+        cause()
+        gone = one.consuming.first(False, began, 5.0)
+        recovery = one.consuming.first(True, began + gone, BOUND)
+        time.sleep(0.3)
+        assert one.health.changes[-1][1], (
+            "the health check hasn't noticed that all is well again"
+        )
     record(name, bound=BOUND, recovery=round(recovery, 3), **one.load.check())
 
 
@@ -206,9 +208,15 @@ def test_a_consumer_cancelled_by_the_broker(
     with one.load:
         time.sleep(0.3)
         victim.ctl("eval", kill)
-        done = len(one.load.processed)
+        done, over = len(one.load.processed), time.monotonic()
         eventually(lambda: len(one.load.processed) > done + 20, 10)
-    record("quorum queue: its leader killed", bound=10.0, **one.load.check())
+        recovery = time.monotonic() - over
+    record(
+        "quorum queue: its leader killed",
+        bound=10.0,
+        recovery=round(recovery, 3),
+        **one.load.check(),
+    )
 
 
 @pytest.mark.parametrize("queue_type", ["quorum", "legacy"])
