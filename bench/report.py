@@ -71,7 +71,7 @@ class Report:
         )
         if run.get("remark"):
             yield run["remark"]
-        if run["load"] > run["cores"] / 2:
+        if run["load"] >= run["cores"] / 2:
             yield (
                 "So it had other work to do: times and rates are worse and scatter more than they do on "
                 "an idle machine, tails of latencies most of all. CPU per request hardly suffers."

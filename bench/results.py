@@ -55,6 +55,9 @@ class Results:
                 self._put(json.loads(line))
             except ValueError:  # cut off in the middle
                 continue
+        # Without what was cut off, or the next record would be lost with it.
+        texts = [{"run": self.run}, *self.records.values()]
+        self.path.write_text("".join(json.dumps(each) + "\n" for each in texts), encoding="utf-8")
 
     def _put(self, record: dict[str, Any]) -> None:
         self.records[record["job"], record["case"], record["row"], record["round"]] = record
@@ -98,6 +101,10 @@ class Results:
         theirs = self.values(job, case, reference, metric)
         pairs = [ours[number] / theirs[number] for number in ours if theirs.get(number)]
         return Spread.of(pairs) if pairs else None
+
+    def has(self, job: int, case: str) -> bool:
+        """Whether anything of a case was tried."""
+        return any(key[:2] == (job, case) for key in self.records)
 
     def _of(self, job: int, case: str, row: str) -> Iterator[dict[str, Any]]:
         for key, record in self.records.items():

@@ -112,7 +112,10 @@ def test_an_interrupted_run_goes_on_and_a_changed_template_begins_anew(tmp_path:
     first.add((1, "", OURS, 0), {"cpu_us": 20})
     with file.open("a") as open_file:
         open_file.write('{"job": 1, "case"')  # killed while it wrote
-    assert (1, "", OURS, 0) in Results(file, {"fingerprint": "a"})
+    again = Results(file, {"fingerprint": "a"})
+    assert (1, "", OURS, 0) in again
+    again.add((1, "", OURS, 1), {"cpu_us": 21})
+    assert (1, "", OURS, 1) in Results(file, {"fingerprint": "a"})
     assert (1, "", OURS, 0) not in Results(file, {"fingerprint": "b"})
 
 
@@ -127,6 +130,19 @@ def test_a_ratio_worse_than_its_tolerance_is_a_regression(
     results.add((1, "", OURS, 0), {"cpu_us": ours, "rate": 1})
     results.add((1, "", RAW, 0), {"cpu_us": 100, "rate": 1})
     assert len(list(targets.regressions(results))) == worse
+
+
+def test_a_figure_that_a_run_has_failed_to_measure_is_a_regression(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    baseline = tmp_path / "baseline.json"
+    baseline.write_text(json.dumps({"CPU per request": 0.2, "memory, idle": 1.1}))
+    monkeypatch.setattr(targets, "BASELINE", baseline)
+    results = Results(tmp_path / "results.jsonl", {"fingerprint": "a"})
+    results.add((1, "", OURS, 0), {}, "ended with exit code 1")
+    results.add((1, "", RAW, 0), {"cpu_us": 100, "rate": 1})
+    [line] = targets.regressions(results)  # of the jobs that were run
+    assert line.startswith("CPU per request: not measured")
 
 
 def test_processor_time_is_that_of_the_process_and_its_children(tmp_path: Path) -> None:

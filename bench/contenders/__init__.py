@@ -134,7 +134,8 @@ CONTENDERS = (
         "kombu",
         "kombu",
         ("kombu_app.py",),
-        "adds a content type and headers to every reply; one handler at a time by design",
+        "adds a content type and headers to every reply; one handler at a time by design; less: its "
+        "replies leave on another connection than its acknowledgements, unconfirmed",
         concurrent=False,
     ),
     Contender(
@@ -159,7 +160,8 @@ CONTENDERS = (
         "dramatiq",
         ("-m", "dramatiq", "dramatiq_app", "--processes", "1", "--threads", "{workers}"),
         "requests come in its own JSON envelope, to its own kind of queue, for it takes no others; "
-        "it has no replies over RabbitMQ, so the actor publishes them; CPU and memory are those of "
+        "it has no replies over RabbitMQ, so the actor publishes them, unconfirmed and on another "
+        "connection than its acknowledgements; CPU and memory are those of "
         "all its processes",
         env={"dramatiq_queue_prefetch": "{prefetch}"},
         queue={"x-dead-letter-exchange": "", "x-dead-letter-routing-key": f"{QUEUE}.XQ"},
