@@ -104,9 +104,7 @@ def blink(name: str, one: Served, record: Record, cause: Callable[[], Any]) -> N
         gone = one.consuming.first(False, began, 5.0)
         recovery = one.consuming.first(True, began + gone, BOUND)
         time.sleep(0.3)
-        assert one.health.changes[-1][1], (
-            "the health check hasn't noticed that all is well again"
-        )
+        assert one.health.changes[-1][1], "the health check hasn't noticed that all is well again"
     record(name, bound=BOUND, recovery=round(recovery, 3), **one.load.check())
 
 

@@ -371,14 +371,12 @@ def test_a_time_out_says_that_the_reply_queue_is_locked(client: Ask) -> None:
         ready(peer)
         requested(peer)
 
-    with broker(lose, locked_queue) as server:
+    with broker(lose, locked_queue, Peer.farewell) as server:
         asking = client(server)
-        # Long enough for the second connection, whose pause is at most 0.1 s.
         with pytest.raises(
-            RequestTimeout, match=r"within 1 s: reply queue .*: 405 RESOURCE_LOCKED"
+            RequestTimeout, match=r"within 2 s: reply queue .*: 405 RESOURCE_LOCKED"
         ):
-            asking.request("input", {}, timeout=1)
-        server.errors.clear()  # of the connection that is being made when the client closes
+            asking.request("input", {}, timeout=2)
         asking.close()
 
 
@@ -414,7 +412,7 @@ def test_a_request_that_comes_while_a_channel_is_closed_waits_for_the_next_one(
         peer.close_channel(channel, 406, "PRECONDITION_FAILED")
         peer.farewell()
 
-    with broker(close, lambda peer: answer_all(peer, 2)) as server:
+    with broker(close, answer_all) as server:
         asking = client(server)
         drop = asking.connection.drop
 
@@ -423,11 +421,10 @@ def test_a_request_that_comes_while_a_channel_is_closed_waits_for_the_next_one(
             closed.set()
 
         monkeypatch.setattr(asking.connection, "drop", drop_later)
-        first = threading.Thread(target=asking.request, args=("input", {}, PATIENCE))
-        first.start()
+        with pytest.raises(PublishError, match="406"):
+            asking.request("input", {}, PATIENCE)
         assert closed.wait(PATIENCE)
         assert asking.request("input", {"text": "hi"}, timeout=PATIENCE)["echo"] == "hi"
-        first.join(PATIENCE)
         asking.close()
 
 
@@ -448,6 +445,20 @@ def test_a_message_that_amqp_can_t_hold_fails_alone_and_takes_nobody_s_confirm(
             with pytest.raises(PublishError, match="not sent"):
                 asking.send(queue, {"message_id": message_id}, timeout=PATIENCE)
         asking.send("input", {"n": 2}, timeout=PATIENCE)
+        asking.close()
+
+
+def test_a_message_that_costs_the_channel_is_reported_and_not_sent_again(client: Ask) -> None:
+    def refuse(peer: Peer) -> None:
+        channel, _ = ready(peer)
+        requested(peer)
+        peer.close_channel(channel, 406, "PRECONDITION_FAILED - message size is larger than max")
+
+    with broker(refuse, answer_all) as server:
+        asking = client(server)
+        with pytest.raises(PublishError, match="406 PRECONDITION_FAILED"):
+            asking.request("input", {"text": "large"}, timeout=PATIENCE)
+        assert asking.request("input", {"text": "hi"}, timeout=PATIENCE)["echo"] == "hi"
         asking.close()
 
 

@@ -77,6 +77,7 @@ class Client:
         self._lock = threading.Lock()
         self._refusal: MQError | None = None
         self._ever_ready = False
+        self._declaring = False
         self._process: Process | None = None
         self._thread: threading.Thread | None = None
 
@@ -92,7 +93,9 @@ class Client:
         :param queue: the service's input queue
         :param timeout: seconds for all of it, connecting included; the request expires with it
         :raises RequestTimeout: no reply in time
-        :raises PublishError: there is no such queue
+        :raises PublishError: there is no such queue, or the message can't be sent
+        :raises NotConnected: the client was closed, or was opened by the process that this one was
+            forked from
         :raises StartError: the broker refuses us
         :raises ConfigurationError: the configuration lacks something
         """
@@ -149,13 +152,13 @@ class Client:
         self._end_all(NotConnected("the client was closed"))
 
     def _run(self) -> None:
-        while True:
+        while self._thread is threading.current_thread():  # until `close`
             try:
                 self.connection.run(self)
                 return
             except Exception:  # its callers wait for replies that only a living loop brings
                 _log.exception("the client's loop failed; starting it again")
-                self._channel = None
+                self.on_lost()
                 time.sleep(_RESTART_PAUSE)
 
     # ---- on the loop: mq_connector.connection.Listener
@@ -166,10 +169,10 @@ class Client:
 
     def on_lost(self) -> None:
         """The connection is gone; requests that wait are sent again on the next one."""
-        if self._channel is None and not self._exclusive:
-            self._exclusive = (
-                True  # a broker that denies transient queues closes the connection (541)
-            )
+        if self._declaring:
+            # A broker that denies transient queues closes the connection (541).
+            self._exclusive = True
+        self._declaring = False
         self._channel = None
 
     def on_refused(self, reason: str) -> bool:
@@ -185,6 +188,7 @@ class Client:
         channel.add_on_cancel_callback(lambda _: self.connection.drop())
 
         def consume(_: Any) -> None:
+            self._declaring = False
             channel.basic_consume(
                 self.reply_queue,
                 self._on_reply,
@@ -194,6 +198,7 @@ class Client:
             )
 
         channel.confirm_delivery(self._on_confirmed)
+        self._declaring = True
         channel.queue_declare(self.reply_queue, exclusive=self._exclusive, callback=consume)
 
     def _on_ready(self, channel: pika.channel.Channel) -> None:
@@ -210,21 +215,26 @@ class Client:
     def _on_channel_closed(self, channel: pika.channel.Channel, reason: BaseException) -> None:
         if not isinstance(reason, pika.exceptions.ChannelClosedByBroker):
             return
+        self._declaring = False
+        if channel is self._channel:
+            # What was under way has cost the channel, such as a body over the broker's limit (406);
+            # sent again, it would cost the next one.
+            refused = PublishError(f"{reason.reply_code} {reason.reply_text}")
+            for message_id in list(self._unconfirmed.values()):
+                self._end(message_id, None, refused)
+        text = f"reply queue {self.reply_queue!r}: {reason.reply_code} {reason.reply_text}"
         if self._ever_ready:
             # After a half-open loss the broker takes our exclusive queue for somebody else's (405),
             # until it notices. A fresh connection, because its pauses grow.
+            self.connection.trouble = text
             self.connection.drop()
         else:
-            self._refuse(
-                StartError(
-                    f"reply queue {self.reply_queue!r}: {reason.reply_code} {reason.reply_text}"
-                )
-            )
+            self._refuse(StartError(text))
 
     def _publish(self, message_id: str) -> None:
         with self._lock:
             pending = self._pending.get(message_id)
-        if self._channel is None or pending is None:
+        if self._channel is None or not self._channel.is_open or pending is None:
             return  # sent once there is a channel; or nobody waits any more
         if pending.sent_on is self._channel:
             return  # the channel opened between a caller's entry and its call: sent with the others
