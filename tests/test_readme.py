@@ -101,6 +101,28 @@ def test_make_demo_shows_both_replies(tmp_path: Path) -> None:
     assert int(seconds) < 60
 
 
+@pytest.mark.containers
+def test_the_demo_without_an_installed_rabbitmq_runs_in_containers(
+    containers: dict[str, str],
+) -> None:
+    code = (
+        "import runpy, sys; sys.path.insert(0, 'scripts'); import ensure_broker; "
+        "ensure_broker.trouble = lambda: 'none here'; "
+        "runpy.run_path('scripts/demo.py', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", code],
+        cwd=TEMPLATE,
+        env={**os.environ, **containers},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "docker compose up … " in done.stdout
+    assert REPLY in done.stdout and '"shout": "HI"' in done.stdout
+
+
 def test_some_of_the_tests_can_be_chosen_as_the_readme_says(tmp_path: Path) -> None:
     command = "make test PYTEST_ARGS='-k render'"
     assert f"`{command}`" in (TEMPLATE / "README.md").read_text(encoding="utf-8")
