@@ -6,7 +6,7 @@ import base64
 import json
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -134,6 +134,48 @@ class Lab:
         """That many requests of the reference job, as the contender wants them."""
         for number in range(count):
             yield request(contender, number, text)[1]
+
+    def drain(
+        self,
+        contender: Contender,
+        queues: Mapping[str, Iterable[bytes]],
+        count: int,
+        limit: float,
+        *,
+        consumers: int = 1,
+        env: Mapping[str, str] | None = None,
+    ) -> dict[str, float]:
+        """Let a contender that consumes already loose on full queues, and count all it does.
+
+        It is frozen while they are filled, so neither its start nor what it reads ahead is left out.
+
+        :param queues: what to fill each with
+        :param count: requests in all of them
+        :param limit: seconds after which enough is seen
+        """
+        with self.client() as client, self.client() as reader:
+            reader.consume(REPLIES)
+            with self.start(contender, consumers=consumers, env=env) as process:
+                for name in queues:
+                    client.wait_for_consumers(name, 1, START)
+                process.freeze()
+                for name, bodies in queues.items():
+                    client.fill(name, bodies, consumed=True)
+                before = process.cpu()
+                process.thaw()
+                began = time.monotonic()
+                seen = reader.count_replies(count, began + limit)
+                seconds = time.monotonic() - began
+                process.check()
+                if not seen:
+                    raise TimeoutError(f"no reply in {limit:.0f} s")
+                answered, after = _answered(process, reader)
+                return {
+                    "cpu_us": (after - before) / answered * 1e6,
+                    "rate": seen / seconds,
+                    "requests": answered,
+                    "peak_mb": process.peak(),
+                }
 
     def cpu_per_request(
         self, process: Process, client: Client, count: int, limit: float

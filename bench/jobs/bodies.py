@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..contenders import BY_NAME, OURS, RAW, WIDE
 from ..job import Job, Metric, Values
-from ..lab import REPLIES, TEXT, Lab
+from ..lab import TEXT, Lab
 from ..service import QUEUE
 
 #: Characters of text that make a body of that size, and how many such requests.
@@ -57,7 +57,5 @@ class Bodies(Job):
         text = (TEXT + " ") * (length // len(TEXT)) + TEXT[: length % len(TEXT)]
         with lab.client() as client:
             lab.prepare(client, contender)
-            client.fill(QUEUE, lab.bodies(contender, count, text[:length]))
-            client.consume(REPLIES)
-            with lab.start(contender, env=env) as process:
-                return lab.cpu_per_request(process, client, count, 1.5 if quick else 4.0)
+        bodies = lab.bodies(contender, count, text[:length])
+        return lab.drain(contender, {QUEUE: bodies}, count, 1.5 if quick else 4.0, env=env)

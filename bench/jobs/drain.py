@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..contenders import BY_NAME, OURS, RAW
 from ..job import Job, Metric, Values
-from ..lab import PREFETCH, REPLIES, Lab
+from ..lab import PREFETCH, Lab
 from ..service import QUEUE
 
 QUICK = (OURS, RAW, "neon-message", "neon-select", "faststream", "aio-pika")
@@ -17,8 +17,9 @@ class Drain(Job):
     slug = "drain"
     title = "The reference job: requests that wait in the queue"
     text = (
-        "Requests of about 250 bytes in Neon's form lie ready. The service decodes one, sends a reply "
-        "of the same form to the queue that the request names, and then acknowledges. "
+        "Requests of about 250 bytes in Neon's form lie ready: the service consumes already, and is "
+        "frozen (SIGSTOP) until they do. It decodes one, sends a reply of the same form to the queue "
+        "that the request names, and then acknowledges. "
         f"Every contender gets {PREFETCH} messages ahead, and the client takes the replies away. "
         "CPU is that of the service's process alone, user and system, as the operating system "
         "accounts for it."
@@ -42,7 +43,4 @@ class Drain(Job):
         count, limit = (6000, 1.5) if quick else (30_000, 4.0)
         with lab.client() as client:
             lab.prepare(client, contender)
-            client.fill(QUEUE, lab.bodies(contender, count))
-            client.consume(REPLIES)
-            with lab.start(contender) as process:
-                return lab.cpu_per_request(process, client, count, limit)
+        return lab.drain(contender, {QUEUE: lab.bodies(contender, count)}, count, limit)
