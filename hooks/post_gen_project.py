@@ -25,10 +25,11 @@ def remove_leavings() -> None:
 remove_leavings()
 sys.argv = ["rabbitmq/provision.py"]
 runpy.run_path(sys.argv[0], run_name="__main__")
+project, here = Path.cwd(), Path(os.environ.get("PWD", os.curdir)).resolve()
 request = json.dumps({"text": "hi"})
 print(
     f"\nNext, with Docker:\n"
-    f"  cd {shlex.quote(os.path.relpath(Path.cwd(), os.environ.get('PWD', Path.cwd().parent)))}\n"
+    f"  cd {shlex.quote(str(project.relative_to(here) if project.is_relative_to(here) else project))}\n"
     f"  docker compose up --build --detach --wait\n"
     f"  docker compose exec service python -m {ANSWERS['package_name']} request '{request}'"
 )
