@@ -68,6 +68,7 @@ def main() -> int:
     with lab:
         head = machine.describe(lab.service)
         head["rabbitmq"] = lab.broker.installation.version
+        head["fingerprint"] += f"-{head['rabbitmq']}"
         head["versions"] = machine.versions(lab.environments)
         results = Results(raw, head)
         measure(lab, jobs, results, chosen.quick)

@@ -34,6 +34,8 @@ class Job(ABC):
     title: str
     #: What is measured and how, for the report.
     text: str
+    #: Who is not measured at this, and why; for the report.
+    left_out: str = ""
     #: The first one decides the order of the rows, and ratios are of it.
     metrics: Sequence[Metric]
     #: Row that the others are divided by, within each round; None for no ratios.

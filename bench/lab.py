@@ -30,6 +30,8 @@ START = 30.0
 #: Seconds of reading between two looks at the clock, and without a reply until a contender counts as
 #: done: more than the slowest takes for one.
 _SLICE, _SILENCE = 0.02, 2.0
+#: Seconds after a last reply in which acknowledgements and the like still cost processor time.
+AFTERWARDS = 0.05
 #: Seconds without a reply after which none is on its way any more.
 _QUIET = 0.2
 

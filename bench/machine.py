@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import os
 import platform
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,22 @@ from typing import Any
 from .environment import Environment
 from .service import Service, fingerprint
 
-#: Distribution that stands for a peer, where it is called otherwise.
-_NAMES = {"neon": "neon-mq-connector", "service": "python-dotenv"}
+#: Distributions that stand for an environment, where they are called otherwise.
+_NAMES = {
+    "neon": ("neon-mq-connector",),
+    "service": ("pika", "python-dotenv"),
+    "templates": ("cookiecutter-pypackage", "cookiecutter_python", "PyScaffold"),
+}
+#: What prints a program's version.
+_TOOLS = {
+    "Erlang": (
+        "erl",
+        "-noshell",
+        "-eval",
+        "io:put_chars(erlang:system_info(otp_release)), halt().",
+    ),
+    "Docker": ("docker", "version", "--format", "{{.Server.Version}}"),
+}
 
 
 def describe(service: Service) -> dict[str, Any]:
@@ -28,19 +45,30 @@ def describe(service: Service) -> dict[str, Any]:
         "system": _first("/etc/os-release", "PRETTY_NAME", "=").strip('"') or platform.system(),
         "kernel": platform.release().partition("-")[0],
         "python": platform.python_version(),
+        "tools": tools(),
         "load": round(os.getloadavg()[0], 1),
     }
 
 
 def versions(environments: dict[str, Environment]) -> dict[str, str]:
-    """Version of every peer that is installed."""
-    found: dict[str, str] = {}
+    """Version of every peer that is installed, and of the cookiecutter that renders the template."""
+    found = {"cookiecutter": importlib.metadata.version("cookiecutter")}
     for peer, environment in environments.items():
         if environment.ready:
             installed = {name.lower(): ver for name, ver in environment.versions().items()}
-            name = _NAMES.get(peer, peer)
-            if name in installed:
-                found[name] = installed[name]
+            for name in _NAMES.get(peer, (peer,)):
+                if name.lower() in installed:
+                    found[name] = installed[name.lower()]
+    return found
+
+
+def tools() -> dict[str, str]:
+    """Version of each program that takes part; none where it doesn't answer."""
+    found: dict[str, str] = {}
+    for name, command in _TOOLS.items():
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+            found[name] = done.stdout.strip()
     return found
 
 

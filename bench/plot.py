@@ -12,6 +12,8 @@ from .results import Spread
 #: Middle tones: each has a contrast above 4 on white (#fff) and on GitHub's dark page (#0d1117).
 _TEXT, _LINE, _OURS, _OTHER = "#6e7b8a", "#6e7b8a", "#1f7fe0", "#8c7b6b"
 _LEFT, _WIDTH, _RIGHT, _STEP, _TOP = 330, 380, 110, 24, 44
+#: Characters of a label that there is room for.
+LABEL = 48
 #: From this ratio between the largest and the smallest bar on, the scale is logarithmic.
 _LOGARITHMIC = 25
 
@@ -68,9 +70,11 @@ def bars(title: str, rows: Sequence[Bar], digits: int) -> str:
         out += [
             f'<text x="{_LEFT - 8}" y="{y + 12}" text-anchor="end"{weight}>{escape(row.label)}</text>',
             f'<rect x="{_LEFT}" y="{y}" width="{max(1.5, x(spread.median) - _LEFT):.1f}" '
-            f'height="15" rx="2" fill="{colour}"/>',
+            f'height="15" rx="2" fill="{colour}" fill-opacity=".4"/>',
+            f'<line x1="{x(spread.median):.1f}" x2="{x(spread.median):.1f}" y1="{y}" y2="{y + 15}" '
+            f'stroke="{colour}" stroke-width="2"/>',
             f'<line x1="{x(spread.low):.1f}" x2="{x(spread.high):.1f}" y1="{y + 7.5}" '
-            f'y2="{y + 7.5}" stroke="{_LINE}" stroke-width="1.5"/>',
+            f'y2="{y + 7.5}" stroke="{colour}" stroke-width="2"/>',
             f'<text x="{x(spread.high) + 7:.1f}" y="{y + 12}"{weight}>'
             f"{spread.median:,.{digits}f}</text>".replace(",", " "),
         ]

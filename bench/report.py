@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from . import plot
 from .contenders import CONTENDERS, OURS
 from .job import Job, Metric
 from .results import Results, Spread
 from .run import keys
-from .targets import BASELINE, CHECKS, TARGETS, ratios
+from .targets import BASELINE, CHECKS, TARGETS, baseline, ratios
 
 
 class Report:
@@ -66,7 +67,7 @@ class Report:
         yield (
             f"Run of {run['began']} on {run['processor']}, {run['cores']} cores, "
             f"{run['memory_gib']} GiB, {run['system']}, Linux {run['kernel']}, Python {run['python']}, "
-            f"RabbitMQ {run['rabbitmq']}; template {run['template']}. "
+            f"{_tools(run)}; template {run['template']}. "
             f"Load of the machine when it began: {run['load']}."
         )
         if run.get("remark"):
@@ -86,7 +87,8 @@ class Report:
             "Broker, client and contender share the cores, so times and rates say little by "
             "themselves: compare within a table. Rows are measured in turn, round by round; a figure "
             "is the median of the rounds, with the lowest and the highest in brackets. Ratios are taken "
-            "pair by pair within each round, then their median. The best of a column is bold."
+            "pair by pair within each round, then their median; the two of a pair are measured one right "
+            "after the other, in an order that changes. The best of a column is bold."
         )
         yield ""
         yield "## What we set out to reach"
@@ -109,6 +111,9 @@ class Report:
         yield ""
         yield job.text
         yield ""
+        if job.left_out and not self._quick:
+            yield job.left_out
+            yield ""
         if job.matrix:
             yield from self._matrix(job)
             return
@@ -229,6 +234,8 @@ class Report:
             spread = self._results.spread(job.number, case, row, metric.key)
             if spread and spread.median > 0:
                 label = re.sub(r"[*`]", "", job.label(row))
+                if len(label) > plot.LABEL:
+                    label = label.partition(",")[0]
                 bars.append(plot.Bar(label, spread, row == OURS))
         if len(bars) < 2:
             return
@@ -266,18 +273,28 @@ class Report:
             f"`bench/{BASELINE.name}` by more than its tolerance; `QUICK=1` doubles the tolerances."
         )
         yield ""
-        yield "| ratio | this run | tolerance |"
-        yield "|---|---:|---:|"
-        found = ratios(self._results)
+        yield "| ratio | committed | this run | tolerance |"
+        yield "|---|---:|---:|---:|"
+        known, found = baseline(), ratios(self._results)
         for check in CHECKS:
-            value = f"{found[check.name]:.2f}" if check.name in found else "–"
-            yield f"| {check.name}, against {check.over} | {value} | {check.tolerance:.0%} |"
+            cells = [
+                f"{each[check.name]:.2f}" if check.name in each else "–" for each in (known, found)
+            ]
+            yield (
+                f"| {check.name}, against {check.over} | {' | '.join(cells)} | {check.tolerance:.0%} |"
+            )
         yield ""
 
 
 def missing(results: Results, jobs: Sequence[Job], quick: bool) -> int:
     """Measurements that a run still lacks."""
     return sum(1 for job in jobs for key in keys(job, quick) if key not in results)
+
+
+def _tools(run: Mapping[str, Any]) -> str:
+    """The programs that took part and come from no package index."""
+    tools = {"RabbitMQ": run["rabbitmq"], **run.get("tools", {})}
+    return ", ".join(f"{name} {version}" for name, version in tools.items() if version)
 
 
 def _spread(spread: Spread, digits: int) -> str:

@@ -102,6 +102,13 @@ class Results:
         pairs = [ours[number] / theirs[number] for number in ours if theirs.get(number)]
         return Spread.of(pairs) if pairs else None
 
+    def growth(self, job: int, case: str, since: str, row: str, metric: str) -> Spread | None:
+        """A row's metric in one case over that in another, within each round."""
+        here = self.values(job, case, row, metric)
+        there = self.values(job, since, row, metric)
+        pairs = [here[number] / there[number] for number in here if there.get(number)]
+        return Spread.of(pairs) if pairs else None
+
     def has(self, job: int, case: str) -> bool:
         """Whether anything of a case was tried."""
         return any(key[:2] == (job, case) for key in self.records)

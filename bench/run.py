@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
+from .contenders import OURS, WIDE
 from .environment import EnvironmentFailed
 from .job import Job
 from .lab import Lab
@@ -16,15 +17,28 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+def turned(rows: Sequence[str], pair: Sequence[str], number: int) -> list[str]:
+    """The rows in the order of a round: each round begins with another one.
+
+    :param pair: those whose ratio matters stay side by side, so that both see the machine alike, and
+        change places from round to round
+    """
+    together = [row for row in rows if row in pair]
+    if number % 2:
+        together.reverse()
+    units = [together, *([row] for row in rows if row not in pair)]
+    start = number % len(units)
+    return [row for unit in units[start:] + units[:start] for row in unit]
+
+
 def keys(job: Job, quick: bool) -> Iterator[Key]:
-    """A job's measurements, all rows in turn within a round; each round begins with another row."""
+    """A job's measurements, all rows in turn within a round."""
     most = max((job.rounds(case, quick) for case in job.cases(quick)), default=0)
     for number in range(most):
         for case in job.cases(quick):
             if number < job.rounds(case, quick):
-                rows = list(job.rows(case, quick))
-                turned = rows[number % len(rows) :] + rows[: number % len(rows)]
-                yield from ((job.number, case, row, number) for row in turned)
+                rows = turned(job.rows(case, quick), (OURS, WIDE, job.reference or OURS), number)
+                yield from ((job.number, case, row, number) for row in rows)
 
 
 def make_environments(lab: Lab, jobs: Iterable[Job], quick: bool) -> None:

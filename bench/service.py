@@ -62,12 +62,14 @@ def render(folder: Path) -> Path:
 
 
 def fingerprint() -> str:
-    """Changes when the source of the service, or what it or a peer depends on, does."""
+    """Changes when the template, the harness or what a peer depends on does: another run, then."""
     digest = hashlib.sha256(sys.version.encode())
-    tree = TEMPLATE / "<<cookiecutter.service_slug>>"
-    files = [*(tree / "src").rglob("*.py"), tree / "requirements.txt"]
-    for file in sorted([*files, *(TEMPLATE / "bench").glob("requirements-*.txt")]):
-        digest.update(file.read_bytes())
+    for tree in ("<<cookiecutter.service_slug>>", "hooks", "bench"):
+        for file in sorted((TEMPLATE / tree).rglob("*")):
+            # The baseline is what a run makes, not what makes it.
+            if file.is_file() and file.suffix != ".pyc" and file.name != "baseline.json":
+                digest.update(file.read_bytes())
+    digest.update((TEMPLATE / "cookiecutter.json").read_bytes())
     return digest.hexdigest()[:16]
 
 

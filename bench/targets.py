@@ -12,6 +12,8 @@ from .contenders import OURS, RAW, WIDE
 from .results import Results, Spread
 
 BASELINE = Path(__file__).with_name("baseline.json")
+#: Growth that still counts as flat: what two runs of one case differ by, and a little more.
+FLAT = 1.25
 _ONE = "1 in flight"
 _WAITING = "100 ms of waiting, 32 at a time"
 _DECODED = "reference request"
@@ -28,9 +30,13 @@ class Figure:
     over: str | None = None
     #: Divide the other by ours instead.
     upside_down: bool = False
+    #: Case to divide by instead of a row, within each round: how much more it is than there.
+    since: str | None = None
 
     def of(self, results: Results) -> Spread | None:
         """What a run gave."""
+        if self.since is not None:
+            return results.growth(self.job, self.case, self.since, OURS, self.metric)
         if self.over is None:
             return results.spread(self.job, self.case, OURS, self.metric)
         pair = (self.over, OURS) if self.upside_down else (OURS, self.over)
@@ -68,6 +74,8 @@ START = Figure(6, "", "consuming_s")
 MEMORY = Figure(6, "", "idle_mb")
 RENDERING = Figure(8, "rendering", "seconds")
 IMAGE = Figure(8, "image", "size_mb")
+LONG_QUEUE = Figure(9, "10⁶ queued", "cpu_us", since="10³ queued")
+MANY_QUEUES = Figure(9, "64 queues", "cpu_us", since="1 queue")
 
 TARGETS = (
     Target("CPU per request against the bare pika loop", "≤", 0.45, "", 2, CPU_RATIO),
@@ -91,6 +99,8 @@ TARGETS = (
     Target("processor time while idle", "≤", 0.1, "% of a core", 3, IDLE),
     Target("rendering with defaults", "≤", 0.6, "s", 2, RENDERING),
     Target("image size over its base", "≤", 8, "MB", 1, IMAGE),
+    Target("CPU per request, 10⁶ queued against 10³", "≤", FLAT, "", 2, LONG_QUEUE),
+    Target("CPU per request, 64 queues against 1", "≤", FLAT, "", 2, MANY_QUEUES),
 )
 
 
@@ -129,6 +139,11 @@ def ratios(results: Results) -> dict[str, float]:
     return {name: round(spread.median, 3) for name, spread in found.items() if spread}
 
 
+def baseline() -> dict[str, float]:
+    """The committed ratios; none where there is no file yet."""
+    return json.loads(BASELINE.read_text(encoding="utf-8")) if BASELINE.exists() else {}
+
+
 def accept(results: Results) -> None:
     """Take a run's ratios for the ones to compare with."""
     BASELINE.write_text(json.dumps(ratios(results), indent=2) + "\n", encoding="utf-8")
@@ -139,9 +154,7 @@ def regressions(results: Results, loose: float = 1.0) -> Iterator[str]:
 
     :param loose: tolerances are multiplied by this
     """
-    if not BASELINE.exists():
-        return
-    known = json.loads(BASELINE.read_text(encoding="utf-8"))
+    known = baseline()
     measured = ratios(results)
     for check in CHECKS:
         if check.name not in known or not results.has(check.job, check.case):

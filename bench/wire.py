@@ -67,6 +67,8 @@ class Client:
         self.confirmed = 0
         #: Tag of the last delivery that `collect` has seen, and whether it was sent before.
         self.delivery_tag, self.redelivered = 0, False
+        #: When what `collect` yields had arrived (`time.perf_counter`).
+        self.arrived = 0.0
         self._frame_max = spec.FRAME_MAX_SIZE
         try:
             self._log_in(address)
@@ -212,6 +214,7 @@ class Client:
         Takes confirms as well. Can't be mixed with `count_replies` on one connection.
         """
         data = self._rest + self._read(deadline)
+        self.arrived = time.perf_counter()
         position, end = 0, len(data)
         while position + 8 <= end:
             kind, _, size = _unpack_prefix(data, position)

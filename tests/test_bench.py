@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -12,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from baked import TEMPLATE
 from pika import frame, spec
 
 from bench import plot, targets
@@ -19,6 +22,7 @@ from bench.contenders import BY_NAME, OURS, RAW
 from bench.lab import request
 from bench.process import Process
 from bench.results import Results, Spread
+from bench.run import turned
 from bench.wire import TAG, Client
 
 REPLY = "IntcIm1lc3NhZ2VfaWRcIjogMX0i"
@@ -143,6 +147,53 @@ def test_a_figure_that_a_run_has_failed_to_measure_is_a_regression(
     results.add((1, "", RAW, 0), {"cpu_us": 100, "rate": 1})
     [line] = targets.regressions(results)  # of the jobs that were run
     assert line.startswith("CPU per request: not measured")
+
+
+def test_growth_is_of_one_row_from_case_to_case(tmp_path: Path) -> None:
+    results = Results(tmp_path / "results.jsonl", {"fingerprint": "a"})
+    for number, (few, many) in enumerate([(20, 22), (20, 30), (40, 40)]):
+        results.add((9, "10³ queued", OURS, number), {"cpu_us": few})
+        results.add((9, "10⁶ queued", OURS, number), {"cpu_us": many})
+    assert targets.LONG_QUEUE.of(results) == Spread(1.1, 1.0, 1.5, 3)
+
+
+def test_a_pair_is_measured_side_by_side_whoever_begins_the_round() -> None:
+    rows = (OURS, RAW, "kombu", "faststream", "aio-pika")
+    firsts, orders = set(), set()
+    for number in range(8):
+        order = turned(rows, (OURS, RAW), number)
+        assert sorted(order) == sorted(rows)
+        assert abs(order.index(OURS) - order.index(RAW)) == 1
+        firsts.add(order[0])
+        orders.add(order.index(OURS) < order.index(RAW))
+    assert firsts == {OURS, *rows[2:]} and orders == {True, False}
+
+
+def test_the_committed_ratios_are_those_of_the_committed_page() -> None:
+    raw = TEMPLATE / "docs" / "benchmarks" / "results.jsonl"
+    assert targets.baseline() == targets.ratios(Results(raw, {}, keep=True))
+
+
+@pytest.mark.slow
+@pytest.mark.broker
+@pytest.mark.timeout(480)
+def test_the_short_form_measures_all_that_it_promises(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    done = subprocess.run(
+        ["make", "bench", "QUICK=1"],
+        cwd=TEMPLATE,
+        env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+        capture_output=True,
+        text=True,
+        timeout=420,  # the peers are installed first
+    )
+    # A ratio may be worse while other tests keep the machine busy; a row that failed may not.
+    assert done.returncode in (0, 1), done.stderr[-2000:]
+    assert (done.returncode == 1) == ("worse than before" in done.stdout)
+    assert "failed:" not in done.stdout and "left out" not in done.stdout
+    page = (cache / "neon-mq-template" / "bench" / "quick" / "benchmarks.md").read_text()
+    for label in ("**the generated service**", "FastStream", "aio-pika", "neon-mq-connector"):
+        assert f"| {label}" in page
 
 
 def test_processor_time_is_that_of_the_process_and_its_children(tmp_path: Path) -> None:

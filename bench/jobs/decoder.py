@@ -35,7 +35,7 @@ class Decoder(Job):
     text = (
         "µs of CPU from a body's bytes to a dict, base64 included. All but the last read Neon's form, "
         "`base64(json(str(dict)))`; the last reads `base64(json(dict))`, which Neon's peers don't send, "
-        "and is there as a bound."
+        "and is there as a bound. A round is the best of six repetitions in a process of its own."
     )
     metrics = (Metric("cpu_us", "CPU µs per body", 2, "lower", plot=True),)
     reference = "literal_eval"

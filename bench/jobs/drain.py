@@ -21,6 +21,7 @@ class Drain(Job):
         "frozen (SIGSTOP) until they do. It decodes one, sends a reply of the same form to the queue "
         "that the request names, and then acknowledges. "
         f"Every contender gets {PREFETCH} messages ahead, and the client takes the replies away. "
+        "Whoever isn't done after 4 s is measured by what it has done until then. "
         "CPU is that of the service's process alone, user and system, as the operating system "
         "accounts for it."
     )

@@ -125,6 +125,11 @@ class Recovery(Job):
         "empty in the end; at this rate next to none wait in it, so a queue that forgets loses few. "
         "Duplicated: requests that got more than one reply. The bare loop has no way back."
     )
+    left_out = (
+        "Left out: `send_message` of neon-mq-connector and the bare BlockingConnection loop, whose "
+        "consumers come back as those above, or not at all; aio-pika without confirms, which reconnects "
+        "as aio-pika does."
+    )
     metrics = (
         Metric("answers_s", "s to answers", 2, "lower", plot=True),
         Metric("lost", "lost", 0, "lower"),
@@ -138,9 +143,6 @@ class Recovery(Job):
 
     def rows(self, case: str, quick: bool) -> Sequence[str]:
         return (OURS, RAW, *_PEERS)
-
-    def rounds(self, case: str, quick: bool) -> int:
-        return 2
 
     def measure(self, lab: Lab, case: str, row: str, quick: bool) -> Values:
         contender = BY_NAME[row]
