@@ -29,9 +29,9 @@ class Growth(Job):
         "The reference job with a hundred to a million requests in the queue, and with "
         f"{SHARED} requests spread over 1 to 64 queues, each with a consumer of its own: a thread and "
         "a connection in the generated service, a channel on one connection in the bare loop. "
-        "Flat is good. With 64 queues the service has 128 threads, which wait for each other's turn at "
-        "Python's interpreter lock, and look whether it is theirs 200 times a second each; and all replies "
-        "go through one queue, whose process gets few turns in a broker that reads 64 connections. Up to a thousand requests there is too little to watch while it is drained, so "
+        "Flat is good. The service itself is not quite flat over many queues: it works in bursts, and "
+        "where 64 queues share the load, less waits in each. At 64 there is about one change between "
+        "threads for each request, at one queue one in ten. Up to a thousand requests there is too little to watch while it is drained, so "
         f"there it is the mean of {BURSTS} bursts, from the first request to the last reply. Of a million "
         f"requests {CUT:.0f} s at most are watched, which the bare loop doesn't get done in."
     )
