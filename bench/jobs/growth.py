@@ -31,7 +31,8 @@ class Growth(Job):
         "a connection in the generated service, a channel on one connection in the bare loop. "
         "Flat is good. The service itself is not quite flat over many queues: it works in bursts, and "
         "where 64 queues share the load, less waits in each. At 64 there is about one change between "
-        "threads for each request, at one queue one in ten. Up to a thousand requests there is too little to watch while it is drained, so "
+        "threads for each request, at one queue one in ten. "
+        "Up to a thousand requests there is too little to watch while it is drained, so "
         f"there it is the mean of {BURSTS} bursts, from the first request to the last reply. Of a million "
         f"requests {CUT:.0f} s at most are watched, which the bare loop doesn't get done in."
     )
