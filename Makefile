@@ -1,6 +1,8 @@
 # `make` alone lists what there is to do. Each target sets up all it needs in .venv.
 PYTHON ?= python3
 VENV := .venv
+# Of the public connector, which is tested beside ours and asked by its own clients.
+INCUMBENT := .venv-incumbent
 # Without bytecode: the connector is imported where it lies, and would be rendered with its caches.
 RUN := $(VENV)/bin/python -B
 
@@ -15,11 +17,11 @@ demo: $(VENV)/.demo  ## Generate a service, start it, ask it, edit it, ask it ag
 	@$(PYTHON) scripts/ensure_broker.py
 	@$(RUN) scripts/demo.py
 
-test: $(VENV)/.test  ## Run all tests; pass on arguments with PYTEST_ARGS
+test: $(VENV)/.test $(INCUMBENT)/.incumbent  ## Run all tests; pass on arguments with PYTEST_ARGS
 	@$(PYTHON) scripts/ensure_broker.py
 	$(RUN) -m pytest $(PYTEST_ARGS)
 
-coverage: $(VENV)/.test  ## Measure the connector's branch coverage by its own tests: 95 % or it fails
+coverage: $(VENV)/.test $(INCUMBENT)/.incumbent  ## Measure the connector's branch coverage by its own tests: 95 % or it fails
 	@$(PYTHON) scripts/ensure_broker.py
 	@mkdir -p .cache && rm -f .cache/coverage*
 	$(RUN) -m coverage run -m pytest -k 'not incumbent' tests/connector tests/conformance
@@ -39,10 +41,13 @@ bench: $(VENV)/.demo  ## Measure the service side by side with its peers
 	$(RUN) -m bench
 
 clean:  ## Remove what the tools made
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(INCUMBENT)
 	find . '(' -name __pycache__ -o -name '.*_cache' ')' -prune -exec rm -rf {} +
 
 # One environment for all. A group of pyproject.toml is installed into it when a target first needs
 # it, and again when its inputs change.
 $(VENV)/.%: pyproject.toml scripts/venv.py
 	@$(PYTHON) scripts/venv.py $(VENV) $*
+
+$(INCUMBENT)/.incumbent: pyproject.toml scripts/venv.py
+	@$(PYTHON) scripts/venv.py $(INCUMBENT) incumbent

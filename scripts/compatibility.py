@@ -21,6 +21,12 @@ KINDS_BEGIN, KINDS_END = "<!-- kinds -->", "<!-- end of kinds -->"
 INSTALLED = "installed"
 
 
+def heading(broker: str, versions: dict[str, str]) -> str:
+    """Its exact version, and what else its name says."""
+    generation, comma, rest = broker.partition(",")
+    return f"{versions.get(broker, generation)}{comma}{rest}"
+
+
 def cell(rows: list[dict[str, Any]]) -> str:
     """What the tests of one line have found."""
     if not rows:
@@ -33,12 +39,12 @@ def table(found_out: dict[str, Any]) -> str:
     """The checklist, a line each, and what the incumbent doesn't keep."""
     promises: dict[str, str] = found_out["lines"]
     results: dict[str, list[dict[str, Any]]] = found_out["results"]
-    installed = found_out["installed"]
-    # By heading: the broker and the implementation. The incumbent is run on the installed one only.
-    columns = {f"incumbent, RabbitMQ {installed}": (INSTALLED, "incumbent")}
-    for name in sorted(results, key=lambda name: (name != INSTALLED, name)):
-        version = installed if name == INSTALLED else name
-        columns[f"ours, {version}"] = (name, "ours")
+    # By heading: the broker and the implementation.
+    columns: dict[str, tuple[str, str]] = {}
+    for kind in ("incumbent", "ours"):
+        for name in sorted(results, key=lambda name: (name != INSTALLED, name)):
+            if any(row["implementation"] == kind for row in results[name]):
+                columns[f"{kind}, {heading(name, found_out['versions'])}"] = (name, kind)
     lines = [
         f"| | {' | '.join(columns)} |",
         f"|---|{'---|' * len(columns)}",
@@ -64,11 +70,11 @@ def table(found_out: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def kinds(rows: list[dict[str, Any]], installed: str) -> str:
+def kinds(rows: list[dict[str, Any]], versions: dict[str, str]) -> str:
     """Which client is answered with which kind of input queue, and why not."""
     brokers = list(dict.fromkeys(row["broker"] for row in rows))
     reasons = list(dict.fromkeys(row["why_not"] for row in rows if row["why_not"]))
-    headings = [installed if name == INSTALLED else name for name in brokers]
+    headings = [heading(name, versions) for name in brokers]
     lines = [
         f"| client | `MQ_QUEUE_TYPE` | {' | '.join(headings)} |",
         f"|---|---|{'---|' * len(brokers)}",
@@ -99,7 +105,7 @@ def main() -> int:
     new = put(text, BEGIN, END, table(results))
     if KINDS.exists():
         rows = json.loads(KINDS.read_text(encoding="utf-8"))
-        new = put(new, KINDS_BEGIN, KINDS_END, kinds(rows, results["installed"]))
+        new = put(new, KINDS_BEGIN, KINDS_END, kinds(rows, results["versions"]))
     if "--check" in sys.argv:
         return int(new != text)
     DOCUMENT.write_text(new, encoding="utf-8")

@@ -31,8 +31,21 @@ TEMPLATE = Path(__file__).resolve().parent.parent
 TREE = TEMPLATE / "<<cookiecutter.service_slug>>"
 #: The vendored connector, which is copied and never rendered.
 CONNECTOR = TREE / "src" / "<<cookiecutter.package_name>>" / "mq_connector"
+#: The environment of the public connector, which `make test` makes beside that of the tests.
+INCUMBENT = TEMPLATE / ".venv-incumbent"
 #: What provision.py makes: never rendered, never in git.
 SECRETS = (".env", "mq_config.json", "rabbitmq/definitions.json")
+
+
+def incumbent_python() -> str:
+    """The Python that has the public connector and its clients.
+
+    :raises FileNotFoundError: it hasn't been made
+    """
+    python = INCUMBENT / "bin" / "python"
+    if not python.exists():
+        raise FileNotFoundError(f"{python} is missing: `make test` makes it")
+    return str(python)
 
 
 def outside() -> dict[str, str]:
@@ -188,5 +201,5 @@ def command_line(folder: Path, *words: str, **env: str) -> subprocess.CompletedP
 
 def copy_template(target: Path) -> Path:
     """Copy the template as somebody else gets it: without git's folder and the tools' leavings."""
-    leavings = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache")
+    leavings = shutil.ignore_patterns(".git", ".venv*", "__pycache__", ".*_cache")
     return Path(shutil.copytree(TEMPLATE, target, ignore=leavings))

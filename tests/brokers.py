@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from baked import BakedProject, load
+from baked import TEMPLATE, BakedProject, load
 from running import free_port
 
 #: Generations that containers bring beside the installed one: 4.0 tolerates legacy clients, 4.3 is
@@ -45,16 +45,25 @@ def installed(project: BakedProject, port: int = 0) -> Iterator[int]:
         yield broker.port
 
 
-@contextmanager
-def in_container(project: BakedProject, image: str) -> Iterator[int]:
-    """A broker in a container of its own, set up as in the compose file; yields its port."""
+def need_image(image: str) -> None:
+    """Have the engine pull an image, or make a stand-in where no registry is; skips where neither can be."""
     if (
         not shutil.which("docker")
         or subprocess.run(["docker", "info"], capture_output=True).returncode
     ):
         pytest.skip("no Docker engine on this machine")
-    if subprocess.run(["docker", "image", "inspect", image], capture_output=True).returncode:
-        pytest.skip(f"the image {image} isn't here; `.ci/images` makes it")
+    if subprocess.run(["docker", "image", "inspect", image], capture_output=True).returncode == 0:
+        return
+    made = subprocess.run([TEMPLATE / ".ci" / "images", image], capture_output=True, text=True)
+    if made.returncode:
+        last = (made.stdout + made.stderr).strip().splitlines()[-1:]
+        pytest.skip(f"the image {image} is neither here nor can it be had: {last}")
+
+
+@contextmanager
+def in_container(project: BakedProject, image: str) -> Iterator[int]:
+    """A broker in a container of its own, set up as in the compose file; yields its port."""
+    need_image(image)
     port = free_port()
     name = f"neon-test-{uuid.uuid4().hex[:8]}"
     mounts = [

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from baked import BakedProject
+from baked import BakedProject, incumbent_python
 
 #: Asks with the public client, whose configuration is Neon's own; see `Service.ask_as_neon`.
 NEON_CLIENT = """
@@ -118,7 +118,7 @@ class Service:
         (folder / "diana.yaml").write_text(json.dumps({"MQ": {**config, "port": self.port}}))
         done = subprocess.run(
             [
-                sys.executable,
+                incumbent_python(),
                 "-c",
                 NEON_CLIENT,
                 self.project.answers["vhost"],

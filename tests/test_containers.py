@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import brokers
 import pytest
 from baked import SECRETS, BakedProject, bake_into
 
@@ -48,9 +49,7 @@ def lacking() -> str:
         if subprocess.run(["docker", *words], capture_output=True, timeout=60).returncode:
             return f"`docker {' '.join(words)}` fails on this machine"
     for image in IMAGES:
-        have = subprocess.run(["docker", "image", "inspect", image], capture_output=True)
-        if have.returncode and subprocess.run(["docker", "pull", "-q", image]).returncode:
-            return f"the image {image} is neither here nor can it be pulled; .ci/images makes it"
+        brokers.need_image(image)
     return ""
 
 

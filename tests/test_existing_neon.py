@@ -90,6 +90,41 @@ def test_the_clients_user_keeps_its_password(printed: list[Any]) -> None:
     assert [user["name"] for user in printed[DEFINITIONS]["users"]] == ["neon_weather"]
 
 
+def test_the_clients_user_may_have_another_name(newcomer: BakedProject) -> None:
+    words = ("python", "rabbitmq/provision.py", "--print", "neon", "--client-user", "klat")
+    printed = list(yaml.safe_load_all(newcomer.run(*words).stdout))
+    for document in (MAPS, DEFINITIONS):
+        users = {right["user"] for right in printed[document]["permissions"]}
+        assert users == {"neon_weather", "klat"}
+
+
+def test_services_can_share_a_virtual_host(tmp_path: Path) -> None:
+    """As Neon's language models share /llm; the patterns are joined as docs/add-to-neon.md says."""
+    first, second = (
+        bake_into(tmp_path / name, {"service_name": name, "vhost": "/llm"})
+        for name in ("Neon First", "Neon Second")
+    )
+    provision(first, "--client-user")
+    clients = json.loads(first.read("mq_config.json"))["users"]["mq_handler"]
+    done = second.run("python", "rabbitmq/provision.py", "--print", "neon")
+    new = list(yaml.safe_load_all(done.stdout))[DEFINITIONS]
+    there = json.loads(first.read("rabbitmq/definitions.json"))["permissions"]
+    for right in new["permissions"]:
+        for old in there:
+            if old["user"] == right["user"]:
+                right |= {key: f"{old[key]}|{right[key]}" for key in ("configure", "write", "read")}
+    (tmp_path / "new.json").write_text(json.dumps(new))
+    config = json.loads(second.read("mq_config.json"))
+    config["users"]["mq_handler"] = clients
+    (second / "mq_config.json").write_text(json.dumps(config))
+    with brokers.installed_node(first) as broker:
+        broker.ctl("import_definitions", str(tmp_path / "new.json"))
+        for project in (first, second):
+            with running(project, broker.port, tmp_path / "home") as one:
+                assert one.ask_as_neon({"text": "hi"})[0]["echo"] == {"text": "hi"}
+                assert one.command("doctor").returncode == 0
+
+
 def test_the_installers_maps_have_its_shape(printed: list[Any]) -> None:
     maps = printed[MAPS]
     assert set(maps) == {"users", "vhosts", "permissions"}

@@ -1,6 +1,6 @@
 """What an operator pastes into an existing Neon installation to let this service in.
 
-    python rabbitmq/provision.py --print neon
+    python rabbitmq/provision.py --print neon [--client-user NAME]
 
 prints YAML documents, one for each place, each under a comment that names it. They hold the service's
 password, as the places do; nothing is written.
@@ -15,7 +15,6 @@ from typing import Any
 
 from provision import (
     CLIENT_KEY,
-    CLIENT_USER,
     CONFIG,
     DEFINITIONS,
     PACKAGE,
@@ -46,23 +45,23 @@ def credentials() -> tuple[str, str]:
     return name, password
 
 
-def rights(user: str) -> list[dict[str, str]]:
+def rights(user: str, client: str) -> list[dict[str, str]]:
     """Permissions on our vhost for the service and for the user that Neon's clients share."""
     allowed = permissions()
     return [
         {"user": user, "vhost": VHOST, **allowed[PACKAGE]},
-        {"user": CLIENT_USER, "vhost": VHOST, **allowed[CLIENT_KEY]},
+        {"user": client, "vhost": VHOST, **allowed[CLIENT_KEY]},
     ]
 
 
-def definitions(user: str) -> dict[str, Any]:
+def definitions(user: str, client: str) -> dict[str, Any]:
     """Our definitions for a broker that has others: without the clients' user, whom it knows."""
     ours = Document(DEFINITIONS, 0o644).load()
     if not ours:
         raise Broken(f"{DEFINITIONS} is missing: run this without --print first")
     kept = {key: ours[key] for key in ("vhosts", "exchanges", "queues", "bindings", "policies")}
     users = [each for each in ours["users"] if each["name"] == user]
-    return {"users": users, "permissions": rights(user), **kept}
+    return {"users": users, "permissions": rights(user, client), **kept}
 
 
 def configuration(user: str, password: str) -> dict[str, Any]:
@@ -70,8 +69,11 @@ def configuration(user: str, password: str) -> dict[str, Any]:
     return {"username": user, "user": user, "password": password}
 
 
-def documents() -> Iterator[tuple[str, Any]]:
-    """Each place, and what goes there."""
+def documents(client: str) -> Iterator[tuple[str, Any]]:
+    """Each place, and what goes there.
+
+    :param client: the user that Neon's clients share
+    """
     user, password = credentials()
     config = {
         "server": BROKER,
@@ -84,7 +86,7 @@ def documents() -> Iterator[tuple[str, Any]]:
         {
             "users": [{"name": user, "password": password, "tags": ["backend", "service"]}],
             "vhosts": [{"name": VHOST}],
-            "permissions": rights(user),
+            "permissions": rights(user, client),
         },
     )
     yield (
@@ -95,7 +97,7 @@ def documents() -> Iterator[tuple[str, Any]]:
         "The broker's definitions, for one that runs: save as new.json, then in its container\n"
         "# rabbitmqctl import_definitions new.json\n"
         "# With the two maps above it still takes this for the dead letters: a policy, an exchange, a queue.",
-        definitions(user),
+        definitions(user, client),
     )
     yield (
         f"Neon's configuration (diana.yaml; without MQ, mq_config.json): add under users.\n"
@@ -189,8 +191,8 @@ def kubernetes(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     )
 
 
-def show() -> None:
+def show(client: str) -> None:
     """Print all documents: YAML, in the part of it that is JSON."""
     print("this holds the service's password: mind where it goes", file=sys.stderr)
-    for place, content in documents():
+    for place, content in documents(client):
         print(f"---\n# {place}\n{json.dumps(content, indent=2)}\n")

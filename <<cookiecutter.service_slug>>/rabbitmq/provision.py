@@ -26,10 +26,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# The only lines that are filled in when the project is generated.
+# The only lines that are filled in when the project is generated. Whoever adds a queue or an exchange
+# here removes rabbitmq/definitions.json, runs this, and restarts the broker.
 PACKAGE = "<< cookiecutter.package_name >>"
 VHOST = "<< cookiecutter.vhost >>"
-QUEUE = "<< cookiecutter.input_queue >>"
+#: What the service consumes.
+QUEUES = ("<< cookiecutter.input_queue >>",)
+
+#: Exchanges that it subscribes to or publishes to; Neon's are of the kind `fanout`.
+EXCHANGES: tuple[str, ...] = ()
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = "mq_config.json"
@@ -44,10 +49,8 @@ CLIENT_USER = "neon_api_utils"
 #: As whom the container runs when root generated the project: anybody without rights will do.
 UNPRIVILEGED = 10001
 
-#: Queue for what can't be handled, and the exchange of the same name that leads to it.
-DEAD = f"{QUEUE}.dead"
 DAY = 24 * 60 * 60 * 1000  # Milliseconds, as the broker counts.
-#: Bounds of the input queue. Unbounded, a backlog would fill the disk, and then the broker would
+#: Bounds of an input queue. Unbounded, a backlog would fill the disk, and then the broker would
 #: block everybody; a full queue refuses further requests (basic.nack where the client asked for it).
 BACKLOG = {"max-length": 1_000_000, "max-length-bytes": 2**30, "overflow": "reject-publish"}
 #: Bounds of the dead-letter queue, beyond which the oldest go. They are to be looked at, not kept.
@@ -168,8 +171,8 @@ def exactly(*patterns: str) -> str:
 def permissions() -> dict[str, dict[str, str]]:
     """The least that works, by key under `users`, in RabbitMQ's three kinds.
 
-    The service makes, consumes and probes its own queue, reads what was dead-lettered, and has reply
-    queues for `request`. It may not make the queues that clients wait for replies at: what it
+    The service makes, consumes and probes its own queues, reads what was dead-lettered, and has reply
+    queues for `request`; a subscriber makes its exchange and a queue, and binds the two. It may not make the queues that clients wait for replies at: what it
     answers goes there through the default exchange, and a queue that it made after its client had
     gone would stay for ever.
 
@@ -177,61 +180,90 @@ def permissions() -> dict[str, dict[str, str]]:
     not also a right to delete. They can't read from it. Their reply queues are UUIDs or have one of
     two usual forms; for others, add a name here.
     """
-    queue, replies = re.escape(QUEUE), rf"{re.escape(PACKAGE)}\.reply\.[0-9a-f]+"
-    probes, legacy = rf"{queue}\.probe\.[0-9a-f]+", rf"{queue}\.response\.[0-9a-f]+"
-    client = ("[0-9a-f]{32}", "[A-Za-z0-9_]+_output", legacy)
-    publish = exactly(r"amq\.default")
+    queues, exchanges = (
+        [re.escape(each) for each in QUEUES],
+        [re.escape(each) for each in EXCHANGES],
+    )
+    dead, replies = (
+        [rf"{each}\.dead" for each in queues],
+        rf"{re.escape(PACKAGE)}\.reply\.[0-9a-f]+",
+    )
+    probes = [rf"{each}\.probe\.[0-9a-f]+" for each in queues]
+    client = ["[0-9a-f]{32}", "[A-Za-z0-9_]+_output"]
+    client += [rf"{each}\.response\.[0-9a-f]+" for each in queues]
+    bound = [*queues, *subscribers()] if exchanges else []  # To bind a queue is to write to it.
+    publish = [r"amq\.default", *exchanges]
     return {
         PACKAGE: {
-            "configure": exactly(queue, probes, replies),
-            "write": publish,
-            "read": exactly(queue, re.escape(DEAD), replies),
+            "configure": exactly(*queues, *probes, replies, *exchanges, *subscribers()),
+            "write": exactly(*publish, *bound),
+            "read": exactly(*queues, *dead, replies, *exchanges, *subscribers()),
         },
         CLIENT_KEY: {
-            "configure": exactly(queue, *client),
-            "write": publish,
+            "configure": exactly(*queues, *client, *exchanges),
+            "write": exactly(*publish),
             "read": exactly(*client),
         },
     }
 
 
+def subscribers() -> list[str]:
+    """Patterns of the names that `register_subscriber` gives its queues."""
+    return [rf"subscriber_{re.escape(exchange)}_[0-9a-f]{{6}}" for exchange in EXCHANGES]
+
+
 def topology() -> dict[str, Any]:
-    """Definitions without users. The input queue is missing: the service declares it by itself.
+    """Definitions without users. The input queues are missing: the service declares them by itself.
 
     It does so without arguments of its own, because with them Neon's clients, who declare it too,
     would be refused (406). So where its dead letters go, and how long it may grow, is policy.
     RabbitMQ takes the policy of highest priority whose every key fits the type of queue: a classic
     queue skips the first and gets the second. To name the type ("quorum_queues") would be clearer,
     but 3.10 doesn't know that and silently imports no queue at all.
+
+    Each input queue has a queue for what can't be handled, and an exchange of the same name that leads
+    there; what subscribers can't handle joins that of the first.
     """
-    dead_letters = {"dead-letter-exchange": DEAD}
     # A quorum queue keeps a rejected message until the dead-letter queue has confirmed it.
     safely = {"dead-letter-strategy": "at-least-once", "delivery-limit": 20}
-    policies: list[tuple[str, str, int, dict[str, Any]]] = [
-        (f"{QUEUE} quorum", QUEUE, 2, {**dead_letters, **safely, **BACKLOG}),
-        (f"{QUEUE} classic", QUEUE, 1, {**dead_letters, **BACKLOG}),
-        (DEAD, DEAD, 1, KEPT_DEAD),
-    ]
-    durable = {"name": DEAD, "vhost": VHOST, "durable": True, "auto_delete": False}
-    bound = {"source": DEAD, "destination": DEAD, "destination_type": "queue", "routing_key": ""}
+    made: dict[str, list[dict[str, Any]]] = {"exchanges": [], "queues": [], "bindings": []}
+    policies: list[dict[str, Any]] = []
+    for queue in QUEUES:
+        dead, pattern = f"{queue}.dead", re.escape(queue)
+        letters = {"dead-letter-exchange": dead}
+        durable = {"name": dead, "vhost": VHOST, "durable": True, "auto_delete": False}
+        bound = {"source": dead, "destination": dead, "destination_type": "queue"}
+        made["exchanges"] += [{**durable, "type": "fanout", "internal": False, "arguments": {}}]
+        made["queues"] += [{**durable, "arguments": {"x-queue-type": "quorum"}}]
+        made["bindings"] += [{**bound, "routing_key": "", "vhost": VHOST, "arguments": {}}]
+        policies += [
+            policy(f"{queue} quorum", pattern, 2, {**letters, **safely, **BACKLOG}),
+            policy(f"{queue} classic", pattern, 1, {**letters, **BACKLOG}),
+            policy(dead, re.escape(dead), 1, KEPT_DEAD),
+        ]
+    if EXCHANGES:
+        letters = {"dead-letter-exchange": f"{QUEUES[0]}.dead"}
+        policies.append(
+            policy(f"{PACKAGE} subscribers", "|".join(subscribers()), 1, {**letters, **BACKLOG})
+        )
     return {
         "vhosts": [{"name": VHOST}],
         "users": [],
         "permissions": [],
-        "exchanges": [{**durable, "type": "fanout", "internal": False, "arguments": {}}],
-        "queues": [{**durable, "arguments": {"x-queue-type": "quorum"}}],
-        "bindings": [{**bound, "vhost": VHOST, "arguments": {}}],
-        "policies": [
-            {
-                "vhost": VHOST,
-                "name": name,
-                "pattern": exactly(re.escape(queue)),
-                "apply-to": "queues",
-                "priority": priority,
-                "definition": definition,
-            }
-            for name, queue, priority, definition in policies
-        ],
+        **made,
+        "policies": policies,
+    }
+
+
+def policy(name: str, pattern: str, priority: int, definition: dict[str, Any]) -> dict[str, Any]:
+    """A policy for the queues of whole names that fit the pattern."""
+    return {
+        "vhost": VHOST,
+        "name": name,
+        "pattern": exactly(pattern),
+        "apply-to": "queues",
+        "priority": priority,
+        "definition": definition,
     }
 
 
@@ -445,7 +477,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.print:
             from neon import show
 
-            show()
+            show(name or CLIENT_USER)
             return 0
         complete = provision(name, options.check)
     except (Broken, OSError, UnicodeError) as error:

@@ -6,12 +6,10 @@ each implementation, and fails by raising.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
-
-from . import generations
 
 #: Every line: its key, and what it promises.
 LINES = {
@@ -82,19 +80,3 @@ def scenarios() -> dict[str, Scenario]:
     for module in ("api", "consuming", "sending", "running", "asking", "helpers"):
         import_module(f"conformance.scenarios_{module}")
     return _registry.scenarios
-
-
-def cases() -> Iterator[tuple[str, str, str]]:
-    """Every combination that is run, as broker, implementation, scenario."""
-    for name in scenarios():
-        yield generations.INSTALLED, "incumbent", name
-        yield generations.INSTALLED, "ours", name
-    for broker in generations.IN_CONTAINERS:
-        for name, each in scenarios().items():
-            if each.wire and not (each.transient and broker == generations.DENYING):
-                yield broker, "ours", name
-
-
-def expected(broker: str) -> int:
-    """How many of them are run on one broker."""
-    return sum(each[0] == broker for each in cases())

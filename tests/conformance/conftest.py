@@ -18,11 +18,12 @@ from queue import SimpleQueue
 from typing import Any
 
 import pytest
-from baked import TEMPLATE, outside
+from baked import TEMPLATE, incumbent_python, outside
 from connector.functional.broker import PASSWORD, USER
 
 from . import generations
-from .checklist import LINES, expected, scenarios
+from .cases import expected
+from .checklist import LINES, scenarios
 
 #: What came of each scenario: git-ignored, made anew by each run; `scripts/compatibility.py` reads it.
 RESULTS = TEMPLATE / ".cache" / "conformance.json"
@@ -36,6 +37,11 @@ _LANES = {"incumbent": 4, "ours": 1}
 
 
 Subjects = dict[tuple[str, str], "Subject"]
+
+
+def python(kind: str) -> str:
+    """The Python of an implementation's environment."""
+    return incumbent_python() if kind == "incumbent" else sys.executable
 
 
 @dataclass(frozen=True)
@@ -149,9 +155,10 @@ class Subject:
             "HOME": str(home),
             "XDG_CONFIG_HOME": str(home / "config"),
             "CONFORMANCE_FOLDER": str(home),
+            **{f"CONFORMANCE_PYTHON_{kind}": python(kind) for kind in _LANES},
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-B", str(Path(__file__).with_name("subject.py")), self._kind],
+            [python(self._kind), "-B", str(Path(__file__).with_name("subject.py")), self._kind],
             env=environment,
             cwd=home,
             stdin=subprocess.PIPE,
@@ -243,5 +250,6 @@ def book() -> Iterator[list[dict[str, Any]]]:
         found = [row for row in rows if row["broker"] == name]
         if len(found) == expected(name):
             results[name] = found
-    what = {"installed": generations.installed_version(), "lines": LINES, "results": results}
+    versions = {**known.get("versions", {}), **generations.versions}
+    what = {"versions": versions, "lines": LINES, "results": results}
     RESULTS.write_text(json.dumps(what, indent=1) + "\n", encoding="utf-8")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import tempfile
 import uuid
@@ -29,6 +28,8 @@ IN_CONTAINERS = {
     DENYING: ("rabbitmq:4.3-management", _DENY),
 }
 INSTALLED = "installed"
+#: The exact version of each broker that has been run, by name.
+versions: dict[str, str] = {}
 
 
 class Node(Protocol):
@@ -71,12 +72,14 @@ def running(
     definitions["policies"] += policies
     broker.definitions.write_text(json.dumps(definitions), encoding="utf-8")
     if name == INSTALLED:
+        versions[name] = broker.installation.version
         with broker:
             yield broker
         return
     image, settings = IN_CONTAINERS[name]
     try:
         with _container(image, settings, definitions) as node:
+            versions[name] = node.ctl("version").strip()
             yield node
     finally:
         broker.close()
@@ -84,10 +87,7 @@ def running(
 
 @contextmanager
 def _container(image: str, settings: str, definitions: object) -> Iterator[Node]:
-    if not shutil.which("docker") or _docker("info", check=False).returncode:
-        pytest.skip("no Docker engine on this machine")
-    if _docker("image", "inspect", image, check=False).returncode:
-        pytest.skip(f"the image {image} isn't here; `.ci/images` makes it")
+    brokers.need_image(image)
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         conf = (TREE / "rabbitmq" / "rabbitmq.conf").read_text(encoding="utf-8") + settings

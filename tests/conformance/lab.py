@@ -279,7 +279,7 @@ class Lab:
     @contextlib.contextmanager
     def service_of(self, kind: str, queue: str) -> Iterator[None]:
         """An echo service of one kind, for the length of the block."""
-        command = [sys.executable, "-B", __file__, "serve", kind, self.vhost, queue]
+        command = [_python(kind), "-B", __file__, "serve", kind, self.vhost, queue]
         environment = {**os.environ, "NEON_MQ_CONFIG_PATH": self._configured()}
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         try:
@@ -319,9 +319,14 @@ class Lab:
                 function()
 
 
+def _python(kind: str) -> str:
+    """The Python of an implementation's environment."""
+    return os.environ[f"CONFORMANCE_PYTHON_{kind}"]
+
+
 def _run(what: str, kind: str, configuration: str, *words: str) -> Any:
     environment = {**os.environ, "NEON_MQ_CONFIG_PATH": configuration}
-    command = [sys.executable, "-B", __file__, what, kind, *words]
+    command = [_python(kind), "-B", __file__, what, kind, *words]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=40)
     line = done.stdout.rsplit("RESULT ", 1)
     assert len(line) == 2, f"{what}: {done.stdout[-500:]} {done.stderr[-1500:]}"

@@ -229,6 +229,18 @@ def a_method_gets_the_body_and_its_result_is_the_reply(lab: Lab) -> None:
 
 
 @scenario(
+    "callback",
+    incumbent_fails="a client that spells the id `messageID` doesn't find it in its reply",
+)
+def the_other_spelling_of_the_id_comes_back(lab: Lab) -> None:
+    service = _service(lab, lambda self, body: {"answer": 1})
+    peer = lab.peer()
+    replies = peer.declare(lab.name("replies"))
+    peer.send(service.queue, {"text": "hi", "messageID": "mine", "routing_key": replies})
+    assert decode(peer.take(replies)[1])["messageID"] == "mine"
+
+
+@scenario(
     "callback", incumbent_fails="it declares the queue it answers to: 405 where that is exclusive"
 )
 def an_exclusive_reply_queue_gets_its_reply(lab: Lab) -> None:

@@ -16,15 +16,20 @@ import traceback
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent.parent
+#: As in `baked`, which the incumbent's environment lacks the packages for.
+CONNECTOR = (
+    TESTS.parent
+    / "<<cookiecutter.service_slug>>"
+    / "src"
+    / "<<cookiecutter.package_name>>"
+    / "mq_connector"
+)
 
 
 def find_connector() -> None:
     """Make the tests and the vendored connector importable."""
     sys.dont_write_bytecode = True
-    sys.path[:0] = [str(TESTS)]
-    from baked import CONNECTOR
-
-    sys.path[:0] = [str(CONNECTOR.parent)]
+    sys.path[:0] = [str(CONNECTOR.parent), str(TESTS)]
 
 
 def ask_host(what: str) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from . import generations
-from .checklist import cases, scenarios
+from .cases import cases
+from .checklist import scenarios
 
 
 def _parameters() -> Iterator[Any]:

@@ -6,7 +6,6 @@ import ast
 import itertools
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 import yaml
 from baked import CONNECTOR, outside
 
+from .conftest import python
 from .lab import PACKAGES
 
 #: Every place, in the order in which they count; `~` is the home.
@@ -42,29 +42,35 @@ for line in sys.stdin:
     os.environ.clear()
     os.environ.update(json.loads(line))
     os.chdir(os.environ["HOME"])
-    config = import_module(sys.argv[1] + ".config").load_neon_mq_config()
-    print("RESULT " + repr({key: config.get(key) for key in ("server", "port", "users")}), flush=True)
+    if "CONFORMANCE_SERVICE" in os.environ:
+        connector = import_module(sys.argv[1] + ".connector").MQConnector
+        found = dict(connector(None, os.environ["CONFORMANCE_SERVICE"]).service_config)
+    else:
+        config = import_module(sys.argv[1] + ".config").load_neon_mq_config()
+        found = {key: config.get(key) for key in ("server", "port", "users")}
+    print("RESULT " + repr(found), flush=True)
     os._exit(0)
 """
 
-Find = Callable[[str, Path, bool], Any]
+#: What an implementation finds in a home; with a file named, and with other variables, if asked to.
+Find = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
 def find(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Find]:
-    """What an implementation finds in a home: `find(kind, home, named)`."""
+    """`find(kind, home, named, **variables)`."""
     processes: dict[str, subprocess.Popen[str]] = {}
     log = tmp_path_factory.mktemp("sources") / "stderr.log"
 
     def start(kind: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-B", "-c", PROGRAM, PACKAGES[kind], str(CONNECTOR.parent)]
+        command = [python(kind), "-B", "-c", PROGRAM, PACKAGES[kind], str(CONNECTOR.parent)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log.open("ab")}
         return subprocess.Popen(command, **pipes, text=True)  # type: ignore[call-overload,no-any-return]
 
-    def found(kind: str, home: Path, named: bool) -> Any:
+    def found(kind: str, home: Path, named: bool, **variables: str) -> Any:
         process = processes[kind] = processes.get(kind) or start(kind)
         assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(json.dumps(_environment(home, named)) + "\n")
+        process.stdin.write(json.dumps({**_environment(home, named), **variables}) + "\n")
         process.stdin.flush()
         for line in process.stdout:
             if line.startswith("RESULT "):
@@ -123,6 +129,42 @@ def test_an_earlier_place_counts(
     for place in (first, second):
         _write(tmp_path, place, place, wrapped=True)
     assert find(kind, tmp_path, first == "named")["server"] == first
+
+
+@pytest.mark.parametrize("kind", PACKAGES)
+@pytest.mark.parametrize(
+    ("variables", "place"),
+    [
+        ({"XDG_CONFIG_HOME": "~/xdg"}, "~/xdg/neon/mq_config.json"),
+        ({"XDG_CONFIG_HOME": "~/xdg"}, "~/xdg/neon/diana.yaml"),
+        ({"XDG_CONFIG_DIRS": "~/other"}, "~/other/neon/diana.yaml"),
+        ({"MYCROFT_SYSTEM_CONFIG": "~/elsewhere.yaml"}, "~/elsewhere.yaml"),
+        ({"OVOS_CONFIG_BASE_FOLDER": "other"}, "~/.config/other/diana.yaml"),
+        ({"OVOS_CONFIG_FILENAME": "other.yaml"}, "~/.config/neon/other.yaml"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
+)
+def test_a_variable_moves_a_place(
+    find: Find, tmp_path: Path, variables: dict[str, str], place: str, kind: str
+) -> None:
+    path = tmp_path / place.removeprefix("~/")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"MQ": _config("moved")}))  # JSON is YAML
+    moved = {name: value.replace("~", str(tmp_path)) for name, value in variables.items()}
+    assert find(kind, tmp_path, False, **moved) == _config("moved")
+    if not any("OVOS" in name for name in variables):
+        # At its usual place the same file isn't looked for any more.
+        assert find(kind, tmp_path, False) != _config("moved")
+
+
+@pytest.mark.parametrize("kind", PACKAGES)
+def test_a_service_finds_its_own_entry(find: Find, tmp_path: Path, kind: str) -> None:
+    _write(tmp_path, "user", "broker.example", wrapped=True)
+    assert find(kind, tmp_path, False, CONFORMANCE_SERVICE="weather") == {
+        "user": "somebody",
+        "username": "somebody",
+        "password": "p",
+    }
 
 
 @pytest.mark.parametrize("kind", PACKAGES)

@@ -97,7 +97,7 @@ def test_requeueing_loses_nothing_and_takes_the_obituary_away(
 ) -> None:
     where = bury(20, headers={"mine": "kept", "x-request": 7})
     assert show(True) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == f"20 put back into {queue!r}"
+    assert capsys.readouterr().out.splitlines()[-1] == f"20 dead letters of {queue!r} put back"
     peer.rests_at(where, 0)
     peer.rests_at(queue, 20)
     for number in range(20):
@@ -123,7 +123,7 @@ def test_what_fails_again_at_once_is_put_back_once(
 
     consume(fail)
     assert show(True) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == f"20 put back into {queue!r}"
+    assert capsys.readouterr().out.splitlines()[-1] == f"20 dead letters of {queue!r} put back"
     peer.rests_at(where, 20)
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
-import sys
 import time
 import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
+from baked import incumbent_python
 from mq_connector.channel import Channel
 from mq_connector.request import REPLY_PROPERTIES
 
@@ -148,10 +147,6 @@ def test_the_last_reply_before_a_stop_waits_for_its_queue_too(
         peer.channel.queue_delete(name)
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("neon_mq_connector") is None,
-    reason="neon-mq-connector isn't installed; `make test` installs it",
-)
 def test_the_public_client_gets_twenty_of_twenty_answers(
     broker: Broker, peer: Peer, queue: str, consume: Consume, tmp_path: Path
 ) -> None:
@@ -161,7 +156,7 @@ def test_the_public_client_gets_twenty_of_twenty_answers(
     (tmp_path / "mycroft").mkdir()
     (tmp_path / "mycroft" / "mycroft.conf").write_text(json.dumps(config), encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("neon_client.py"), VHOST, queue, "20", "5"],
+        [incumbent_python(), Path(__file__).with_name("neon_client.py"), VHOST, queue, "20", "5"],
         env={**os.environ, "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)},
         capture_output=True,
         text=True,

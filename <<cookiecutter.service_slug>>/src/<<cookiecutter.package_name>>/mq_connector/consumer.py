@@ -102,6 +102,11 @@ class ConsumerThread(threading.Thread):
         channel = self._channel
         return self._consumer_tag is not None and channel is not None and channel.is_open
 
+    @property
+    def is_private(self) -> bool:
+        """Whether the queue is this thread's alone, with a name that nobody else knows."""
+        return False
+
     def stop(self, timeout: float = 25.0) -> None:
         """Stop consuming, finish what the workers have in hand, acknowledge it, close; returns at once.
 

@@ -13,7 +13,7 @@ from pika.spec import Basic
 
 from . import payload
 from .connection import Connection
-from .errors import NotConnected, PayloadError
+from .errors import NotConnected, PayloadError, Unroutable
 from .publisher import Publisher
 from .scratch import Operation
 from .session import Session
@@ -45,6 +45,11 @@ class DeadLetter:
         headers: Mapping[str, Any] = self.properties.headers or {}
         latest: Mapping[str, Any] = (headers.get("x-death") or [{}])[0]
         return latest
+
+    def origin(self, default: str) -> str:
+        """The queue that it died in; `default` where nothing says so."""
+        queue: str = self.death.get("queue") or default
+        return queue
 
     def __str__(self) -> str:
         time = self.death.get("time")
@@ -142,24 +147,30 @@ def _put_back(publisher: Publisher, queue: str, letter: DeadLetter) -> None:
 
 
 def show(service: MQConnector, requeue: bool) -> int:
-    """Print the dead letters of each input queue, and put them back if asked for.
+    """Print the dead letters of each input queue, and put them back where they died if asked for.
 
-    A message is taken out only after the broker has confirmed that its copy is in the input queue;
+    A message is taken out only after the broker has confirmed that its copy is in the queue;
     cut short in between, it is in both.
 
     :returns: exit code: 0
     """
     for consumer in service.consumers.values():
+        if consumer.is_private:
+            continue  # what its callback can't handle joins the dead letters of another queue
         connection = consumer.connection.another()
         with Session(connection) as session, Publisher(Connection(connection.parameters)) as back:
             dead = DeadLetterQueue(session, consumer.queue)
             count = 0
             for letter in dead:
-                count += 1
                 print(letter, flush=True)
                 if requeue:
-                    _put_back(back, consumer.queue, letter)
+                    origin = letter.origin(consumer.queue)
+                    try:
+                        _put_back(back, origin, letter)
+                    except Unroutable:  # a subscriber's queue goes with its service
+                        print(f"stays a dead letter: there is no queue {origin!r} any more")
+                        continue
                     dead.remove(letter)
-            what = "put back into" if requeue else "dead letters of"
-            print(f"{count} {what} {consumer.queue!r}")
+                count += 1
+            print(f"{count} dead letters of {consumer.queue!r}{' put back' if requeue else ''}")
     return 0

@@ -54,7 +54,10 @@ def examine(service: MQConnector) -> int:
         hosts = ", ".join(f"{host}:{port}" for host, port in settings.hosts)
         report.good(f"broker: RabbitMQ {version} at {hosts}, logged in, vhost {service.vhost!r}")
         for consumer in service.consumers.values():
-            _examine_queue(report, session, consumer.queue)
+            if consumer.is_private:
+                report.note(f"queue {consumer.queue!r} is the service's alone; health knows of it")
+            else:
+                _examine_queue(report, session, consumer.queue)
     except MQError as error:
         report.bad(str(error))
     finally:
@@ -75,7 +78,7 @@ def _examine_queue(report: _Report, session: Session, queue: str) -> None:
         return
     if found is None:
         report.note(f"queue {queue!r} doesn't exist yet; the service makes it when it starts")
-        missing = _try(session, _try_to_make(queue))
+        missing = _try(session, input_queue.may_make(queue))
         if missing:
             report.bad(f"user may not make queue {queue!r} ({missing})", "grant configure on it")
     else:
@@ -98,12 +101,6 @@ def _examine_queue(report: _Report, session: Session, queue: str) -> None:
         report.note(f"dead letters: {dead.message_count} in {queue + '.dead'!r}")
     else:
         report.good(f"dead letters: none in {queue + '.dead'!r}")
-
-
-def _try_to_make(queue: str) -> Steps:
-    probe = f"{queue}.probe.doctor"
-    yield input_queue.declare(probe, auto_delete=True)
-    yield input_queue.delete(probe)
 
 
 def _try(session: Session, steps: Steps) -> MQError | None:

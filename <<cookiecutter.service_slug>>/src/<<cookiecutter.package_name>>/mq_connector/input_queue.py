@@ -56,7 +56,7 @@ def tolerates_legacy(queue: str) -> Steps:
 
     :returns: None where we may not even make such a queue
     """
-    probe = f"{queue}.probe.{uuid.uuid4().hex}"
+    probe = _probe(queue)
     try:
         yield declare(probe, durable=True, arguments=_QUORUM)
     except ChannelError as error:
@@ -75,6 +75,21 @@ def tolerates_legacy(queue: str) -> Steps:
         tolerant = True
     yield delete(probe)
     return tolerant
+
+
+def may_make(queue: str) -> Steps:
+    """Make a queue beside the input queue, and delete it: who may do that may make the other one.
+
+    :raises ChannelError: we may not
+    """
+    probe = _probe(queue)
+    yield declare(probe, durable=True, arguments=_QUORUM)
+    yield delete(probe)
+
+
+def _probe(queue: str) -> str:
+    """A name that `rabbitmq/provision.py` lets the service's user have."""
+    return f"{queue}.probe.{uuid.uuid4().hex}"
 
 
 def make(queue: str, kind: str, tolerant: bool | None) -> Steps:

@@ -117,7 +117,7 @@ class NeonConsumerThread(ConsumerThread):
         def reset(_: Any, error: MQError | None) -> None:
             if error is not None:
                 done(None, error)
-            elif self._is_own:
+            elif self.is_private:
                 channel.scratch.do(self._declaration(), bind)
             else:
                 super(NeonConsumerThread, self).ready_queue(channel, bind)
@@ -140,8 +140,8 @@ class NeonConsumerThread(ConsumerThread):
             threading.Thread(target=self._tell, args=(error,), daemon=True).start()
 
     @property
-    def _is_own(self) -> bool:
-        """Whether nobody else will ever declare the queue, so that it may be of any kind."""
+    def is_private(self) -> bool:
+        """Part of `ConsumerThread`: nobody else will ever declare the queue, it may be of any kind."""
         pattern = rf"subscriber_{re.escape(self.exchange)}_[0-9a-f]{{6}}"
         return self.queue_exclusive or bool(re.fullmatch(pattern, self.queue))
 
