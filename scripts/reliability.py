@@ -29,7 +29,29 @@ CAUSES = {
     "cluster of three: the queue's leader": "SIGKILL to the node that leads the quorum queue",
     "cluster of three: the service's node": "SIGKILL to the node that the service is connected to",
     "cluster of three: rolling": "each node stopped and started in turn, waiting for none",
-    "connections: closed by force": "`rabbit_networking:close_connection`, as the management pages do",
+    "connections: closed by force": "`rabbitmqctl close_all_connections`",
+    "connections: closed through": "`DELETE /api/connections/…`, as on the management pages",
+    "end: SIGTERM in": "the handler takes another second; until the process has ended with 0",
+    "end: a second SIGTERM": "the handler takes another 20 s; until the process has ended with 1",
+    "end: SIGTERM, 25 s": "the handler takes another 60 s; until the process has ended with 1",
+    "handler: acknowledges what": "`basic_ack` of a tag that was never given",
+    "handler: asks for a retry": "`RetryMessage(0.1)` at the first delivery",
+    "handler: calls sys.exit": "`sys.exit(1)`: the message is dead-lettered, the worker goes on",
+    "handler: computes": "3.5 s without letting go of the processor, heartbeat 1 s",
+    "handler: declares": "`queue_declare` of its own queue with other arguments",
+    "handler: decodes": "400 000 brackets: dead-lettered as too deep",
+    "handler: forks": "`os.fork`; the child tries to publish on its parent's channel",
+    "handler: looks for": "a passive `queue_declare`",
+    "handler: raises, 5": "a ValueError: the message is dead-lettered",
+    "handler: raises, and": "a ValueError, and the error handler a RuntimeError",
+    "handler: settles twice": "ack, ack and nack of one tag",
+    "handler: sleeps": "`time.sleep(3.5)`, heartbeat 1 s",
+    "malformed frames": "a proxy that says them in the broker's name: wrong types, sizes, ends and order",
+    "service: SIGKILL, start": "in the middle of a request; another process answers it",
+    "start: wrong password": "until the process has ended with 1 and one line",
+    "start: unknown vhost": "the same",
+    "start: queue forbidden": "the same",
+    "start: TLS, wrong": "the same",
     "consumer timeout": "`consumer_timeout` of 1 s and a handler that takes longer (406)",
     "half-open": "a proxy that passes nothing on and tells nobody",
     "memory alarm": "`set_vm_memory_high_watermark` below what the broker uses",
@@ -85,8 +107,8 @@ def health(rows: list[dict[str, Any]]) -> str:
     """How fast the health check follows."""
     lines = [row("fault", "says no after, s", "says yes again after, s"), "|---|--:|--:|"]
     for each in sorted(rows, key=lambda each: str(each["fault"])):
-        if "health_false" in each:
-            lines.append(row(each["fault"], each["health_false"], each["health_true"]))
+        if "health_true" in each:
+            lines.append(row(each["fault"], each.get("health_false"), each["health_true"]))
     return "\n".join(lines)
 
 

@@ -111,10 +111,10 @@ def _definitions() -> dict[str, Any]:
 class Broker(LocalBroker):  # type: ignore[misc]
     """A node with the users and vhosts of these tests."""
 
-    def __init__(self) -> None:
+    def __init__(self, **options: Any) -> None:
         with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as file:
             json.dump(_definitions(), file)
-        super().__init__(definitions=Path(file.name))
+        super().__init__(definitions=Path(file.name), **options)
 
     def close(self) -> None:
         """End everything and remove the data."""

@@ -15,10 +15,12 @@ from baked import TEMPLATE
 from mq_connector import ConsumerThread
 from mq_connector.channel import Channel
 from mq_connector.config import Limits
+from mq_connector.health import HealthServer
 from mq_connector.request import REPLY_PROPERTIES, Request
 
 from .broker import Broker, NoServer
 from .peer import Peer, eventually
+from .served import Served
 
 Consume = Callable[..., ConsumerThread]
 Record = Callable[..., None]
@@ -112,6 +114,28 @@ def consume(broker: Broker, queue: str) -> Iterator[Consume]:
         if consumer.ident is not None:
             consumer.join(10.0)
     assert not [consumer for consumer in started if consumer.is_alive()]
+
+
+@pytest.fixture
+def served(
+    victim: Broker, queue: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Served]]:
+    """Start a consumer that will be under load; it must end in good order, too."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    running: list[tuple[Served, HealthServer]] = []
+
+    def start(**options: Any) -> Served:
+        one = Served(victim, queue, **options)
+        running.append((one, HealthServer("functional", one.service.look)))
+        one.service.run()
+        eventually(lambda: one.consumer.is_consuming)
+        return one
+
+    yield start
+    for one, server in running:
+        server.close()
+        one.service.stop(3)
+        assert not one.consumer.is_alive()
 
 
 def echo(channel: Channel, method: Any, properties: Any, body: bytes) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
@@ -42,6 +43,7 @@ class Load:
         self._work = work
         self._reply = reply
         self._lock = threading.Lock()
+        self._sending = threading.Lock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._publish, name="load", daemon=True)
 
@@ -68,6 +70,13 @@ class Load:
         self._thread.join(60)
         assert not self._thread.is_alive(), "the load's publisher hangs"
 
+    @contextlib.contextmanager
+    def held_up(self) -> Iterator[None]:
+        """Send nothing meanwhile, after all that is confirmed has been handled."""
+        with self._sending:
+            eventually(lambda: not self.lost, 10, "every confirmed message is processed")
+            yield
+
     @property
     def lost(self) -> set[int]:
         """Confirmed and not processed."""
@@ -93,12 +102,12 @@ class Load:
         while not self._over.wait(self._pause):
             number = self.sent = self.sent + 1
             try:
-                self._peer.publish(self._queue, b"%d" % number, delivery_mode=2)
+                with self._sending:
+                    self._peer.publish(self._queue, b"%d" % number, delivery_mode=2)
+                    self.confirmed.add(number)
             except (AMQPError, OSError):
                 self._peer.reset()
                 self._over.wait(0.05)
-            else:
-                self.confirmed.add(number)
         with contextlib.suppress(AMQPError):
             self._peer.close()
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
-import threading
 import time
 
 import pytest
@@ -15,12 +13,7 @@ from mq_connector.config import Limits
 from .broker import Broker
 from .conftest import Consume, Record, echo
 from .peer import Peer, eventually
-
-
-def resources() -> tuple[int, int]:
-    """Threads of this process, and its open files: sockets, pipes and pollers."""
-    gc.collect()
-    return threading.active_count(), len(os.listdir("/proc/self/fd"))
+from .served import resources
 
 
 def objects() -> int:

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from baked import BakedProject
 from mq_connector import payload
+from mq_connector.connector import DRAIN
 
-from .broker import PASSWORD, SERVICE, SERVICE_VHOST, Broker
+from .broker import LIMITED, PASSWORD, SERVICE, SERVICE_VHOST, VHOST, Broker
 from .conftest import Record
 from .peer import Peer, eventually
 
@@ -145,21 +146,28 @@ def test_it_answers_is_healthy_and_ends_with_0_on_sigterm(make: Make, asking: Pe
     assert PASSWORD not in service.said
 
 
-def test_sigterm_in_the_middle_of_a_request_finishes_it(make: Make, asking: Peer) -> None:
+def test_sigterm_in_the_middle_of_a_request_finishes_it(
+    make: Make, asking: Peer, record: Record
+) -> None:
     service = make()
     process = service.start()
     replies = asking.request(QUEUE, sleep=1, text="last")
     eventually(lambda: in_hand(asking))
     time.sleep(0.1)
     process.terminate()
+    began = time.monotonic()
     time.sleep(0.2)
     assert not service.is_healthy(), "healthy while it takes nothing more"
     assert asking.reply(replies)["echo"]["text"] == "last"
     assert process.wait(5) == 0, service.said
+    ended = time.monotonic() - began
+    record("end: SIGTERM in the middle of a request", bound=5.0, recovery=round(ended, 3))
     asking.rests_at(QUEUE, 0, consumers=0)
 
 
-def test_a_second_sigterm_ends_it_at_once_and_loses_nothing(make: Make, asking: Peer) -> None:
+def test_a_second_sigterm_ends_it_at_once_and_loses_nothing(
+    make: Make, asking: Peer, record: Record
+) -> None:
     service = make()
     process = service.start()
     replies = asking.request(QUEUE, sleep=20, text="again")
@@ -170,7 +178,29 @@ def test_a_second_sigterm_ends_it_at_once_and_loses_nothing(make: Make, asking: 
     began = time.monotonic()
     process.terminate()
     assert process.wait(5) == 1, service.said
-    assert time.monotonic() - began < 3
+    ended = time.monotonic() - began
+    assert ended < 3
+    record("end: a second SIGTERM", bound=3.0, recovery=round(ended, 3))
+    asking.rests_at(QUEUE, 1, consumers=0)
+    assert payload.decode(asking.take(QUEUE)[1])["routing_key"] == replies
+
+
+@pytest.mark.slow
+def test_past_its_deadline_it_ends_with_1_and_loses_nothing(
+    make: Make, asking: Peer, record: Record
+) -> None:
+    service = make()
+    process = service.start()
+    replies = asking.request(QUEUE, sleep=60, text="too long")
+    eventually(lambda: in_hand(asking))
+    time.sleep(0.1)
+    began = time.monotonic()
+    process.terminate()
+    assert process.wait(DRAIN + 5) == 1, service.said
+    ended = time.monotonic() - began
+    assert ended > DRAIN - 1
+    assert "1 messages are unfinished" in service.said
+    record(f"end: SIGTERM, {DRAIN:g} s are not enough", bound=DRAIN + 5, recovery=round(ended, 3))
     asking.rests_at(QUEUE, 1, consumers=0)
     assert payload.decode(asking.take(QUEUE)[1])["routing_key"] == replies
 
@@ -184,7 +214,7 @@ def test_ctrl_c_is_like_sigterm(make: Make, asking: Peer) -> None:
 
 
 def test_what_a_killed_service_had_in_hand_is_answered_by_the_next(
-    make: Make, asking: Peer
+    make: Make, asking: Peer, record: Record
 ) -> None:
     first, second = make(), make()
     process = first.start()
@@ -193,12 +223,23 @@ def test_what_a_killed_service_had_in_hand_is_answered_by_the_next(
     process.kill()
     process.wait(5)
     assert not first.is_healthy()
+    began = time.monotonic()
     second.start(healthy=False)
     assert asking.reply(replies, 10)["echo"]["text"] == "whoever"
+    answered = time.monotonic() - began - 1
+    record("service: SIGKILL, start", bound=10.0, recovery=round(answered, 3))
 
 
-def unable(service: Service, process: subprocess.Popen[bytes]) -> str:
-    """Assert that the service ends with one clear line, unhealthy all the time; returns the line."""
+def unable(
+    service: Service,
+    process: subprocess.Popen[bytes],
+    record: Record | None = None,
+    name: str = "",
+) -> str:
+    """Assert that the service ends with one clear line, unhealthy all the time; returns the line.
+
+    :param record: takes how long that took, under this name
+    """
     began = time.monotonic()
     while process.poll() is None:
         assert time.monotonic() - began < 5, f"still trying: {service.said}"
@@ -207,12 +248,14 @@ def unable(service: Service, process: subprocess.Popen[bytes]) -> str:
     assert "Traceback" not in service.said
     lines = [line for line in service.said.splitlines() if line.strip()]
     assert len(lines) == 1, service.said
+    if record is not None:
+        record(f"start: {name}", bound=5.0, recovery=round(time.monotonic() - began, 3))
     return lines[0]
 
 
-def test_a_wrong_password_ends_it_with_one_line(make: Make) -> None:
+def test_a_wrong_password_ends_it_with_one_line(make: Make, record: Record) -> None:
     service = make(password="wrong secret")
-    line = unable(service, service.start(healthy=False))
+    line = unable(service, service.start(healthy=False), record, "wrong password")
     assert "refuses user 'neon_echo'" in line and "wrong secret" not in line
     doctor = service.command("doctor")
     assert doctor.returncode == 1
@@ -232,12 +275,31 @@ def test_settings_out_of_range_end_it_with_one_line(make: Make) -> None:
     assert "MQ_WORKERS" in line and "many" in line
 
 
-def test_an_unknown_vhost_ends_it_with_one_line(make: Make, project: BakedProject) -> None:
+def test_an_unknown_vhost_ends_it_with_one_line(
+    make: Make, project: BakedProject, record: Record
+) -> None:
     file = project.package / "service.py"
     text = file.read_text(encoding="utf-8")
     file.write_text(text.replace('"/neon_echo"', '"/nowhere"'), encoding="utf-8")
     service = make()
-    assert "'/nowhere'" in unable(service, service.start(healthy=False))
+    line = unable(service, service.start(healthy=False), record, "unknown vhost")
+    assert "'/nowhere'" in line
+
+
+def test_a_queue_that_it_may_not_have_ends_it_with_one_line(
+    make: Make, project: BakedProject, record: Record
+) -> None:
+    file = project.package / "service.py"
+    text = file.read_text(encoding="utf-8")
+    vhost, user = text.replace('"/neon_echo"', f'"{VHOST}"'), '"neon_echo"'
+    assert user in vhost
+    file.write_text(vhost.replace(f"SERVICE_NAME = {user}", f'SERVICE_NAME = "{LIMITED}"'))
+    service = make()
+    config = json.loads(service.config.read_text(encoding="utf-8"))
+    config["users"] = {LIMITED: {"username": LIMITED, "password": PASSWORD}}
+    service.config.write_text(json.dumps(config), encoding="utf-8")
+    line = unable(service, service.start(healthy=False), record, "queue forbidden (403)")
+    assert "no permission for queue 'neon_echo_input'" in line
 
 
 def test_without_a_broker_it_waits_unhealthy_and_still_ends_in_order(make: Make) -> None:

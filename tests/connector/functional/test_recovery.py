@@ -4,108 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pika
 import pytest
-from mq_connector import ConsumerThread, MQConnector, health
-from mq_connector.config import KEEPALIVE, Limits
-from mq_connector.health import HealthServer
+from mq_connector import MQConnector
+from mq_connector.config import KEEPALIVE
 
 from .broker import PASSWORD, USER, VHOST, Broker
 from .conftest import Consume, Record, echo
-from .load import Load, Watch
 from .peer import Peer, eventually
 from .proxy import Proxy
-
-#: Seconds from the end of a fault until messages are consumed again.
-BOUND = 2.0
-#: Seconds within which the health check must notice the beginning and the end of a fault.
-NOTICED = 2.0
+from .served import BOUND, FAULT, NOTICED, Served, blink, notice
 
 pytestmark = pytest.mark.timeout(120)
-
-
-class Served:
-    """A consumer of a queue that outlives its broker, under load, watched by the health check."""
-
-    def __init__(self, broker: Broker, queue: str, reply: int = 0, **options: Any) -> None:
-        self.load = Load(broker, queue, reply=reply)
-        limits = Limits(workers=4, prefetch=50, queue_type="quorum")
-        where = broker.parameters(**options)
-        self.consumer = ConsumerThread(where, queue, self.load.handle, limits=limits)
-        self.service = MQConnector(config={}, service_name="functional")
-        self.service.consumers = {queue: self.consumer}
-        self.consuming = Watch(lambda: self.consumer.is_consuming)
-        self.health = Watch(lambda: health.check("functional")[0], every=0.05)
-
-
-@pytest.fixture
-def served(
-    victim: Broker, queue: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., Served]]:
-    """Start such a consumer; it must end in good order, too."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    running: list[Served] = []
-    servers: list[HealthServer] = []
-
-    def start(**options: Any) -> Served:
-        served = Served(victim, queue, **options)
-        running.append(served)
-        servers.append(HealthServer("functional", served.service.look))
-        served.service.run()
-        eventually(lambda: served.consumer.is_consuming)
-        return served
-
-    yield start
-    for server in servers:
-        server.close()
-    for served in running:
-        served.service.stop(3)
-        assert not served.consumer.is_alive()
-
-
-def notice(
-    name: str, one: Served, record: Record, cause: Callable[[], tuple[float, float]]
-) -> None:
-    """Let an outage happen under load, long enough for the health check to see it.
-
-    :param cause: returns the times (`time.monotonic`) when the fault began and when it was over
-    """
-    with one.load:
-        with one.consuming, one.health:
-            time.sleep(0.3)
-            began, over = cause()
-            unhealthy = one.health.first(False, began, over - began + NOTICED)
-            healthy = one.health.first(True, over, BOUND + NOTICED)
-            recovery = one.consuming.changes[-1][0] - over
-        time.sleep(0.3)
-    record(
-        name,
-        bound=BOUND,
-        recovery=round(max(recovery, 0.0), 3),
-        health_false=round(unhealthy, 3),
-        health_true=round(healthy, 3),
-        **one.load.check(),
-    )
-    assert unhealthy <= NOTICED
-    assert healthy <= NOTICED
-    assert recovery <= BOUND
-
-
-def blink(name: str, one: Served, record: Record, cause: Callable[[], Any]) -> None:
-    """Let something happen under load that the consumer recovers from at once."""
-    with one.load, one.consuming, one.health:
-        time.sleep(0.3)
-        began = time.monotonic()
-        cause()
-        gone = one.consuming.first(False, began, 5.0)
-        recovery = one.consuming.first(True, began + gone, BOUND)
-        time.sleep(0.3)
-        assert one.health.changes[-1][1], "the health check hasn't noticed that all is well again"
-    record(name, bound=BOUND, recovery=round(recovery, 3), **one.load.check())
 
 
 def test_kill_9_of_the_broker(
@@ -178,7 +91,7 @@ def test_a_memory_alarm(victim: Broker, served: Callable[..., Served], record: R
     Replies fill all buffers on the way, for longer than any time-out of the kernel's should be.
     """
     one = served(heartbeat=2, tcp_options=KEEPALIVE, reply=256 * 1024)
-    with one.load, one.consuming:
+    with one.load, one.consuming, one.health:
         time.sleep(0.3)
         victim.ctl("set_vm_memory_high_watermark", "0.0001")
         time.sleep(12)
@@ -187,13 +100,16 @@ def test_a_memory_alarm(victim: Broker, served: Callable[..., Served], record: R
         done = len(one.load.processed)
         eventually(lambda: len(one.load.processed) > done + 20, BOUND)
         recovery = time.monotonic() - over
+        healthy = one.yes_again(over)
         assert [state for _, state in one.consuming.changes] == [True], "the connection was lost"
     record(
         "memory alarm for 12 s, heartbeat 2 s",
         bound=BOUND,
         recovery=round(recovery, 3),
+        health_true=round(healthy, 3),
         **one.load.check(),
     )
+    assert healthy <= NOTICED
 
 
 def test_a_consumer_cancelled_by_the_broker(
@@ -203,16 +119,17 @@ def test_a_consumer_cancelled_by_the_broker(
     find = f'rabbit_misc:r(<<"{VHOST}">>, queue, <<"{queue}">>)'
     kill = f"{{ok, Q}} = rabbit_amqqueue:lookup({find}), exit(whereis(element(1, amqqueue:get_pid(Q))), kill)."
     one = served()
-    with one.load:
-        time.sleep(0.3)
+    with one.watched():
         victim.ctl("eval", kill)
         done, over = len(one.load.processed), time.monotonic()
         eventually(lambda: len(one.load.processed) > done + 20, 10)
         recovery = time.monotonic() - over
+        healthy = one.yes_again(over)
     record(
         "quorum queue: its leader killed",
         bound=10.0,
         recovery=round(recovery, 3),
+        health_true=round(healthy, 3),
         **one.load.check(),
     )
 
@@ -257,53 +174,54 @@ def test_a_cancel_though_the_queue_is_there_ends_one_consumer_and_begins_one(
 
 
 def test_a_deleted_queue_is_made_and_consumed_again(
-    victim: Broker, queue: str, consume: Consume, record: Record
+    victim: Broker, served: Callable[..., Served], record: Record
 ) -> None:
+    """What is in a queue goes with it; so it is deleted when all that is confirmed is handled."""
+    one = served()
     peer = Peer(victim.parameters())
-    consumer = consume(echo, at=victim.parameters())
-    assert "echo" in peer.ask(queue)
-    with Watch(lambda: consumer.is_consuming, every=0.001) as consuming:
-        for _ in range(5):
-            began = time.monotonic()
-            peer.channel.queue_delete(queue)
-            gone = consuming.first(False, began, 1.0)
-            recovery = consuming.first(True, began + gone, BOUND)
-            assert "echo" in peer.ask(queue, within=BOUND)
-    record("queue deleted under the consumer", bound=BOUND, recovery=round(recovery, 3))
+
+    def cause() -> None:
+        with one.load.held_up():
+            peer.channel.queue_delete(one.queue)
+            eventually(lambda: peer.has(one.queue), BOUND, "the queue is there again")
+
+    blink("queue deleted under the consumer, 5 times", one, record, cause, times=5)
     peer.close()
 
 
-def test_a_consumer_timeout(victim: Broker, queue: str, consume: Consume, record: Record) -> None:
+def test_a_consumer_timeout(victim: Broker, served: Callable[..., Served], record: Record) -> None:
     """The broker closes the channel (406) of who hasn't acknowledged for too long."""
     victim.ctl(
         "eval",
         "application:set_env(rabbit, consumer_timeout, 1000),"
         "application:set_env(rabbit, channel_tick_interval, 500).",
     )
-    peer = Peer(victim.parameters())
     release = threading.Event()
-    seen: list[tuple[bytes, bool]] = []
 
-    def handle(_channel: Any, method: Any, _properties: Any, body: bytes) -> None:
-        seen.append((body, method.redelivered))
-        if body == b"slow" and not method.redelivered:
+    def late(_channel: Any, method: Any, *_: Any) -> None:
+        if not method.redelivered:
             release.wait(20)
 
     try:
-        consumer = consume(handle, at=victim.parameters())
-        with Watch(lambda: consumer.is_consuming, every=0.001) as consuming:
+        one = served(fault=late)
+        with one.load, one.consuming, one.health:
+            time.sleep(0.3)
             began = time.monotonic()
-            peer.publish(queue, b"slow")
-            gone = consuming.first(False, began, 10.0)
-            recovery = consuming.first(True, began + gone, BOUND)
-        release.set()
-        peer.publish(queue, b"next")
-        eventually(lambda: (b"next", False) in seen)
-        assert (b"slow", True) in seen
-        record("consumer timeout", bound=BOUND, recovery=round(recovery, 3))
+            one.cause()
+            gone = began + one.consuming.first(False, began, 10.0)
+            recovery = one.consuming.first(True, gone, BOUND)
+            healthy = one.yes_again(gone + recovery)
+            release.set()
+            eventually(lambda: True in one.calls, 10, f"{FAULT!r} comes again")
+        record(
+            "consumer timeout",
+            bound=BOUND,
+            recovery=round(recovery, 3),
+            health_true=round(healthy, 3),
+            **one.load.check(),
+        )
     finally:
         release.set()
-        peer.close()
         victim.ctl(
             "eval",
             "application:set_env(rabbit, consumer_timeout, 1800000),"

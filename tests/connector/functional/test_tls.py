@@ -18,7 +18,7 @@ from mq_connector.config import Limits
 from mq_connector.config import load as load_settings
 
 from .broker import PASSWORD, SERVICE, USER, VHOST, Broker, NoServer, local
-from .conftest import Consume, echo
+from .conftest import Consume, Record, echo
 from .peer import Peer, eventually
 from .proxy import Proxy
 from .test_process import Service, unable
@@ -154,11 +154,11 @@ def test_a_client_s_certificate_for_nobody_is_refused(make: Make, secure: Secure
 
 
 def test_an_authority_that_we_do_not_trust_ends_it_with_one_line(
-    make: Make, secure: Secure
+    make: Make, secure: Secure, record: Record
 ) -> None:
-    for tls in ({"ca": str(secure.wrong_ca)}, True):
+    for tls in (True, {"ca": str(secure.wrong_ca)}):
         service = make(tls)
-        line = unable(service, service.start(healthy=False))
+        line = unable(service, service.start(healthy=False), record, "TLS, wrong authority")
         assert "certificate isn't trusted" in line
         doctor = service.command("doctor")
         assert doctor.returncode == 1 and "certificate isn't trusted" in doctor.stdout

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
 import pika
@@ -107,8 +108,12 @@ class MQConnector:
 
         :returns: exit code: 0 after a clean stop, 1 if a consumer could not start or work was cut short
         """
+        # A signal comes between any two steps of this thread, which may just hold a lock that stopping
+        # needs. So the handler does nothing but pass it on, which `SimpleQueue.put` is made for.
+        signals: SimpleQueue[int] = SimpleQueue()
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
+            signal.signal(number, lambda number, _frame: signals.put(number))
+        threading.Thread(target=self._heed, args=(signals,), name="mq-signals", daemon=True).start()
         health = HealthServer(self.service_name, self.look)
         try:
             self.run()
@@ -116,6 +121,7 @@ class MQConnector:
             self.stop()
         finally:
             health.close()
+            signals.put(0)
         consumers = self.consumers.values()
         for failure in {str(consumer.failure) for consumer in consumers if consumer.failure}:
             _log.critical("can't start: %s", failure)
@@ -159,7 +165,12 @@ class MQConnector:
         if any(consumer.failure for consumer in self.consumers.values()):
             self._ended.set()
 
-    def _on_signal(self, number: int, _frame: object) -> None:
+    def _heed(self, signals: SimpleQueue[int]) -> None:
+        """In a thread of its own, until there is a 0."""
+        while number := signals.get():
+            self._on_signal(number)
+
+    def _on_signal(self, number: int) -> None:
         name = signal.Signals(number).name
         now = time.monotonic()
         if self._asked_to_stop and now - self._first_signal < _ECHO:
