@@ -122,6 +122,13 @@ def soak(outcome: dict[str, Any]) -> str:
         "|---|" + "--:|" * len(outcome["ledger"]),
         row("messages", *outcome["ledger"].values()),
         "",
+        "Of the service's process, looked at after each fault: "
+        + ", ".join(
+            f"{name} {first} at first, {highest} at most"
+            for name, (first, highest) in outcome["service"].items()
+        )
+        + ".",
+        "",
         row("fault", "times", "recovery, median, s", "longest, s"),
         "|---|--:|--:|--:|",
     ]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from soak.faults import KINDS, plan
+from soak.faults import KINDS, Size, plan
 from soak.ledger import Ledger
 
 
@@ -66,3 +66,12 @@ def test_what_a_deleted_queue_may_have_held_is_not_lost_but_what_came_later_is(
     ledger.sent = 11
     assert ledger.deleted == {2}
     assert ledger.lost == {11}
+
+
+def test_a_service_that_grows_from_fault_to_fault_is_noticed() -> None:
+    first = Size(threads=12, files=20, megabytes=27.0)
+    assert first.flat(Size(threads=13, files=24, megabytes=30.0))
+    for name in vars(first):
+        grown = Size(**{**vars(first), name: getattr(first, name) + 17})
+        assert not first.flat(grown)
+        assert first.largest(grown) == grown

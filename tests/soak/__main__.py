@@ -9,6 +9,7 @@ service doesn't come back.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -23,7 +24,7 @@ from baked import TEMPLATE
 from functional.broker import Broker, NoServer
 from functional.proxy import Proxy
 
-from .faults import Lab, plan
+from .faults import Lab, Size, plan
 
 #: Seconds within which the service must process new messages again after a fault.
 BOUND = 30.0
@@ -42,8 +43,11 @@ def recovered(lab: Lab) -> bool:
     return True
 
 
-def soak(lab: Lab, seed: int, count: int) -> tuple[dict[str, list[float]], str]:
-    """Cause the faults; returns each kind's recoveries in seconds, and what went wrong."""
+def soak(lab: Lab, seed: int, count: int, sizes: list[Size]) -> tuple[dict[str, list[float]], str]:
+    """Cause the faults; returns each kind's recoveries in seconds, and what went wrong.
+
+    :param sizes: gets what the service occupies after each
+    """
     recoveries: dict[str, list[float]] = {}
     for number, (kind, own_seed) in enumerate(plan(seed, count), 1):
         rng = random.Random(own_seed)
@@ -66,6 +70,9 @@ def soak(lab: Lab, seed: int, count: int) -> tuple[dict[str, list[float]], str]:
         if not well:
             what = "has ended" if lab.service_has_ended else f"isn't back within {BOUND:g} s"
             return recoveries, f"the service {what}"
+        sizes.append(lab.size)
+        if not sizes[0].flat(sizes[-1]):
+            return recoveries, f"the service has grown: {sizes[0]}, then {sizes[-1]}"
         if ledger.unmarked:
             return recoveries, f"duplicates that aren't marked: {ledger.unmarked[:10]}"
     return recoveries, ""
@@ -91,6 +98,8 @@ def report(outcome: dict[str, Any]) -> None:
     print(f"\n{outcome['faults']} faults in {outcome['seconds']:.0f} s, SEED={outcome['seed']}")
     for name, figure in outcome["ledger"].items():
         print(f"{name:>36}: {figure}")
+    for name, (first, highest) in outcome["service"].items():
+        print(f"{name:>36}: {first} at first, {highest} at most")
 
 
 def main() -> int:
@@ -110,8 +119,9 @@ def main() -> int:
             lab.ledger.start()
             wrong = "" if recovered(lab) else "the service never began"
             recoveries: dict[str, list[float]] = {}
+            sizes = [lab.size]
             if not wrong:
-                recoveries, wrong = soak(lab, seed, count)
+                recoveries, wrong = soak(lab, seed, count, sizes)
             wrong = settle(lab) or wrong
             if wrong:
                 print(f"\nthe end of the service's log:\n{lab.log.read_text()[-3000:]}")
@@ -124,6 +134,14 @@ def main() -> int:
             "broker": broker.installation.version,
             "recoveries": recoveries,
             "ledger": lab.ledger.figures,
+            "service": {
+                name: (first, highest)
+                for (name, first), highest in zip(
+                    vars(sizes[0]).items(),
+                    vars(functools.reduce(Size.largest, sizes)).values(),
+                    strict=True,
+                )
+            },
         }
     report(outcome)
     if wrong or lab.ledger.unmarked:

@@ -26,6 +26,28 @@ SERVICE = Path(__file__).resolve().parent / "service.py"
 _PATIENCE = 30.0
 
 
+@dataclass(frozen=True)
+class Size:
+    """What a process occupies: threads, open files (sockets are such), and MiB of memory."""
+
+    threads: int
+    files: int
+    megabytes: float
+
+    def largest(self, other: Size) -> Size:
+        """The larger of each figure."""
+        mine, others = vars(self), vars(other)
+        return Size(**{name: max(mine[name], others[name]) for name in mine})
+
+    def flat(self, highest: Size) -> bool:
+        """Whether it hasn't grown beyond what a reconnect needs for a moment."""
+        return (
+            highest.threads <= self.threads + 4
+            and highest.files <= self.files + 8
+            and highest.megabytes <= self.megabytes + 16
+        )
+
+
 class Lab:
     """A broker, a proxy before it, a service behind the proxy, and the load."""
 
@@ -73,6 +95,18 @@ class Lab:
     def service_has_ended(self) -> bool:
         """Whether the service isn't running, which nobody but us may cause."""
         return self._service is not None and self._service.poll() is not None
+
+    @property
+    def size(self) -> Size:
+        """What the service occupies now."""
+        assert self._service is not None
+        process = Path("/proc", str(self._service.pid))
+        status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
+        return Size(
+            threads=int(status["Threads"]),
+            files=len(os.listdir(process / "fd")),
+            megabytes=round(int(status["VmRSS"].split()[0]) / 1024, 1),
+        )
 
     def close(self) -> None:
         """End the service."""
