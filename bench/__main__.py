@@ -83,6 +83,9 @@ def main() -> int:
 def finish(results: Results, page: Path, chosen: argparse.Namespace, jobs: list[Job]) -> int:
     """Write the page and compare with the baseline."""
     page.parent.mkdir(exist_ok=True)
+    if chosen.accept:  # before the page, which shows both
+        targets.accept(results)
+        say(f"[bench] written: {targets.BASELINE}")
     written = report.Report(page, results, jobs, chosen.quick)
     written.write()
     for line in written.targets():
@@ -90,10 +93,6 @@ def finish(results: Results, page: Path, chosen: argparse.Namespace, jobs: list[
     say(f"[bench] written: {page}")
     if chosen.quick and results.path.parent != page.with_suffix(""):
         results.path.unlink()
-    if chosen.accept:
-        targets.accept(results)
-        say(f"[bench] written: {targets.BASELINE}")
-        return 0
     worse = list(targets.regressions(results, 2.0 if chosen.quick else 1.0))
     for line in worse:
         say(f"[bench] worse than before: {line}")

@@ -121,7 +121,7 @@ class Check:
 CHECKS = (
     Check("CPU per request", 1, "", "cpu_us", RAW, "lower", 0.25),
     Check("requests/s", 1, "", "rate", RAW, "higher", 0.4),
-    Check("round trip, 1 in flight", 2, _ONE, "p50_ms", RAW, "lower", 0.8),
+    Check("round trip, 1 in flight", 2, _ONE, "p50_ms", RAW, "lower", 0.3),
     Check("CPU, 64 KiB bodies", 3, "64 KiB", "cpu_us", RAW, "lower", 0.35),
     Check("requests/s, 32 workers waiting", 4, _WAITING, "rate", RAW, "higher", 0.2),
     Check("CPU of the start", 6, "", "cpu_s", RAW, "lower", 0.25),

@@ -64,8 +64,12 @@ class Service:
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run another of the service's commands."""
+        return self.run("-m", SERVICE, *words)
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run Python in the service's surroundings."""
         return subprocess.run(
-            [sys.executable, "-B", "-m", SERVICE, *words],
+            [sys.executable, "-B", *words],
             cwd=self._folder,
             env=self._environment,
             capture_output=True,
@@ -183,6 +187,34 @@ def test_a_second_sigterm_ends_it_at_once_and_loses_nothing(
     record("end: a second SIGTERM", bound=3.0, recovery=round(ended, 3))
     asking.rests_at(QUEUE, 1, consumers=0)
     assert payload.decode(asking.take(QUEUE)[1])["routing_key"] == replies
+
+
+#: The generated service, sent SIGTERM while its main thread holds the lock that stopping needs.
+INTERRUPTED = """
+import os, signal, sys, time
+from neon_echo.service import NeonEchoService
+
+service = NeonEchoService()
+[consumer] = service.consumers.values()
+wait = service._ended.wait
+
+def interrupted():
+    while not consumer.is_consuming:
+        time.sleep(0.01)
+    with consumer._stopping._cond:  # as `Event.set` has it for a moment
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+    wait()
+
+service._ended.wait = interrupted
+sys.exit(service.serve())
+"""
+
+
+def test_a_signal_that_interrupts_a_lock_s_holder_still_ends_it(make: Make, asking: Peer) -> None:
+    done = make().run("-c", INTERRUPTED)
+    assert done.returncode == 0, done.stderr
+    asking.rests_at(QUEUE, 0, consumers=0)
 
 
 @pytest.mark.slow
