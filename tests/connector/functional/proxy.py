@@ -100,6 +100,7 @@ class Proxy:
         #: Methods from the broker that get lost, as (class, method).
         self.swallowed: set[tuple[int, int]] = set()
         self._links: list[_Link] = []
+        self._halted: list[_Link] = []
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -110,6 +111,7 @@ class Proxy:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
         self.end(reset=True)
+        self.bury()
 
     def end(self, reset: bool) -> None:
         """End every connection: with a reset (RST), or in order (FIN)."""
@@ -120,8 +122,16 @@ class Proxy:
 
     def halt(self) -> None:
         """Pass on nothing more, and tell nobody: the connections of now are half-open."""
-        for link in self._links:
+        self._halted, self._links = self._links, []
+        for link in self._halted:
             link.flowing.clear()
+
+    def bury(self) -> None:
+        """End the half-open connections, which takes their threads and sockets away."""
+        halted, self._halted = self._halted, []
+        for link in halted:
+            link.flowing.set()
+            link.end(reset=True)
 
     def inject(self, data: bytes) -> None:
         """Say something to every client in the broker's name."""

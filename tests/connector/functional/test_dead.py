@@ -14,7 +14,6 @@ import pika
 import pytest
 from baked import CONNECTOR
 from mq_connector import MQConnector, dead, payload
-from mq_connector.errors import PublishError
 
 from .broker import PASSWORD, USER, VHOST, Broker
 from .conftest import Consume
@@ -141,13 +140,15 @@ def test_what_was_put_back_is_handled_as_new(
     peer.rests_at(where, 0)
 
 
-def test_what_the_input_queue_does_not_take_stays_a_dead_letter(
-    peer: Peer, bury: Callable[..., str], show: Show, queue: str
+def test_what_has_no_queue_to_go_back_to_stays_a_dead_letter(
+    peer: Peer, bury: Callable[..., str], show: Show, queue: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     where = bury(3)
     peer.channel.queue_delete(queue)
-    with pytest.raises(PublishError, match="NO_ROUTE"):
-        show(True)
+    assert show(True) == 1
+    said = capsys.readouterr().out
+    assert said.count(f"stays a dead letter: there is no queue {queue!r} any more") == 3
+    assert said.splitlines()[-1] == f"0 dead letters of {queue!r} put back"
     eventually(lambda: peer.count(where)[0] == 3)
     assert numbers(peer, where) == [0, 1, 2]
 

@@ -48,6 +48,7 @@ def test_a_half_open_connection(
         recovery = one.consuming.first(True, began + gone, SILENT_BOUND)
         back = began + gone + recovery
         yes = one.health.first(True, back, NOTICED)
+        proxy.bury()
     record(
         "half-open, heartbeat 1 s",
         bound=SILENT_BOUND,

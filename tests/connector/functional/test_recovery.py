@@ -179,6 +179,7 @@ def test_a_deleted_queue_is_made_and_consumed_again(
     """What is in a queue goes with it; so it is deleted when all that is confirmed is handled."""
     one = served()
     peer = Peer(victim.parameters())
+    assert peer.has(one.queue)
 
     def cause() -> None:
         with one.load.held_up():

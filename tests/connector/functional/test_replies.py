@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -56,13 +57,17 @@ def test_the_parts_of_a_reply_keep_their_order_though_they_were_sent_again(
 ) -> None:
     replies = uuid.uuid4().hex
 
+    published = threading.Event()
+
     def handle(channel: Channel, *_: Any) -> None:
         for number in range(20):
             channel.basic_publish("", replies, b"%d" % number, REPLY_PROPERTIES)
+        published.set()
 
     consume(handle)
     peer.publish(queue, b"x")
-    time.sleep(0.05)
+    assert published.wait(5)
+    time.sleep(0.1)  # for all of them to be returned
     peer.declare(replies)
     assert [int(peer.take(replies)[1]) for _ in range(20)] == list(range(20))
     peer.channel.queue_delete(replies)

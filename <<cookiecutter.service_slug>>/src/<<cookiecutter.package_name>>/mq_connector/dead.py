@@ -152,8 +152,9 @@ def show(service: MQConnector, requeue: bool) -> int:
     A message is taken out only after the broker has confirmed that its copy is in the queue;
     cut short in between, it is in both.
 
-    :returns: exit code: 0
+    :returns: exit code: 0, or 1 where one could not be put back, as its queue is gone
     """
+    stayed = False
     for consumer in service.consumers.values():
         if consumer.is_private:
             continue  # what its callback can't handle joins the dead letters of another queue
@@ -168,9 +169,10 @@ def show(service: MQConnector, requeue: bool) -> int:
                     try:
                         _put_back(back, origin, letter)
                     except Unroutable:  # a subscriber's queue goes with its service
+                        stayed = True
                         print(f"stays a dead letter: there is no queue {origin!r} any more")
                         continue
                     dead.remove(letter)
                 count += 1
             print(f"{count} dead letters of {consumer.queue!r}{' put back' if requeue else ''}")
-    return 0
+    return int(stayed)
