@@ -60,6 +60,20 @@ def need_image(image: str) -> None:
         pytest.skip(f"the image {image} is neither here nor can it be had: {last}")
 
 
+#: For a fixture's `params`: the installed broker, and each generation in a container; see `at`.
+EVERYWHERE = [
+    "installed",
+    *(pytest.param(image, marks=[pytest.mark.containers, pytest.mark.slow]) for image in IMAGES),
+]
+
+
+@contextmanager
+def at(place: str, project: BakedProject) -> Iterator[int]:
+    """The broker of one of these places; yields its port."""
+    with installed(project) if place == "installed" else in_container(project, place) as port:
+        yield port
+
+
 @contextmanager
 def in_container(project: BakedProject, image: str) -> Iterator[int]:
     """A broker in a container of its own, set up as in the compose file; yields its port."""

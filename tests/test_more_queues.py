@@ -72,23 +72,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> BakedProject:
     return made
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        "installed",
-        *(
-            pytest.param(image, marks=[pytest.mark.containers, pytest.mark.slow])
-            for image in brokers.IMAGES
-        ),
-    ],
-)
+@pytest.fixture(scope="module", params=brokers.EVERYWHERE)
 def port(request: pytest.FixtureRequest, project: BakedProject) -> Iterator[int]:
-    if request.param == "installed":
-        with brokers.installed(project) as number:
-            yield number
-    else:
-        with brokers.in_container(project, request.param) as number:
-            yield number
+    with brokers.at(request.param, project) as number:
+        yield number
 
 
 @pytest.fixture

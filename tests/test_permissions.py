@@ -36,23 +36,10 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> BakedProject:
     return project
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        "installed",
-        *(
-            pytest.param(image, marks=[pytest.mark.containers, pytest.mark.slow])
-            for image in brokers.IMAGES
-        ),
-    ],
-)
+@pytest.fixture(scope="module", params=brokers.EVERYWHERE)
 def port(request: pytest.FixtureRequest, repository: BakedProject) -> Iterator[int]:
-    if request.param == "installed":
-        with brokers.installed(repository) as number:
-            yield number
-    else:
-        with brokers.in_container(repository, request.param) as number:
-            yield number
+    with brokers.at(request.param, repository) as number:
+        yield number
 
 
 @pytest.fixture
