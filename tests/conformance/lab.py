@@ -276,18 +276,30 @@ class Lab:
         """Have `send_mq_request` of one kind ask; returns the replies."""
         return _run("ask", kind, self._configured(), self.vhost, queue, repr(requests), repr(how))
 
+    def send_with(self, kind: str, messages: list[dict[Any, Any]], **where: Any) -> Any:
+        """Have `send_message` of one kind send; returns the messages' ids."""
+        return _run("send", kind, self._configured(), self.vhost, repr(messages), repr(where))
+
     @contextlib.contextmanager
-    def service_of(self, kind: str, queue: str) -> Iterator[None]:
-        """An echo service of one kind, for the length of the block."""
+    def service_of(self, kind: str, queue: str) -> Iterator[Callable[[], Any]]:
+        """An echo service of one kind, for the length of the block.
+
+        What comes with the block waits for the next body that the service has been given.
+        """
         command = [_python(kind), "-B", __file__, "serve", kind, self.vhost, queue]
         environment = {**os.environ, "NEON_MQ_CONFIG_PATH": self._configured()}
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+
+        def wait_for(word: str) -> str:
+            for line in process.stdout or ():
+                if word in line:
+                    return line.partition(word)[2]
+            raise AssertionError(f"the service has ended before it said {word!r}")
+
         try:
-            assert process.stdout is not None
-            while (line := process.stdout.readline()) and "ready" not in line:
-                pass
-            assert "ready" in line, "the service didn't start"
-            yield
+            wait_for("ready")
+            yield lambda: ast.literal_eval(wait_for("HEARD "))
         finally:
             process.kill()
             process.communicate()
@@ -346,6 +358,16 @@ def _ask(kind: str, vhost: str, queue: str, requests: str, how: str) -> None:
     print("RESULT " + repr(replies), flush=True)
 
 
+def _send(kind: str, vhost: str, messages: str, where: str) -> None:
+    connector = import_module(f"{PACKAGES[kind]}.connector").MQConnector(
+        json.loads(Path(os.environ["NEON_MQ_CONFIG_PATH"]).read_text()), SERVICE
+    )
+    connector.vhost = vhost
+    options = ast.literal_eval(where)
+    ids = [connector.send_message(each, **options) for each in ast.literal_eval(messages)]
+    print("RESULT " + repr(ids), flush=True)
+
+
 def _serve(kind: str, vhost: str, queue: str) -> None:
     package = PACKAGES[kind]
     base = import_module(f"{package}.connector").MQConnector
@@ -354,6 +376,7 @@ def _serve(kind: str, vhost: str, queue: str) -> None:
     class Echo(base):  # type: ignore[misc,valid-type]
         @decorate()  # type: ignore[untyped-decorator]
         def handle(self, body: dict[Any, Any]) -> dict[Any, Any]:
+            print("HEARD " + repr(body), flush=True)
             return {"echo": body.get("data")}
 
     service = Echo(json.loads(Path(os.environ["NEON_MQ_CONFIG_PATH"]).read_text()), SERVICE)
@@ -370,8 +393,5 @@ if __name__ == "__main__":
     from subject import find_connector  # type: ignore[import-not-found,unused-ignore]
 
     find_connector()
-    if sys.argv[1] == "ask":
-        _ask(*sys.argv[2:])
-    else:
-        _serve(*sys.argv[2:])
+    {"ask": _ask, "send": _send, "serve": _serve}[sys.argv[1]](*sys.argv[2:])
     os._exit(0)

@@ -424,25 +424,18 @@ def its_subscribers_hear_the_others_messages(lab: Lab) -> None:
     take = lambda *given: bodies.append(read(given[3]))  # noqa: E731
     connector.register_subscriber("it", connector.vhost, take, exchange=exchange)
     lab.run(connector)
-    sender = Lab(lab.other, lab.broker, lab.ask_host)
-    other = sender.connector()
-    lab.closing(sender.close)
-    for shape in SHAPES:
-        other.send_message({"data": shape}, exchange=exchange, exchange_type="fanout")
+    messages = [{"data": shape} for shape in SHAPES]
+    lab.send_with(lab.other, messages, exchange=exchange, exchange_type="fanout")
     eventually(lambda: len(bodies) == len(SHAPES))
     assert [body["data"] for body in bodies] == SHAPES
 
 
 @scenario("across", transient=True)
 def its_messages_reach_the_others_consumers(lab: Lab) -> None:
-    receiver = Lab(lab.other, lab.broker, lab.ask_host)
-    lab.closing(receiver.close)
-    bodies: list[Any] = []
-    read = receiver.find("b64_to_dict", "utils.network_utils")
-    service = receiver.consume(lambda *given: bodies.append(read(given[3])))
-    sender = lab.connector()
-    ids = [sender.send_message({"data": shape}, queue=service.queue) for shape in SHAPES]
-    eventually(lambda: len(bodies) == len(SHAPES))
+    queue, sender = lab.name(), lab.connector()
+    with lab.service_of(lab.other, queue) as heard:
+        ids = [sender.send_message({"data": shape}, queue=queue) for shape in SHAPES]
+        bodies = [heard() for _ in SHAPES]
     assert [body["data"] for body in bodies] == SHAPES
     assert [body["message_id"] for body in bodies] == ids
 
