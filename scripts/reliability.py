@@ -34,6 +34,7 @@ CAUSES = {
     "end: SIGTERM in": "the handler takes another second; until the process has ended with 0",
     "end: a second SIGTERM": "the handler takes another 20 s; until the process has ended with 1",
     "end: SIGTERM, 25 s": "the handler takes another 60 s; until the process has ended with 1",
+    "handler: acknowledges on": "the connection is dropped while it has the message in hand",
     "handler: acknowledges what": "`basic_ack` of a tag that was never given",
     "handler: asks for a retry": "`RetryMessage(0.1)` at the first delivery",
     "handler: calls sys.exit": "`sys.exit(1)`: the message is dead-lettered, the worker goes on",

@@ -32,7 +32,6 @@ PACKAGE = "<< cookiecutter.package_name >>"
 VHOST = "<< cookiecutter.vhost >>"
 #: What the service consumes.
 QUEUES = ("<< cookiecutter.input_queue >>",)
-
 #: Exchanges that it subscribes to or publishes to; Neon's are of the kind `fanout`.
 EXCHANGES: tuple[str, ...] = ()
 
@@ -172,25 +171,21 @@ def permissions() -> dict[str, dict[str, str]]:
     """The least that works, by key under `users`, in RabbitMQ's three kinds.
 
     The service makes, consumes and probes its own queues, reads what was dead-lettered, and has reply
-    queues for `request`; a subscriber makes its exchange and a queue, and binds the two. It may not make the queues that clients wait for replies at: what it
-    answers goes there through the default exchange, and a queue that it made after its client had
-    gone would stay for ever.
+    queues for `request`; a subscriber makes its exchange and a queue, and binds the two. It may not
+    make the queues that clients wait for replies at: what it answers goes there through the default
+    exchange, and a queue that it made after its client had gone would stay for ever.
 
     Neon's clients declare the queue they publish to, and RabbitMQ has no right to declare that is
     not also a right to delete. They can't read from it. Their reply queues are UUIDs or have one of
     two usual forms; for others, add a name here.
     """
-    queues, exchanges = (
-        [re.escape(each) for each in QUEUES],
-        [re.escape(each) for each in EXCHANGES],
-    )
-    dead, replies = (
-        [rf"{each}\.dead" for each in queues],
-        rf"{re.escape(PACKAGE)}\.reply\.[0-9a-f]+",
-    )
-    probes = [rf"{each}\.probe\.[0-9a-f]+" for each in queues]
+    queues = [re.escape(queue) for queue in QUEUES]
+    exchanges = [re.escape(exchange) for exchange in EXCHANGES]
+    dead = [rf"{queue}\.dead" for queue in queues]
+    probes = [rf"{queue}\.probe\.[0-9a-f]+" for queue in queues]
+    replies = rf"{re.escape(PACKAGE)}\.reply\.[0-9a-f]+"
     client = ["[0-9a-f]{32}", "[A-Za-z0-9_]+_output"]
-    client += [rf"{each}\.response\.[0-9a-f]+" for each in queues]
+    client += [rf"{queue}\.response\.[0-9a-f]+" for queue in queues]
     bound = [*queues, *subscribers()] if exchanges else []  # To bind a queue is to write to it.
     publish = [r"amq\.default", *exchanges]
     return {

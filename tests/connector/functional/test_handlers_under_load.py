@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +18,8 @@ from mq_connector.request import Request
 
 from .broker import Broker
 from .conftest import Record
-from .peer import Peer
-from .served import FAULT, Handler, Served, shrug
+from .peer import Peer, eventually
+from .served import FAULT, Handler, Served, blink, shrug
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -152,3 +153,28 @@ def test_a_long_handler_costs_no_heartbeat(
 
     shrug(name, one, record, cause)
     assert one.calls == [False]
+
+
+def test_an_ack_for_a_connection_that_is_gone_counts_for_no_other(
+    served: Callable[..., Served], record: Record
+) -> None:
+    """The tags of the next connection begin with 1 again, so it would be for somebody else's message."""
+    over = threading.Event()
+
+    def hold(channel: Any, method: Any, *_: Any) -> None:
+        if not method.redelivered:
+            over.wait(20)
+            channel.basic_ack(method.delivery_tag)
+
+    one = served(fault=hold)
+
+    def cause() -> None:
+        one.cause()
+        changes = len(one.consuming.changes)
+        one.consumer.connection.call(one.consumer.connection.drop)
+        eventually(lambda: len(one.consuming.changes) >= changes + 2, 5, "it consumes again")
+        over.set()
+        eventually(lambda: True in one.calls, 5, "the message comes again")
+
+    blink("handler: acknowledges on a connection that is gone", one, record, cause)
+    assert one.calls == [False, True]
