@@ -11,9 +11,9 @@ from .results import Spread
 
 #: Middle tones: each has a contrast above 4 on white (#fff) and on GitHub's dark page (#0d1117).
 _TEXT, _LINE, _OURS, _OTHER = "#6e7b8a", "#6e7b8a", "#1f7fe0", "#8c7b6b"
-_LEFT, _WIDTH, _RIGHT, _STEP, _TOP = 330, 380, 110, 24, 44
+_LEFT, _WIDTH, _RIGHT, _STEP, _TOP = 345, 370, 110, 24, 44
 #: Characters of a label that there is room for.
-LABEL = 48
+LABEL = 49
 #: From this ratio between the largest and the smallest bar on, the scale is logarithmic.
 _LOGARITHMIC = 25
 
