@@ -110,6 +110,20 @@ def test_a_reply_is_given_up_when_it_would_have_expired(
     assert not world.replies.waiting
 
 
+@pytest.mark.parametrize("appears", [0.0, 0.0025, 0.0035, 0.02])
+def test_what_is_still_coming_back_stays_before_what_was_published_later(
+    world: World, appears: float
+) -> None:
+    """The second part was on its way when the first came back, and the third is held for that."""
+    world.bounce("q", b"0", EXPIRING)
+    world.replies.hold("q", b"2", EXPIRING)
+    world.later(0.0025, lambda: world.bounce("q", b"1", EXPIRING))  # after the first attempt
+    world.later(appears + 0.0026, lambda: world.queues.add("q"))
+    world.run(1)
+    assert [body for _, _, body in world.arrived] == [b"0", b"1", b"2"]
+    assert not world.replies.waiting and world.replies._count == 0
+
+
 def test_replies_to_one_queue_keep_their_order(world: World) -> None:
     for number in range(5):
         world.bounce("q", b"%d" % number, EXPIRING)

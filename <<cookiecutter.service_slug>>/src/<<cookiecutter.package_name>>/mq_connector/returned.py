@@ -38,12 +38,14 @@ class Message:
 
     :ivar since: when it was first published, as far as is known (`time.monotonic`)
     :ivar patience: seconds for which it is worth sending again
+    :ivar held: published when others had come back already, so behind all that come back by themselves
     """
 
-    __slots__ = ("body", "expires", "patience", "properties", "since")
+    __slots__ = ("body", "expires", "held", "patience", "properties", "since")
 
-    def __init__(self, body: bytes, properties: pika.BasicProperties) -> None:
+    def __init__(self, body: bytes, properties: pika.BasicProperties, held: bool = False) -> None:
         self.body = body
+        self.held = held
         self.properties = properties
         self.since = time.monotonic()
         expiration = properties.expiration
@@ -56,11 +58,14 @@ class Message:
 class _Queue:
     """What waits for one queue, in the order in which it was published."""
 
-    __slots__ = ("awaiting", "held", "pause", "returned", "sent")
+    __slots__ = ("awaiting", "complete", "held", "pause", "returned", "sent")
 
     def __init__(self) -> None:
         #: Whether the broker has yet to deal with the last attempt; otherwise a timer is set.
         self.awaiting = False
+        #: Whether all that was published before the first one came back has come back, too. Until then
+        #: nothing that was published later may be sent.
+        self.complete = False
         self.pause = _FIRST_PAUSE
         #: Sent again, and not known to have arrived.
         self.sent: list[Message] = []
@@ -115,7 +120,7 @@ class ReturnedReplies:
 
     def hold(self, name: str, body: bytes, properties: pika.BasicProperties) -> None:
         """Publish behind what waits for the same queue."""
-        message = Message(body, properties)
+        message = Message(body, properties, held=True)
         queue = self.waiting.get(name)
         if queue is not None:
             self._add(name, queue.held, message)
@@ -127,6 +132,7 @@ class ReturnedReplies:
     def on_lost(self) -> None:
         """The channel is gone, and with it the news of what was under way."""
         for name, queue in self.waiting.items():
+            queue.complete = True
             if queue.awaiting:
                 queue.awaiting = False
                 queue.returned, queue.sent = queue.sent + queue.returned, []
@@ -163,11 +169,14 @@ class ReturnedReplies:
 
     def _try_again(self, name: str, queue: _Queue) -> None:
         # While some were under way again, others may have come back for the first time.
-        queue.returned.sort(key=lambda each: each.since)
+        queue.returned.sort(key=lambda each: (each.held, each.since))
         worth = [self._is_worth_it(name, each) for each in queue.returned]
         self._done_with(list(compress(queue.returned, map(operator.not_, worth))))
-        messages = [*compress(queue.returned, worth), *queue.held]
-        queue.returned, queue.held = [], []
+        messages = list(compress(queue.returned, worth))
+        queue.returned = []
+        if queue.complete or not messages:
+            messages += queue.held
+            queue.held = []
         if not messages:
             del self.waiting[name]
         elif self._sender.resend(name, messages, lambda: self._on_answered(name, queue)):
@@ -188,7 +197,7 @@ class ReturnedReplies:
     def _on_answered(self, name: str, queue: _Queue) -> None:
         """What of the last attempt hasn't come back by now has arrived."""
         self._done_with(queue.sent)
-        queue.sent, queue.awaiting = [], False
+        queue.sent, queue.awaiting, queue.complete = [], False, True
         if queue.returned or queue.held:
             if not queue.returned:
                 queue.pause = 0.0
