@@ -111,18 +111,18 @@ class Proxy:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
         self.end(reset=True)
-        self.bury()
 
     def end(self, reset: bool) -> None:
         """End every connection: with a reset (RST), or in order (FIN)."""
-        links, self._links = self._links, []
+        links, self._links = self._links + self._halted, []
+        self._halted = []
         for link in links:
             link.flowing.set()
             link.end(reset)
 
     def halt(self) -> None:
         """Pass on nothing more, and tell nobody: the connections of now are half-open."""
-        self._halted, self._links = self._links, []
+        self._halted, self._links = self._halted + self._links, []
         for link in self._halted:
             link.flowing.clear()
 
