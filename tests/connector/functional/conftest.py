@@ -25,7 +25,7 @@ from .served import Served
 Consume = Callable[..., ConsumerThread]
 Record = Callable[..., None]
 
-#: Where the measured recoveries go: git-ignored, and made anew by each run.
+#: Where the measured recoveries go; git-ignored.
 RECOVERIES = TEMPLATE / ".cache" / "recoveries.json"
 
 
@@ -159,4 +159,7 @@ def record() -> Iterator[Record]:
     yield note
     if rows:
         RECOVERIES.parent.mkdir(exist_ok=True)
-        RECOVERIES.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        # Some are measured by `make test` and some by `make soak`: each leaves the others' alone.
+        known = json.loads(RECOVERIES.read_text(encoding="utf-8")) if RECOVERIES.exists() else []
+        merged = {row["fault"]: row for row in [*known, *rows]}
+        RECOVERIES.write_text(json.dumps(list(merged.values()), indent=1) + "\n", encoding="utf-8")
