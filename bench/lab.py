@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from . import broker, service
-from .contenders import BY_NAME, FOLDER, OURS, Contender
+from .contenders import FOLDER, OURS, Contender
 from .environment import Environment
 from .process import Process
 from .service import PACKAGE, QUEUE, Service
@@ -274,8 +274,3 @@ def _settings(
         "BENCH_CONSUMERS": str(consumers),
         "BENCH_TASK": task,
     }
-
-
-def contenders(*names: str) -> list[Contender]:
-    """Contenders by name; all without one."""
-    return [BY_NAME[name] for name in names] if names else list(BY_NAME.values())

@@ -11,7 +11,6 @@ from . import plot
 from .contenders import CONTENDERS, OURS
 from .job import Job, Metric
 from .results import Results, Spread
-from .run import keys
 from .targets import BASELINE, CHECKS, TARGETS, baseline, ratios
 
 
@@ -284,11 +283,6 @@ class Report:
                 f"| {check.name}, against {check.over} | {' | '.join(cells)} | {check.tolerance:.0%} |"
             )
         yield ""
-
-
-def missing(results: Results, jobs: Sequence[Job], quick: bool) -> int:
-    """Measurements that a run still lacks."""
-    return sum(1 for job in jobs for key in keys(job, quick) if key not in results)
 
 
 def _tools(run: Mapping[str, Any]) -> str:

@@ -97,17 +97,13 @@ class Results:
 
     def ratio(self, job: int, case: str, row: str, reference: str, metric: str) -> Spread | None:
         """A row's metric over another row's, pair by pair within each round."""
-        ours = self.values(job, case, row, metric)
-        theirs = self.values(job, case, reference, metric)
-        pairs = [ours[number] / theirs[number] for number in ours if theirs.get(number)]
-        return Spread.of(pairs) if pairs else None
+        return _ratio(
+            self.values(job, case, row, metric), self.values(job, case, reference, metric)
+        )
 
     def growth(self, job: int, case: str, since: str, row: str, metric: str) -> Spread | None:
         """A row's metric in one case over that in another, within each round."""
-        here = self.values(job, case, row, metric)
-        there = self.values(job, since, row, metric)
-        pairs = [here[number] / there[number] for number in here if there.get(number)]
-        return Spread.of(pairs) if pairs else None
+        return _ratio(self.values(job, case, row, metric), self.values(job, since, row, metric))
 
     def has(self, job: int, case: str) -> bool:
         """Whether anything of a case was tried."""
@@ -117,3 +113,9 @@ class Results:
         for key, record in self.records.items():
             if key[:3] == (job, case, row):
                 yield record
+
+
+def _ratio(values: Mapping[int, float], others: Mapping[int, float]) -> Spread | None:
+    """Of those that share a round; None without any."""
+    pairs = [value / others[number] for number, value in values.items() if others.get(number)]
+    return Spread.of(pairs) if pairs else None

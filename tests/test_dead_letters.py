@@ -17,24 +17,13 @@ SERVICE, VHOST, INPUT = "neon_echo", "/neon_echo", "neon_echo_input"
 LOOKS = 25
 
 
-@pytest.fixture(
-    params=[
-        "installed",
-        *(
-            pytest.param(image, marks=[pytest.mark.containers, pytest.mark.slow])
-            for image in brokers.IMAGES
-        ),
-    ],
-)
+@pytest.fixture(params=brokers.EVERYWHERE)
 def service(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[MQConnector]:
     """A service of a generated repository, with its broker."""
     repository: BakedProject = bake_into(tmp_path_factory.mktemp("dead"))
-    run = brokers.installed(repository)
-    if request.param != "installed":
-        run = brokers.in_container(repository, request.param)
-    with run as port:
+    with brokers.at(request.param, repository) as port:
         config = {**json.loads(repository.read("mq_config.json")), "port": port}
         config["server"] = "127.0.0.1"
         service = MQConnector(config, service_name=SERVICE)

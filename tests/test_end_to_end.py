@@ -28,24 +28,11 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> BakedProject:
     return project
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param("installed", id="installed"),
-        *(
-            pytest.param(image, id=image, marks=[pytest.mark.containers, pytest.mark.slow])
-            for image in brokers.IMAGES
-        ),
-    ],
-)
+@pytest.fixture(scope="module", params=brokers.EVERYWHERE)
 def port(request: pytest.FixtureRequest, echo: BakedProject) -> Iterator[int]:
     """Port of a broker of each generation, with the repository's definitions."""
-    if request.param == "installed":
-        with brokers.installed(echo) as number:
-            yield number
-    else:
-        with brokers.in_container(echo, request.param) as number:
-            yield number
+    with brokers.at(request.param, echo) as number:
+        yield number
 
 
 @pytest.fixture(scope="module")

@@ -127,9 +127,15 @@ def asking(broker: Broker) -> Iterator[Peer]:
     peer.close()
 
 
-def in_hand(peer: Peer) -> bool:
-    """Whether the queue has been emptied, so that the service has what was in it."""
-    return peer.count(QUEUE)[0] == 0
+def busy(
+    service: Service, asking: Peer, seconds: float, text: str
+) -> tuple[subprocess.Popen[bytes], str]:
+    """Start it and give it a request that takes so long; returns its process and the reply queue."""
+    process = service.start()
+    replies = asking.request(QUEUE, sleep=seconds, text=text)
+    eventually(lambda: asking.count(QUEUE)[0] == 0, 5, "the request is in hand")
+    time.sleep(0.1)
+    return process, replies
 
 
 def test_it_answers_is_healthy_and_ends_with_0_on_sigterm(make: Make, asking: Peer) -> None:
@@ -154,10 +160,7 @@ def test_sigterm_in_the_middle_of_a_request_finishes_it(
     make: Make, asking: Peer, record: Record
 ) -> None:
     service = make()
-    process = service.start()
-    replies = asking.request(QUEUE, sleep=1, text="last")
-    eventually(lambda: in_hand(asking))
-    time.sleep(0.1)
+    process, replies = busy(service, asking, 1, "last")
     process.terminate()
     began = time.monotonic()
     time.sleep(0.2)
@@ -173,10 +176,7 @@ def test_a_second_sigterm_ends_it_at_once_and_loses_nothing(
     make: Make, asking: Peer, record: Record
 ) -> None:
     service = make()
-    process = service.start()
-    replies = asking.request(QUEUE, sleep=20, text="again")
-    eventually(lambda: in_hand(asking))
-    time.sleep(0.1)
+    process, replies = busy(service, asking, 20, "again")
     process.terminate()
     time.sleep(0.3)
     began = time.monotonic()
@@ -222,10 +222,7 @@ def test_past_its_deadline_it_ends_with_1_and_loses_nothing(
     make: Make, asking: Peer, record: Record
 ) -> None:
     service = make()
-    process = service.start()
-    replies = asking.request(QUEUE, sleep=60, text="too long")
-    eventually(lambda: in_hand(asking))
-    time.sleep(0.1)
+    process, replies = busy(service, asking, 60, "too long")
     began = time.monotonic()
     process.terminate()
     assert process.wait(DRAIN + 5) == 1, service.said
@@ -249,9 +246,7 @@ def test_what_a_killed_service_had_in_hand_is_answered_by_the_next(
     make: Make, asking: Peer, record: Record
 ) -> None:
     first, second = make(), make()
-    process = first.start()
-    replies = asking.request(QUEUE, sleep=1, text="whoever")
-    eventually(lambda: in_hand(asking))
+    process, replies = busy(first, asking, 1, "whoever")
     process.kill()
     process.wait(5)
     assert not first.is_healthy()

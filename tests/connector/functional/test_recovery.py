@@ -91,8 +91,7 @@ def test_a_memory_alarm(victim: Broker, served: Callable[..., Served], record: R
     Replies fill all buffers on the way, for longer than any time-out of the kernel's should be.
     """
     one = served(heartbeat=2, tcp_options=KEEPALIVE, reply=256 * 1024)
-    with one.load, one.consuming, one.health:
-        time.sleep(0.3)
+    with one.watched():
         victim.ctl("set_vm_memory_high_watermark", "0.0001")
         time.sleep(12)
         victim.ctl("set_vm_memory_high_watermark", "0.9")
@@ -205,8 +204,7 @@ def test_a_consumer_timeout(victim: Broker, served: Callable[..., Served], recor
 
     try:
         one = served(fault=late)
-        with one.load, one.consuming, one.health:
-            time.sleep(0.3)
+        with one.watched():
             began = time.monotonic()
             one.cause()
             gone = began + one.consuming.first(False, began, 10.0)
