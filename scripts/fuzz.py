@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / CONNECTOR))
 
 from mq_connector import payload  # noqa: E402
 from mq_connector.errors import PayloadError  # noqa: E402
-from mq_connector.request import Request  # noqa: E402
+from mq_connector.payload.request import Request  # noqa: E402
 from mq_connector.testing import Harness  # noqa: E402
 
 #: Texts that have a meaning somewhere, to be put in anywhere.

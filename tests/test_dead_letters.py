@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import brokers
 import pytest
 from baked import BakedProject, bake_into
-from mq_connector import Connection, ConsumerThread, MQConnector, Publisher, dead
+from mq_connector import Connection, ConsumerThread, MQConnector, Publisher
+from mq_connector.commands import dead
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 

@@ -12,7 +12,8 @@ import sys
 import time
 from typing import Any
 
-from mq_connector import ConsumerThread, MQConnector, frames
+from mq_connector import ConsumerThread, MQConnector
+from mq_connector.connection import frames
 
 #: A message that makes the handler acknowledge what was never delivered: 406, and the channel closes.
 BAD_ACK = b"bad ack"

@@ -2,7 +2,7 @@
 
 import sys
 
-from .mq_connector.cli import main
+from .mq_connector.commands import main
 
 
 def make_service():  # type: ignore[no-untyped-def]  # its type would load what the health check needn't

@@ -8,8 +8,7 @@ from typing import Any
 import pika
 from pika.spec import Basic
 
-from .mq_connector import REPLY_PROPERTIES, ConsumerThread, MQConnector, Request
-from .mq_connector.channel import Channel
+from .mq_connector import REPLY_PROPERTIES, Channel, ConsumerThread, MQConnector, Request
 
 SERVICE_NAME = "<< cookiecutter.package_name >>"
 VHOST = "<< cookiecutter.vhost >>"

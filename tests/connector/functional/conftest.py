@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from baked import TEMPLATE
 from mq_connector import ConsumerThread
-from mq_connector.channel import Channel
 from mq_connector.config import Limits
+from mq_connector.consumer import Channel
 from mq_connector.health import HealthServer
-from mq_connector.request import REPLY_PROPERTIES, Request
+from mq_connector.payload.request import REPLY_PROPERTIES, Request
 
 from .broker import Broker, NoServer
 from .peer import Peer, eventually

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 import pika
-from mq_connector.channel import Channel
+from mq_connector.consumer import Channel
 from pika.exceptions import AMQPError
 
 from .broker import Broker

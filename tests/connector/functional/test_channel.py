@@ -8,7 +8,7 @@ from typing import Any
 
 import pika
 import pytest
-from mq_connector.channel import Channel
+from mq_connector.consumer import Channel
 from mq_connector.errors import ChannelError
 
 from .broker import LIMITED, Broker

@@ -13,7 +13,8 @@ from typing import Any
 import pika
 import pytest
 from baked import CONNECTOR
-from mq_connector import MQConnector, dead, payload
+from mq_connector import MQConnector, payload
+from mq_connector.commands import dead
 
 from .broker import PASSWORD, USER, VHOST, Broker
 from .conftest import Consume
@@ -203,7 +204,7 @@ CUT_SHORT = """
 import os, signal, sys
 sys.path[:0] = {path!r}
 from functional.test_dead import service
-from mq_connector import dead
+from mq_connector.commands import dead
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)

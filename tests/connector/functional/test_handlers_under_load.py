@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from mq_connector.errors import ChannelError, MQError, RetryMessage
-from mq_connector.request import Request
+from mq_connector.payload.request import Request
 
 from .broker import Broker
 from .conftest import Record

@@ -6,9 +6,11 @@ import gc
 import time
 
 import pytest
-from mq_connector import ConsumerThread, connection, scratch
-from mq_connector import consumer as consumer_module
+from mq_connector import ConsumerThread
 from mq_connector.config import Limits
+from mq_connector.connection import scratch
+from mq_connector.connection import supervised as connection
+from mq_connector.consumer import thread as consumer_module
 
 from .broker import Broker
 from .conftest import Consume, Record, echo

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from mq_connector import ConsumerThread, payload
-from mq_connector.channel import Channel
+from mq_connector.consumer import Channel
 
 from .broker import Broker
 from .conftest import Consume, echo

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from mq_connector import consumer as consumer_module
+from mq_connector.consumer import thread as consumer_module
 
 from .broker import Broker
 from .conftest import Consume, Record, echo

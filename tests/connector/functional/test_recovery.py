@@ -10,7 +10,7 @@ from typing import Any
 import pika
 import pytest
 from mq_connector import MQConnector
-from mq_connector.config import KEEPALIVE
+from mq_connector.connection.address import KEEPALIVE
 
 from .broker import PASSWORD, USER, VHOST, Broker
 from .conftest import Consume, Record, echo

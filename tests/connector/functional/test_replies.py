@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 from baked import incumbent_python
-from mq_connector.channel import Channel
-from mq_connector.request import REPLY_PROPERTIES
+from mq_connector.consumer import Channel
+from mq_connector.payload.request import REPLY_PROPERTIES
 
 from .broker import LIMITED, PASSWORD, USER, VHOST, Broker
 from .conftest import Consume, echo

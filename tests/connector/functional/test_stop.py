@@ -10,9 +10,9 @@ from typing import Any
 import pika
 import pytest
 from mq_connector import Connection, ConsumerThread, RetryMessage
-from mq_connector.channel import Channel
 from mq_connector.config import Limits
-from mq_connector.worker import Workers
+from mq_connector.consumer import Channel
+from mq_connector.consumer.workers import Workers
 
 from .broker import Broker
 from .conftest import Consume, echo

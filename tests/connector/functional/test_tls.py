@@ -16,6 +16,7 @@ from baked import BakedProject
 from mq_connector import ConsumerThread, MQConnector, payload
 from mq_connector.config import Limits
 from mq_connector.config import load as load_settings
+from mq_connector.connection.address import parameters as parameters_of
 
 from .broker import PASSWORD, SERVICE, USER, VHOST, Broker, NoServer, local
 from .conftest import Consume, Record, echo
@@ -217,7 +218,7 @@ def where(secure: Secure, port: int = 0, **tls: Any) -> list[Any]:
         "users": {"mine": {"username": USER, "password": PASSWORD}},
         "tls": {"ca": str(secure.ca), **tls},
     }
-    return load_settings("mine", config).parameters(VHOST, "mine")
+    return parameters_of(load_settings("mine", config), VHOST, "mine")
 
 
 def test_bursts_are_joined_into_one_record(
@@ -299,7 +300,7 @@ def test_no_secret_is_ever_printed(
         consumer.join(10)
         assert consumer.failure is not None
         told = [settings, settings.tls, service, connection, consumer, consumer.failure]
-        told += settings.parameters(VHOST, "mine")
+        told += parameters_of(settings, VHOST, "mine")
         for each in told:
             assert secret not in repr(each) + str(each), type(each)
         assert "refuses user 'tester'" in str(consumer.failure)

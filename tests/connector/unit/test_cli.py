@@ -9,7 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from mq_connector import cli, client, doctor, health
+from mq_connector import client, health
+from mq_connector.commands import command_line as cli
+from mq_connector.commands import doctor
 from mq_connector.errors import ConfigurationError, RequestTimeout, StartError
 
 

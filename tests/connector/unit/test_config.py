@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from mq_connector import config
 from mq_connector.config import Limits, Settings, load, places
+from mq_connector.connection.address import parameters as parameters_of
 from mq_connector.errors import ConfigurationError
 
 PASSWORD = "s3cret-Passw0rd"
@@ -233,7 +234,7 @@ def test_a_file_without_our_user_will_do_if_the_environment_names_one(machine: M
 
 def test_parameters_are_made_for_each_host_and_name_the_service() -> None:
     settings = Settings((("a", 1), ("b", 2)), "u", PASSWORD, "test")
-    parameters = settings.parameters("/echo", "neon-echo")
+    parameters = parameters_of(settings, "/echo", "neon-echo")
     assert [(each.host, each.port, each.virtual_host) for each in parameters] == [
         ("a", 1, "/echo"),
         ("b", 2, "/echo"),
@@ -360,7 +361,7 @@ def test_no_representation_of_settings_shows_the_password() -> None:
     settings = Settings((("a", 1),), "u", PASSWORD, "test")
     assert PASSWORD not in repr(settings)
     assert PASSWORD not in str(settings)
-    assert PASSWORD not in repr(settings.parameters("/", "n"))
+    assert PASSWORD not in repr(parameters_of(settings, "/", "n"))
 
 
 # ---- limits

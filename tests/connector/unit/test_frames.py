@@ -6,7 +6,7 @@ import pika
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mq_connector import frames
+from mq_connector.connection import frames
 from pika import spec
 from pika.delivery_mode import DeliveryMode
 

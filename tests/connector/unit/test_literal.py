@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from mq_connector import literal, literal_parser
 from mq_connector.errors import PayloadError
-from mq_connector.payload import MAX_DEPTH
+from mq_connector.payload import MAX_DEPTH, literal, literal_parser
 
 from .literals import REFUSED, dicts, expected, fragments, is_refused_on_purpose, typed
 

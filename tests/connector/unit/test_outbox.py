@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, cast
 
 import pytest
-from mq_connector import outbox as outbox_module
-from mq_connector.channel import Channel, Publish
 from mq_connector.connection import Connection
+from mq_connector.consumer import outbox as outbox_module
+from mq_connector.consumer.channel import Channel, Publish
+from mq_connector.consumer.outbox import Outbox
 from mq_connector.errors import NotConnected
-from mq_connector.outbox import Outbox
 
 
 class OneChannel:

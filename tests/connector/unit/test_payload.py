@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mq_connector import jsontext, payload
+from mq_connector import payload
 from mq_connector.errors import PayloadError
-from mq_connector.payload import MAX_DEPTH, MAX_SIZE, Form, decode, encode, form_of
+from mq_connector.payload import MAX_DEPTH, MAX_SIZE, Form, decode, encode, form_of, jsontext
 
 from .literals import REFUSED, dicts, expected, fragments, is_refused_on_purpose, typed
 
@@ -27,7 +27,7 @@ from .literals import REFUSED, dicts, expected, fragments, is_refused_on_purpose
 #: neon-mq-connector 0.10.0 made them.
 VECTORS = json.loads((Path(__file__).parent / "payload_vectors.json").read_text("utf-8"))
 
-CONNECTOR = Path(payload.__file__).parent
+CONNECTOR = Path(payload.__file__).parent.parent
 
 
 def body_of(text: str) -> bytes:
@@ -348,7 +348,7 @@ def test_common_messages_need_neither_compiler_nor_tokenizer() -> None:
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from mq_connector.payload import decode\n"
         "for body in sys.argv[2:]: decode(body.encode())\n"
-        "print(*({'ast', 'mq_connector.literal_parser'} & set(sys.modules)))\n"
+        "print(*({'ast', 'mq_connector.payload.literal_parser'} & set(sys.modules)))\n"
         "decode(b'Int9Ig==')\n"
         "print('ast' in sys.modules)\n"
     )

@@ -10,7 +10,7 @@ import pytest
 from mq_connector import payload
 from mq_connector.errors import PayloadError
 from mq_connector.payload import Form
-from mq_connector.request import REPLY_PROPERTIES, Request, error_reply
+from mq_connector.payload.request import REPLY_PROPERTIES, Request, error_reply
 
 NONE = pika.BasicProperties()
 forms = pytest.mark.parametrize("form", list(Form))

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import pika
 import pytest
-from mq_connector import returned as returned_module
-from mq_connector.returned import Message, ReturnedReplies
+from mq_connector.consumer import returned as returned_module
+from mq_connector.consumer.returned import Message, ReturnedReplies
 from pika.spec import Basic
 
 EXPIRING = pika.BasicProperties(expiration="1000")

@@ -6,8 +6,8 @@ import threading
 from typing import Any
 
 import pytest
+from mq_connector.connection.scratch import Operation, Result, Scratch, Steps
 from mq_connector.errors import ChannelError, MQError, NotConnected
-from mq_connector.scratch import Operation, Result, Scratch, Steps
 from pika.exceptions import (
     ChannelClosedByBroker,
     ConnectionClosedByBroker,

@@ -9,7 +9,7 @@ import pytest
 from mq_connector import payload
 from mq_connector.errors import PayloadError
 from mq_connector.payload import Form
-from mq_connector.request import REPLY_PROPERTIES, Request
+from mq_connector.payload.request import REPLY_PROPERTIES, Request
 from mq_connector.testing import REPLY_QUEUE, Harness
 
 

@@ -12,8 +12,9 @@ from typing import Any
 import pika
 import pytest
 from mq_connector import RetryMessage, payload
+from mq_connector.config import Limits
+from mq_connector.consumer.workers import Workers
 from mq_connector.testing import Outcome, _RecordingChannel
-from mq_connector.worker import Workers
 from pika.spec import Basic
 
 PATIENCE = 10.0
@@ -53,7 +54,7 @@ def make(errors: list[Exception]) -> Iterator[Callable[..., Workers]]:
     made: list[Workers] = []
 
     def workers(callback: Callback, count: int = 1) -> Workers:
-        made.append(Workers(count, "test", callback, errors.append))
+        made.append(Workers(Limits(workers=count), "test", callback, errors.append))
         made[-1].start()
         return made[-1]
 
@@ -89,7 +90,7 @@ def test_several_workers_handle_as_many_messages_at_a_time(make: Make) -> None:
 
 
 def test_what_no_worker_has_begun_is_handed_back(errors: list[Exception]) -> None:
-    workers = Workers(1, "test", lambda *_: None, errors.append)  # not started
+    workers = Workers(Limits(workers=1), "test", lambda *_: None, errors.append)  # not started
     deliveries = [Delivered() for _ in range(3)]
     for each in deliveries:
         workers.inbox.put(each.delivery)
@@ -179,7 +180,7 @@ def test_an_error_reply_that_cannot_be_sent_does_not_keep_the_message(
 def test_a_failure_is_logged_with_the_message_and_where_it_happened(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    workers = Workers(1, "test", divide, lambda _: None)
+    workers = Workers(Limits(workers=1), "test", divide, lambda _: None)
     with caplog.at_level(logging.ERROR):
         workers.handle(Delivered(7).delivery)
     assert (
@@ -189,7 +190,7 @@ def test_a_failure_is_logged_with_the_message_and_where_it_happened(
 
 
 def test_a_bad_body_is_logged_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
-    workers = Workers(1, "test", lambda *_: payload.decode(b"%%%"), lambda _: None)
+    workers = Workers(Limits(workers=1), "test", lambda *_: payload.decode(b"%%%"), lambda _: None)
     with caplog.at_level(logging.ERROR):
         workers.handle(Delivered(7).delivery)
     assert "message 7 of 'input' is dead-lettered: PayloadError" in caplog.text

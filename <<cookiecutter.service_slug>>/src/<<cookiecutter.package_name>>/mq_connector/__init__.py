@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .client import Client
-    from .compat.utils.client_utils import send_mq_request
     from .connection import Connection
     from .connector import MQConnector
-    from .consumer import ConsumerThread
+    from .consumer import Channel, ConsumerThread
     from .errors import MQError, RetryMessage
+    from .payload.request import REPLY_PROPERTIES, Request
     from .publisher import Publisher
-    from .request import REPLY_PROPERTIES, Request
 
 __all__ = [
     "REPLY_PROPERTIES",
+    "Channel",
     "Client",
     "Connection",
     "ConsumerThread",
@@ -28,20 +28,19 @@ __all__ = [
     "Publisher",
     "Request",
     "RetryMessage",
-    "send_mq_request",
 ]
 
 _MODULES = {
+    "Channel": "consumer",
     "Client": "client",
     "Connection": "connection",
     "ConsumerThread": "consumer",
     "MQConnector": "connector",
     "MQError": "errors",
-    "REPLY_PROPERTIES": "request",
+    "REPLY_PROPERTIES": "payload.request",
     "Publisher": "publisher",
-    "Request": "request",
+    "Request": "payload.request",
     "RetryMessage": "errors",
-    "send_mq_request": "compat.utils.client_utils",
 }
 
 

@@ -15,9 +15,9 @@ from pika.spec import Basic
 
 from . import payload
 from .connection import Connection
+from .connection.fork import Process
 from .errors import MQError, NotConnected, PayloadError, PublishError, RequestTimeout, StartError
-from .fork import Process
-from .request import message_ids
+from .payload.request import message_ids
 
 _log = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ class Client:
                 self.on_lost()
                 time.sleep(_RESTART_PAUSE)
 
-    # ---- on the loop: mq_connector.connection.Listener
+    # ---- on the loop: mq_connector.connection.supervised.Listener
 
     def on_open(self) -> None:
         """The connection is open."""

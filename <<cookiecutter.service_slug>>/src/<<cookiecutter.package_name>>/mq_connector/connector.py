@@ -16,6 +16,7 @@ import pika
 
 from . import config as configuration
 from .connection import Connection
+from .connection.address import parameters
 from .consumer import ConsumerThread
 from .health import HealthServer
 
@@ -33,7 +34,7 @@ class MQConnector:
     """Runs the consumers that a subclass puts into `consumers`.
 
     :param config: a configuration as in ``mq_config.json``; by default it is looked for, when it is
-        first needed, in the places of `mq_connector.config.places`
+        first needed, in the places of `mq_connector.config.settings.places`
     :param service_name: key of the service's credentials under ``users``
     """
 
@@ -77,7 +78,7 @@ class MQConnector:
         return configuration.load(self.service_name, self._config)
 
     def _parameters(self, vhost: str) -> list[pika.ConnectionParameters]:
-        return self.settings().parameters(vhost, self.service_name)
+        return parameters(self.settings(), vhost, self.service_name)
 
     def check_health(self) -> bool:
         """Whether every consumer is consuming."""

@@ -12,10 +12,9 @@ from typing import Any
 import pika
 from pika.spec import Basic
 
-from . import frames
-from .connection import Connection
+from .connection import Connection, frames
+from .connection.fork import Process
 from .errors import MQError, NotConnected, PublishError, StartError, Unroutable
-from .fork import Process
 
 _log = logging.getLogger(__name__)
 
@@ -199,7 +198,7 @@ class Publisher:
                 self.on_lost()
                 time.sleep(_RESTART_PAUSE)
 
-    # ---- on the loop: mq_connector.connection.Listener
+    # ---- on the loop: mq_connector.connection.supervised.Listener
 
     def on_open(self) -> None:
         """The connection is open."""

@@ -19,8 +19,9 @@ import pika
 from pika.spec import Basic, Queue
 
 from . import payload
-from .scratch import Result
-from .worker import Callback, Workers
+from .config import Limits
+from .connection.scratch import Result
+from .consumer.workers import Callback, Workers
 
 #: The reply queue that the harness names in its requests.
 REPLY_QUEUE = "harness.reply"
@@ -100,13 +101,13 @@ class Harness:
 
         method = Basic.Deliver("harness", self._sent, False, "", "harness")
         channel: Any = _RecordingChannel(outcome)
-        worker = Workers(1, "harness", self._callback, remember)
+        worker = Workers(Limits(), "harness", self._callback, remember)
         worker.handle((channel, method, properties or pika.BasicProperties(), body))
         return outcome
 
 
 class _RecordingChannel:
-    """Has the methods of `mq_connector.channel.Channel` and writes down what they are asked for."""
+    """Has the methods of `mq_connector.consumer.channel.Channel` and writes down what they are asked for."""
 
     is_open = True
     is_closed = False

@@ -10,7 +10,7 @@ from .. import config as configuration
 
 
 def load_neon_mq_config(service_name: str = "") -> dict[str, Any]:
-    """Find the configuration, as `mq_connector.config.load` does.
+    """Find the configuration, as `mq_connector.config.settings.load` does.
 
     :param service_name: a later place counts if only that one has this user
     :returns: without the wrapping ``MQ``; empty where there is none

@@ -12,9 +12,9 @@ import pika
 from pika.exceptions import AMQPError
 
 from .. import config as configuration
+from ..connection.refusals import describe, permanent_reason
 from ..connector import MQConnector
 from ..errors import NotConnected, StartError
-from ..refusals import describe, permanent_reason
 from .config import load_neon_mq_config
 from .utils.connection_utils import get_timeout
 

@@ -16,10 +16,10 @@ import pika
 from pika.exchange_type import ExchangeType
 
 from ..connection import Connection
+from ..connection.refusals import permanent_reason
 from ..connector import DRAIN
+from ..consumer.workers import Callback
 from ..errors import MQError, StartError
-from ..refusals import permanent_reason
-from ..worker import Callback
 from .configured import ConfiguredConnector
 from .consumers import BlockingConsumerThread, SelectConsumerThread
 from .consumers.consumer import NeonConsumerThread, subscriber_queue

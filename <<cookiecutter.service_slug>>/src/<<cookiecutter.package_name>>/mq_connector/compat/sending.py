@@ -15,12 +15,13 @@ from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import ChannelClosedByBroker, UnroutableError
 from pika.exchange_type import ExchangeType
 
-from .. import input_queue, payload
+from .. import payload
 from ..connection import Connection
+from ..connection.scratch import Operation, Steps
+from ..connection.session import Session
+from ..consumer import input_queue
 from ..errors import ChannelError, MQError, NotConnected, PublishError, Unroutable
 from ..publisher import Publisher
-from ..scratch import Operation, Steps
-from ..session import Session
 
 #: Seconds for the broker to take a message, connecting included.
 _TAKEN_WITHIN = 30.0

@@ -12,13 +12,12 @@ from typing import Any
 import pika
 from pika.exchange_type import ExchangeType
 
-from ... import input_queue
-from ...channel import Channel
 from ...connection import Connection
-from ...consumer import ConsumerThread
+from ...connection.scratch import Done, Operation, Steps
+from ...consumer import ConsumerThread, input_queue
+from ...consumer.channel import Channel
+from ...consumer.workers import Callback
 from ...errors import ChannelError, MQError
-from ...scratch import Done, Operation, Steps
-from ...worker import Callback
 from ..utils.consumer_utils import default_error_handler
 
 _log = logging.getLogger(__name__)

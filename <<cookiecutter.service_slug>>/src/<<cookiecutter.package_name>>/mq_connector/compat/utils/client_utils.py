@@ -12,6 +12,7 @@ import pika
 from ... import config as configuration
 from ...client import Client
 from ...connection import Connection
+from ...connection.address import parameters
 from ...errors import ConfigurationError, MQError, PublishError, StartError
 from ..connector import MQConnector
 from .connection_utils import SuppressPikaLogging
@@ -66,7 +67,7 @@ def send_mq_request(
     """
     settings = configuration.load(CLIENT_USER)
     connection = Connection(
-        settings.parameters(vhost if vhost.startswith("/") else f"/{vhost}", CLIENT_USER)
+        parameters(settings, vhost if vhost.startswith("/") else f"/{vhost}", CLIENT_USER)
     )
     deadline = time.monotonic() + (timeout if expect_response else min(timeout, _EXPIRATION))
     with Client(

@@ -17,7 +17,7 @@ def b64_to_dict(data: bytes | str, charset: str = "utf-8") -> dict[Any, Any]:
 
     :param data: the base64, as bytes or as text
     :param charset: of the text within the base64
-    :raises PayloadError: the body isn't a dict in one of the forms of `mq_connector.payload`
+    :raises PayloadError: the body isn't a dict in one of the forms of `mq_connector.payload.body`
     """
     if isinstance(data, str):
         data = data.encode()

@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from ... import payload
-from ...channel import Channel
+from ...consumer.channel import Channel
 from ...errors import PayloadError
-from ...request import REPLY_PROPERTIES
+from ...payload.request import REPLY_PROPERTIES
 from ..sending import Message
 from .network_utils import b64_to_dict
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from .connection import Connection
-from .errors import NotConnected, StartError
+from ..errors import NotConnected, StartError
 from .scratch import Result, Scratch, Steps
+from .supervised import Connection
 
 
 class Session:

@@ -9,13 +9,11 @@ from typing import Any
 
 from pika.channel import Channel
 
-from .errors import ChannelError, StartError
-from .scratch import Operation, Steps
+from ..connection.scratch import Operation, Steps
+from ..errors import ChannelError, StartError
 
 _log = logging.getLogger(__name__)
 
-#: Values of ``MQ_QUEUE_TYPE``.
-KINDS = ("auto", "quorum", "legacy")
 _QUORUM = {"x-queue-type": "quorum"}
 _NOT_FOUND, _LOCKED, _REFUSED, _MISMATCH, _UNANSWERED, _DENIED = 404, 405, 403, 406, 504, 541
 
@@ -95,7 +93,7 @@ def _probe(queue: str) -> str:
 def make(queue: str, kind: str, tolerant: bool | None) -> Steps:
     """Make the input queue, which isn't there yet.
 
-    :param kind: one of `KINDS`
+    :param kind: one of `mq_connector.config.KINDS`
     :param tolerant: what `tolerates_legacy` found; only ``auto`` asks
     :raises StartError: the broker won't let us have it
     """

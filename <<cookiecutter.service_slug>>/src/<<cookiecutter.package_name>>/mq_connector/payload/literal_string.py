@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .errors import PayloadError
+from ..errors import PayloadError
 from .jsontext import excerpt
 
 _BEGINNING = re.compile(r"""([bBrRuU]{0,2})('''|\"""|'|")""")

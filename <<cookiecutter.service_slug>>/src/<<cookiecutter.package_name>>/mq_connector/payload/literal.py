@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..errors import PayloadError
 from . import jsontext
-from .errors import PayloadError
 
 #: Parentheses in a text that are translated: each grows to the tenfold in size, so a body full of
 #: them mustn't be.

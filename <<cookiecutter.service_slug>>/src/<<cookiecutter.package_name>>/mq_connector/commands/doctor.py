@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import health, input_queue
-from .errors import ChannelError, MQError, NotConnected
-from .scratch import Steps
-from .session import Session
+from .. import health
+from ..connection.scratch import Steps
+from ..connection.session import Session
+from ..consumer import input_queue
+from ..errors import ChannelError, MQError, NotConnected
 
 if TYPE_CHECKING:
-    from .connector import MQConnector
+    from ..connector import MQConnector
 
 
 class _Report:

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from .errors import PayloadError
+from ..errors import PayloadError
 from .jsontext import excerpt
 from .literal_string import string_at
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pika
 
-from . import payload
-from .errors import PayloadError
-from .payload import Form
+from .. import payload
+from ..errors import PayloadError
+from .body import Form
 
 #: Properties of a reply. Neon's peers let requests and replies expire after 1000 ms.
 REPLY_PROPERTIES = pika.BasicProperties(expiration="1000")

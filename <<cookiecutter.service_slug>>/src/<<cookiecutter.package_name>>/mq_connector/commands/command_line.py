@@ -8,10 +8,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import health
+from .. import health
 
 if TYPE_CHECKING:
-    from .connector import MQConnector
+    from ..connector import MQConnector
 
 
 def main(
@@ -47,8 +47,8 @@ def main(
     commands.add_parser("health", help="exit 0 only while the running service is consuming")
     options = parser.parse_args(words)
 
-    from .config import environment
-    from .errors import MQError
+    from ..config import environment
+    from ..errors import MQError
 
     try:
         # The other commands say all they have to say themselves.
@@ -90,7 +90,7 @@ def _log_to_stderr(env: Mapping[str, str]) -> None:
 
     :raises ConfigurationError: there is no such level
     """
-    from .errors import ConfigurationError
+    from ..errors import ConfigurationError
 
     level = logging.getLevelName((env.get("LOG_LEVEL") or "INFO").upper())
     if not isinstance(level, int):
@@ -105,8 +105,8 @@ def _log_to_stderr(env: Mapping[str, str]) -> None:
 def _request(service: MQConnector, text: str, timeout: float) -> int:
     import secrets
 
-    from .client import Client
-    from .errors import ConfigurationError
+    from ..client import Client
+    from ..errors import ConfigurationError
 
     try:
         data = json.loads(text)

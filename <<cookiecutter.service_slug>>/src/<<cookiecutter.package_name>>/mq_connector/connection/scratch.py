@@ -15,8 +15,8 @@ import pika
 from pika.adapters.select_connection import SelectConnection
 from pika.exceptions import ChannelClosed
 
-from .connection import Connection
-from .errors import ChannelError, MQError, NotConnected
+from ..errors import ChannelError, MQError, NotConnected
+from .supervised import Connection
 
 #: Sends one method on the channel and names the function that takes its ``…-ok``.
 Operation = Callable[[pika.channel.Channel, Callable[[Any], None]], None]

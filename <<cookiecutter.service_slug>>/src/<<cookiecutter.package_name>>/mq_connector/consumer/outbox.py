@@ -10,9 +10,9 @@ from typing import Any
 
 import pika
 
+from ..connection import Connection
+from ..errors import NotConnected
 from .channel import Channel, Publish
-from .connection import Connection
-from .errors import NotConnected
 from .returned import Message, ReturnedReplies
 
 _log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Outbox:
         """pika's callback for a returned message."""
         self.returned.on_return(*returned)
 
-    # ---- mq_connector.returned.Sender
+    # ---- mq_connector.consumer.returned.Sender
 
     def resend(self, queue: str, messages: list[Message], answered: Callable[[], None]) -> bool:
         """Publish as mandatory, and call back when all that comes back has come back."""

@@ -11,10 +11,12 @@ from typing import Any
 import pika
 from pika.spec import Basic
 
+from ..config import Limits
+from ..connection.fork import Process
+from ..errors import MQError, RetryMessage
+from ..payload import Bounds, bounds
+from ..payload.request import REPLY_PROPERTIES, error_reply
 from .channel import Channel
-from .errors import MQError, RetryMessage
-from .fork import Process
-from .request import REPLY_PROPERTIES, error_reply
 
 _log = logging.getLogger(__name__)
 
@@ -29,14 +31,14 @@ Delivery = tuple[Channel, Basic.Deliver, pika.BasicProperties, bytes]
 class Workers:
     """A fixed number of threads that hand deliveries to the callback, in the order of arrival.
 
-    :param count: 1 keeps the order of the messages; more handle as many at a time
+    :param limits: how many they are (1 keeps the order of the messages), and what they decode
     :param on_error: told of what a callback raised, after the message was dead-lettered; may not raise
     :param auto_ack: acknowledge what a callback has left unsettled when it returns
     """
 
     def __init__(
         self,
-        count: int,
+        limits: Limits,
         name: str,
         callback: Callback,
         on_error: Callable[[Exception], None],
@@ -46,10 +48,11 @@ class Workers:
         self._callback = callback
         self._on_error = on_error
         self._auto_ack = auto_ack
+        self._bounds = Bounds(limits.max_body, limits.max_depth)
         self._process = Process()
         self._threads = [
             threading.Thread(target=self._work, name=f"{name}-worker-{number}", daemon=True)
-            for number in range(1, count + 1)
+            for number in range(1, limits.workers + 1)
         ]
 
     def start(self) -> None:
@@ -91,6 +94,7 @@ class Workers:
                 channel.settle(_tag(delivery))
 
     def _work(self) -> None:
+        bounds.set(self._bounds)
         get, handle = self.inbox.get, self.handle
         while True:
             delivery = get()

@@ -12,12 +12,13 @@ import json
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping
+from contextvars import ContextVar
 from json.encoder import encode_basestring_ascii
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
 
+from ..errors import PayloadError
 from . import jsontext, literal
-from .errors import PayloadError
 
 #: The longest body that is decoded, in bytes: two minutes of speech (16 kHz, 16 bits), in base64 as
 #: messages carry it. Larger things belong beside the broker, not in it.
@@ -28,20 +29,19 @@ MAX_SIZE = 8 * 1024 * 1024
 MAX_DEPTH = 100
 
 
-class Bounds:
-    """What `decode` accepts where its caller doesn't say.
+class Bounds(NamedTuple):
+    """What `decode` accepts where its caller doesn't say."""
 
-    :ivar size: bytes
-    :ivar depth: levels of brackets
-    """
-
-    def __init__(self) -> None:
-        self.size = MAX_SIZE
-        self.depth = MAX_DEPTH
+    #: Bytes that a body may have.
+    size: int = MAX_SIZE
+    #: Levels of brackets in it.
+    depth: int = MAX_DEPTH
 
 
-#: Of this process: a service sets them from its environment (``MQ_MAX_BODY``, ``MQ_MAX_DEPTH``).
-bounds = Bounds()
+_DEFAULT = Bounds()
+#: Of the running thread: those of a consumer set them to what its operator allows (``MQ_MAX_BODY``,
+#: ``MQ_MAX_DEPTH``), so that two consumers of one process may have different ones.
+bounds: ContextVar[Bounds] = ContextVar("bounds", default=_DEFAULT)
 
 
 class Form(enum.Enum):
@@ -86,9 +86,9 @@ def decode(
     :raises PayloadError: anything wrong with the body; no other exception leaves this function
     """
     if max_size is None:
-        max_size = bounds.size
+        max_size = bounds.get().size
     if max_depth is None:
-        max_depth = bounds.depth
+        max_depth = bounds.get().depth
     if len(body) > max_size:
         raise PayloadError(
             f"message has {len(body)} bytes where {max_size} are allowed: send it in parts"

@@ -13,12 +13,11 @@ import pika
 from pika.exchange_type import ExchangeType
 from pika.spec import Basic
 
-from . import frames
+from ..connection import Connection, frames
+from ..connection.fork import Process
+from ..connection.scratch import Operation, Result, Scratch
+from ..errors import ChannelError, MQError, NotConnected
 from .acks import Acks
-from .connection import Connection
-from .errors import ChannelError, MQError, NotConnected
-from .fork import Process
-from .scratch import Operation, Result, Scratch
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ class Channel:
     :param inbox: deliveries that wait for a worker; while there are some, sending can wait too
     :param burst: collected frames that are worth sending
     :param elsewhere: takes a publish when this channel is gone, or its queue is one of ``waiting``
-    :param waiting: queues for which returned messages wait, see `mq_connector.returned`
+    :param waiting: queues for which returned messages wait, see `mq_connector.consumer.returned`
     """
 
     def __init__(

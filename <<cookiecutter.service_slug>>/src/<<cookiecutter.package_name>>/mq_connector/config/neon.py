@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from .errors import ConfigurationError
+from ..errors import ConfigurationError
 
 #: What Neon's images set ``OVOS_CONFIG_BASE_FOLDER`` and ``OVOS_CONFIG_FILENAME`` to.
 FOLDER, FILE_NAME = "neon", "diana.yaml"

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pika
-
-from .errors import ConfigurationError
+from ..errors import ConfigurationError
 
 #: The port of AMQP over TLS.
 PORT = 5671
@@ -28,26 +25,6 @@ class TLS:
     key: str | None = None
     #: Whether the broker's certificate and host name are checked.
     verify: bool = True
-
-    def options(self, host: str) -> pika.SSLOptions:
-        """pika's options for one host.
-
-        :raises ConfigurationError: a file is missing or isn't what it should be
-        """
-        name = self.ca
-        try:
-            context = ssl.create_default_context(cafile=self.ca)
-            if self.cert:
-                name = self.cert
-                context.load_cert_chain(self.cert, self.key)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigurationError(
-                f"tls: {name}: {error.strerror or error}; check the file"
-            ) from None
-        if not self.verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        return pika.SSLOptions(context, server_hostname=host)
 
 
 def load(config: Mapping[str, Any], env: Mapping[str, str], source: str) -> TLS | None:

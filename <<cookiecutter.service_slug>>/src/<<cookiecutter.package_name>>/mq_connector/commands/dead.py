@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import pika
 from pika.spec import Basic
 
-from . import payload
-from .connection import Connection
-from .errors import NotConnected, PayloadError, Unroutable
-from .publisher import Publisher
-from .scratch import Operation
-from .session import Session
+from .. import payload
+from ..connection import Connection
+from ..connection.scratch import Operation
+from ..connection.session import Session
+from ..errors import NotConnected, PayloadError, Unroutable
+from ..publisher import Publisher
 
 if TYPE_CHECKING:
-    from .connector import MQConnector
+    from ..connector import MQConnector
 
 #: Seconds that the broker has to confirm what is put back.
 _CONFIRM_WITHIN = 30.0

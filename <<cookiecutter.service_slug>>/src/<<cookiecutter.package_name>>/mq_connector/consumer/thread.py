@@ -11,15 +11,15 @@ from typing import Any
 import pika
 from pika.exceptions import ChannelClosed
 
-from . import input_queue, payload
+from ..config import Limits
+from ..connection import Connection
+from ..connection.refusals import describe
+from ..connection.scratch import Done, Scratch
+from ..errors import ChannelError, ConfigurationError, MQError, NotConnected, StartError
+from . import input_queue
 from .channel import Channel
-from .config import Limits
-from .connection import Connection
-from .errors import ChannelError, ConfigurationError, MQError, NotConnected, StartError
 from .outbox import Outbox
-from .refusals import describe
-from .scratch import Done, Scratch
-from .worker import Callback, Workers
+from .workers import Callback, Workers
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class ConsumerThread(threading.Thread):
 
     :param connection: the connection to the vhost, or pika's parameters for it; the thread opens one
         of its own
-    :param queue: the input queue; made where it is missing, see `mq_connector.input_queue`
+    :param queue: the input queue; made where it is missing, see `mq_connector.consumer.input_queue`
     :param callback_func: ``callback(channel, method, properties, body)``. When it returns, the message
         is acknowledged unless the callback has settled it; when it raises, it is dead-lettered
     :param error_func: ``error_func(thread, exception)`` hears of every failed message and of a failed start
@@ -138,9 +138,8 @@ class ConsumerThread(threading.Thread):
         except Exception as error:  # a thread that ends without a failure is a service that idles
             self._fail(ConfigurationError(f"the configuration can't be used: {error!r}"))
             return
-        payload.bounds.size, payload.bounds.depth = limits.max_body, limits.max_depth
         self._workers = Workers(
-            limits.workers, self.name, self.callback_func, self._on_handler_error, self.auto_ack
+            limits, self.name, self.callback_func, self._on_handler_error, self.auto_ack
         )
         self._outbox = Outbox(self.connection, self._usable_channel, self._when_answered)
         try:
@@ -170,7 +169,7 @@ class ConsumerThread(threading.Thread):
     # ---- the connection's fate
 
     def on_open(self) -> None:
-        """Part of `mq_connector.connection.Listener`."""
+        """Part of `mq_connector.connection.supervised.Listener`."""
         amqp = self.connection.amqp
         amqp.add_on_connection_blocked_callback(self._on_blocked)
         amqp.add_on_connection_unblocked_callback(
@@ -179,11 +178,11 @@ class ConsumerThread(threading.Thread):
         amqp.channel(on_open_callback=self._on_channel_open)
 
     def on_lost(self) -> None:
-        """Part of `mq_connector.connection.Listener`."""
+        """Part of `mq_connector.connection.supervised.Listener`."""
         self._forget_channel()
 
     def on_refused(self, reason: str) -> bool:
-        """Part of `mq_connector.connection.Listener`."""
+        """Part of `mq_connector.connection.supervised.Listener`."""
         if self._ever_consumed:
             return False
         self._fail(StartError(reason))

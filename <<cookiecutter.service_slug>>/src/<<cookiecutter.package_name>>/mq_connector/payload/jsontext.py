@@ -8,7 +8,7 @@ from itertools import accumulate
 from json.scanner import make_scanner
 from typing import Any, NoReturn
 
-from .errors import PayloadError
+from ..errors import PayloadError
 
 #: Characters of a message that an error may repeat: enough to find it, too few to flood a log.
 EXCERPT = 40

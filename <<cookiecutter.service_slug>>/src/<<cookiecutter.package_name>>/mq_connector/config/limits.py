@@ -1,0 +1,56 @@
+"""How much a consumer takes on at a time, from the variables that begin with ``MQ_``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..errors import ConfigurationError
+from ..payload.body import MAX_DEPTH, MAX_SIZE
+from .environment import environment
+
+#: Values of ``MQ_QUEUE_TYPE``.
+KINDS = ("auto", "quorum", "legacy")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a consumer takes on at a time."""
+
+    #: Threads that run callbacks; 1 keeps the order of messages.
+    workers: int = 1
+    #: Deliveries that the broker sends ahead (AMQP ``basic.qos``); memory is bounded by it.
+    prefetch: int = 200
+    #: ``auto``, ``quorum`` or ``legacy``, see `mq_connector.consumer.input_queue`.
+    queue_type: str = "auto"
+    #: Bytes that a body may have, and levels of brackets in it, see `mq_connector.payload.body`.
+    max_body: int = MAX_SIZE
+    max_depth: int = MAX_DEPTH
+
+    @classmethod
+    def from_environment(cls) -> Limits:
+        """Each limit from the variable with ``MQ_`` before its name, such as ``MQ_WORKERS``.
+
+        :raises ConfigurationError: a value is out of its range
+        """
+        env = environment()
+        workers = _whole(env, "MQ_WORKERS", cls.workers, 1, 1000)
+        prefetch = _whole(env, "MQ_PREFETCH", max(cls.prefetch, 2 * workers), 1, 65535)
+        queue_type = env.get("MQ_QUEUE_TYPE") or cls.queue_type
+        if queue_type not in KINDS:
+            raise ConfigurationError(
+                f"MQ_QUEUE_TYPE is {queue_type!r}; it must be one of {', '.join(KINDS)}"
+            )
+        max_body = _whole(env, "MQ_MAX_BODY", cls.max_body, 1, 2**31 - 1)
+        # A deeper one would run into Python's own limit of recursion.
+        max_depth = _whole(env, "MQ_MAX_DEPTH", cls.max_depth, 1, 500)
+        return cls(workers, prefetch, queue_type, max_body, max_depth)
+
+
+def _whole(env: Mapping[str, str], variable: str, default: int, least: int, most: int) -> int:
+    text = env.get(variable) or str(default)
+    if not text.isdecimal() or not least <= int(text) <= most:
+        raise ConfigurationError(
+            f"{variable} is {text!r}; it must be a whole number from {least} to {most}"
+        )
+    return int(text)

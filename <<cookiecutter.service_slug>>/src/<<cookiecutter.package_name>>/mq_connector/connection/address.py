@@ -1,0 +1,67 @@
+"""Where a vhost is, and who we are there: pika's parameters, one set for each host."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Sequence
+from typing import Any
+
+import pika
+
+from ..config.settings import Settings
+from ..config.tls import TLS
+from ..errors import ConfigurationError
+
+#: Seconds between heartbeats (AMQP 0-9-1, 4.2.7): a peer that is silent is given up after 25 to 50.
+#: Shorter than the broker's 60, which callbacks can't delay here, as they run on other threads.
+HEARTBEAT = 20
+#: The kernel's own check of an idle connection (tcp(7), seconds), for a peer that is gone altogether.
+#: Without TCP_USER_TIMEOUT, which would also end a connection that a memory alarm merely holds up.
+KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3}
+
+Parameters = Sequence[pika.ConnectionParameters]
+
+
+def parameters(settings: Settings, vhost: str, name: str) -> list[pika.ConnectionParameters]:
+    """pika's parameters for a service's login, one set for each host.
+
+    :param name: how the connection calls itself in the broker's management pages
+    :raises ConfigurationError: a file that TLS needs is missing or isn't what it should be
+    """
+    tls = settings.tls
+    credentials: Any = pika.PlainCredentials(settings.username, settings.password)
+    if tls and tls.cert and not settings.password:
+        credentials = pika.credentials.ExternalCredentials()  # the certificate is the login
+    return [
+        pika.ConnectionParameters(
+            host=host,
+            port=port,
+            virtual_host=vhost,
+            credentials=credentials,
+            ssl_options=_ssl_options(tls, host) if tls else None,
+            connection_attempts=1,
+            heartbeat=HEARTBEAT,
+            tcp_options=KEEPALIVE,
+            socket_timeout=5,
+            stack_timeout=10,
+            client_properties={"connection_name": name},
+        )
+        for host, port in settings.hosts
+    ]
+
+
+def _ssl_options(tls: TLS, host: str) -> pika.SSLOptions:
+    name = tls.ca
+    try:
+        context = ssl.create_default_context(cafile=tls.ca)
+        if tls.cert:
+            name = tls.cert
+            context.load_cert_chain(tls.cert, tls.key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(
+            f"tls: {name}: {error.strerror or error}; check the file"
+        ) from None
+    if not tls.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return pika.SSLOptions(context, server_hostname=host)
