@@ -106,6 +106,7 @@ def _request(service: MQConnector, text: str, timeout: float) -> int:
     import secrets
 
     from ..client import Client
+    from ..connection import Connection
     from ..errors import ConfigurationError
 
     try:
@@ -118,7 +119,7 @@ def _request(service: MQConnector, text: str, timeout: float) -> int:
         raise ConfigurationError("the service has no consumers, so there is nobody to ask")
     consumer = next(iter(service.consumers.values()))
     reply_queue = f"{service.service_name}.reply.{secrets.token_hex(8)}"
-    with Client(consumer.connection.another(), reply_queue) as client:
+    with Client(Connection(consumer.connection.address), reply_queue) as client:
         reply = client.request(consumer.queue, data, timeout)
     print(json.dumps(_as_json(reply), ensure_ascii=False))
     return 0

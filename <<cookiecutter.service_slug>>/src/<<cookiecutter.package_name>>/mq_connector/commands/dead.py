@@ -158,8 +158,8 @@ def show(service: MQConnector, requeue: bool) -> int:
     for consumer in service.consumers.values():
         if consumer.is_private:
             continue  # what its callback can't handle joins the dead letters of another queue
-        connection = consumer.connection.another()
-        with Session(connection) as session, Publisher(Connection(connection.parameters)) as back:
+        address = consumer.connection.address
+        with Session(address) as session, Publisher(Connection(address)) as back:
             dead = DeadLetterQueue(session, consumer.queue)
             count = 0
             for letter in dead:

@@ -43,7 +43,7 @@ def examine(service: MQConnector) -> int:
         report.bad(str(error))
         return 1
     report.good(f"configuration: {settings.source}, user {settings.username!r}")
-    session = Session(service.connection_to(service.vhost))
+    session = Session(service.address())
     try:
         session.open()
     except MQError as error:
@@ -51,7 +51,7 @@ def examine(service: MQConnector) -> int:
         report.bad(str(error), hint if isinstance(error, NotConnected) else "")
         return 1
     try:
-        version = ".".join(map(str, session.connection.broker_version))
+        version = ".".join(map(str, session.broker.version))
         hosts = ", ".join(f"{host}:{port}" for host, port in settings.hosts)
         report.good(f"broker: RabbitMQ {version} at {hosts}, logged in, vhost {service.vhost!r}")
         for consumer in service.consumers.values():
