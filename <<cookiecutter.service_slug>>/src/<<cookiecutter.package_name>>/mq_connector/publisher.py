@@ -12,7 +12,9 @@ import pika
 from pika.spec import Basic
 
 from .connection import Connection, frames
+from .connection.broker import is_our_doing
 from .connection.link import Link
+from .connection.refusals import describe
 from .errors import MQError, NotConnected, PublishError, StartError, Unroutable
 from .fork import Process
 
@@ -197,11 +199,24 @@ class Publisher:
         link.amqp.channel(on_open_callback=self._on_channel_open)
 
     def on_lost(self, error: BaseException) -> None:
-        """The link is gone: what wasn't confirmed goes first on the next one."""
-        with self._lock:
+        """The link is gone: what wasn't confirmed goes first on the next one.
+
+        What the broker answers by closing the connection would cost the next one as well: it goes alone
+        then, and if it was alone already, it is refused.
+        """
+        with self._room:
             self._channel = self._link = None
             self._lost = True
-            self._take_back(list(self._unconfirmed.values()))
+            messages = list(self._unconfirmed.values())
+            refused = messages if len(messages) == 1 and is_our_doing(error) else []
+            if refused:
+                self._suspects = max(self._suspects - 1, 0)
+            elif is_our_doing(error):
+                self._suspects = len(messages)
+            self._take_back([each for each in messages if each not in refused])
+            self._room.notify_all()
+        for message in refused:
+            message.confirmed.set_exception(PublishError(describe(error)))
 
     def on_refused(self, reason: str) -> None:
         """The broker says no."""

@@ -8,6 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from pika import exceptions
+
+from .refusals import causes_of
+
+_SUCCESS = 200
 #: The broker is shutting down, or an operator has closed the connection.
 CONNECTION_FORCED = 320
 #: No permission.
@@ -22,6 +27,21 @@ PRECONDITION_FAILED = 406
 UNANSWERED = 504
 #: What RabbitMQ 4.3 answers, closing the connection, to a transient queue where those are denied.
 INTERNAL_ERROR = 541
+
+
+def is_our_doing(loss: BaseException) -> bool:
+    """Whether what was sent or received may have cost a connection, and would cost the next one.
+
+    Not so where the network failed, the broker went down, or an operator closed the connection.
+    """
+    causes = list(causes_of(loss))
+    for cause in causes:
+        if isinstance(cause, exceptions.ConnectionClosedByBroker):
+            return cause.reply_code not in (CONNECTION_FORCED, _SUCCESS)
+        if isinstance(cause, (exceptions.ConnectionClosed, exceptions.AMQPHeartbeatTimeout)):
+            return False
+    # A stream that can't be read is wrapped in a loss of the connection.
+    return not all(isinstance(each, (OSError, exceptions.AMQPConnectionError)) for each in causes)
 
 
 class Broker(NamedTuple):
@@ -45,6 +65,11 @@ class Broker(NamedTuple):
     def may_deny_transient(self) -> bool:
         """Whether declaring a transient queue may cost the connection."""
         return self.version >= (4, 3)
+
+    @property
+    def fears_reply_to(self) -> bool:
+        """Whether publishing to a forged address of direct reply-to may cost the connection (541)."""
+        return self.version < (4, 3)
 
     @property
     def cancels_late(self) -> bool:

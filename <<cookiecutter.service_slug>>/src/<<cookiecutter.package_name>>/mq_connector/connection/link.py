@@ -10,6 +10,7 @@ import pika
 from pika.adapters.select_connection import IOLoop, SelectConnection
 
 from .broker import Broker
+from .frames import PropertiesEncoder
 from .refusals import describe
 from .scratch import Scratch
 from .transport import Services, Transport
@@ -67,6 +68,12 @@ class Link:
     def apart(self) -> Scratch:
         """For methods whose refusal may cost the connection: on a second one, for all members."""
         return Scratch(self, apart=True)
+
+    @property
+    def encoder(self) -> PropertiesEncoder:
+        """A new encoder of properties that this broker takes from us."""
+        credentials = self.amqp.params.credentials
+        return PropertiesEncoder(self.amqp.params.frame_max, getattr(credentials, "username", None))
 
     def later(self, seconds: float, function: Callable[[], object]) -> None:
         """Run a function on the loop after a while, whether the link is still open or not."""

@@ -13,7 +13,7 @@ from ..connection import Connection
 from ..connection.scratch import Operation, Result, Scratch
 from ..errors import ChannelError, MQError, NotConnected
 from ..fork import Process
-from .opened import Message, OpenedChannel
+from .opened import Delivery, Message, OpenedChannel
 from .outbox import Outbox
 
 _log = logging.getLogger(__name__)
@@ -28,10 +28,17 @@ class Channel:
     the consumer this one. It belongs to the consumer, so it has no ``close``.
     """
 
-    __slots__ = ("_opened", "_outbox", "_process")
+    __slots__ = ("_delivery", "_opened", "_outbox", "_process")
 
-    def __init__(self, opened: OpenedChannel, outbox: Outbox, process: Process) -> None:
+    def __init__(
+        self,
+        opened: OpenedChannel,
+        outbox: Outbox,
+        process: Process,
+        delivery: Delivery | None = None,
+    ) -> None:
         self._opened = opened
+        self._delivery = delivery
         self._outbox = outbox
         self._process = process
 
@@ -71,10 +78,13 @@ class Channel:
         """Publish a message; returns before it is sent.
 
         To the default exchange it goes as mandatory, so that a reply whose queue isn't there yet
-        comes back and is sent again. After the loss of the connection it is held for the next one.
+        comes back and is sent again. What goes to another exchange is confirmed by the broker before the
+        message that is being handled is acknowledged; if it is refused, that message is dead-lettered.
+        After the loss of the connection it is held for the next one.
 
         :raises NotConnected: in a forked child, or more is waiting for a lost connection than may be held
-        :raises ValueError: exchange or routing key exceed 255 bytes
+        :raises ValueError: the broker wouldn't take it: a name of more than 255 bytes, an expiration
+            that is no number, a foreign user id, headers that don't fit
         """
         self._process.check()
         if isinstance(body, str):
@@ -82,6 +92,7 @@ class Channel:
         self._outbox.publish(
             self._opened,
             Message(exchange, routing_key, body, properties, mandatory or not exchange),
+            self._delivery,
         )
 
     # ---- settling
@@ -91,7 +102,12 @@ class Channel:
 
         :raises NotConnected: in a forked child, as all that settles
         """
-        self._opened.ack(delivery_tag, multiple)
+        confirms = None if self._delivery is None else self._delivery.confirms
+        if confirms is None:
+            self._opened.ack(delivery_tag, multiple)
+        else:
+            # Where it is refused, the message is dead-lettered instead.
+            confirms.then(lambda: self._opened.ack(delivery_tag, multiple), lambda _: None)
 
     def basic_reject(self, delivery_tag: int = 0, requeue: bool = True) -> None:
         """Reject: back into the queue, or to the dead letters; twice does no harm."""

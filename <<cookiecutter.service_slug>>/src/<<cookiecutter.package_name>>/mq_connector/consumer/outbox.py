@@ -8,14 +8,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import pika
 from pika.spec import Basic
 
 from ..connection import Connection
-from ..errors import MQError, NotConnected
-from .opened import Message, OpenedChannel
+from ..errors import MQError, NotConnected, PublishError, Unroutable
+from ..publisher import Publisher
+from .opened import Confirms, Delivery, Message, OpenedChannel
 from .returned import ReturnedReplies
 
 _log = logging.getLogger(__name__)
@@ -24,6 +26,11 @@ _log = logging.getLogger(__name__)
 _MOST_HELD, _MOST_BYTES_HELD = 10_000, 64 * 1024 * 1024
 #: Seconds that a publisher waits for room among them.
 _ROOM_WITHIN = 30.0
+#: Bytes of a body that may be more than the broker takes: it doesn't say what its limit is (16 MiB from
+#: RabbitMQ 4 on, if nothing else is set).
+_LARGE = 4 * 1024 * 1024
+#: What an address of direct reply-to begins with.
+_DIRECT_REPLY = "amq.rabbitmq.reply-to."
 #: Seconds between two warnings that a queue isn't bound.
 _WARN_EVERY = 10.0
 
@@ -88,22 +95,94 @@ class Outbox:
         self._barrier: Barrier = lambda _: None
         self._returned = ReturnedReplies(self)
         self._warned_at = 0.0
+        #: Whether whatever is published may be refused, as something in hand has just cost a channel.
+        self.is_careful = False
+        self._publisher: Publisher | None = None
+        self._expendable: Publisher | None = None
 
     # ---- from any thread
 
-    def publish(self, opened: OpenedChannel, message: Message) -> None:
+    def publish(
+        self, opened: OpenedChannel, message: Message, delivery: Delivery | None = None
+    ) -> None:
         """Publish on a channel, or when that is possible.
 
         :param opened: the channel on which the message came that is being handled
-        :raises ValueError: exchange or routing key exceed 255 bytes
+        :param delivery: the message that is being handled: what the broker may refuse is confirmed before
+            that is acknowledged, and what is published after it leaves after it
+        :raises ValueError: the broker wouldn't take it, such as a name of more than 255 bytes
         :raises NotConnected: too many wait already
         """
         opened.wait_for_room()
         # Also for what has to wait: who publishes what can't be encoded is to hear of it.
         data = opened.encode(message)
-        waits = message.routing_key in self._returned.queues and not message.exchange
-        if waits or not opened.send(data):
+        if self._may_be_refused(opened, message):
+            self._publish_confirmed(message, delivery)
+        elif delivery is not None and delivery.confirms is not None:
+            message = _copy(message)
+            self._room.take(len(message.body), _ROOM_WITHIN)
+            delivery.confirms.then(
+                lambda: self._send_or_hold(message), lambda _: self.let_go(message)
+            )
+        elif message.routing_key in self._returned.queues or not opened.send(data):
             self._hold(message)
+
+    def _may_be_refused(self, opened: OpenedChannel, message: Message) -> bool:
+        """Whether it goes on a channel of its own, which a refusal may cost.
+
+        On the consumer's channel the broker wouldn't say which message it was, and all that is in hand
+        would be delivered again.
+        """
+        return (
+            bool(message.exchange)
+            or self.is_careful
+            or len(message.body) > _LARGE
+            or (opened.broker.fears_reply_to and message.routing_key.startswith(_DIRECT_REPLY))
+        )
+
+    def _publish_confirmed(self, message: Message, delivery: Delivery | None) -> None:
+        if not message.exchange and message.routing_key.startswith(_DIRECT_REPLY):
+            if self._expendable is None:
+                self._expendable = Publisher(Connection(self.connection.address))
+            publisher = self._expendable
+        else:
+            if self._publisher is None:
+                self._publisher = Publisher(self.connection)
+            publisher = self._publisher
+        confirms = None
+        if delivery is not None:
+            confirms = delivery.confirms = delivery.confirms or Confirms(self.connection.call)
+            confirms.expect()
+        try:
+            confirmed = publisher.publish(*message)
+        except MQError as error:
+            if confirms is not None:
+                confirms.outcome(error)
+            raise
+        confirmed.add_done_callback(lambda done: self._on_outcome(message, done, confirms))
+
+    def _on_outcome(
+        self, message: Message, confirmed: Future[None], confirms: Confirms | None
+    ) -> None:
+        """A reply whose queue isn't there is no failure of its request: it is sent again."""
+        error: Any = confirmed.exception()
+        if isinstance(error, Unroutable) and not message.exchange:
+            error = None
+            if not message.routing_key.startswith(_DIRECT_REPLY):
+                self.connection.call(lambda: self._returned.came_back(message))
+        elif error is not None:
+            where = f"exchange {message.exchange!r}" if message.exchange else "a reply"
+            error = PublishError(f"the broker refuses what was published to {where}: {error}")
+        if confirms is not None:
+            confirms.outcome(error)
+        elif error is not None:
+            _log.warning("%s", error)
+
+    def close(self) -> None:
+        """Close what was opened for publishing; from any thread but the loop."""
+        for publisher in (self._publisher, self._expendable):
+            if publisher is not None:
+                publisher.close()
 
     @property
     def is_busy(self) -> bool:
@@ -111,8 +190,7 @@ class Outbox:
         return bool(self._returned.queues)
 
     def _hold(self, message: Message) -> None:
-        # The properties as they are now: they are the caller's.
-        message = message._replace(properties=copy.copy(message.properties))
+        message = _copy(message)
         self._room.take(len(message.body), _ROOM_WITHIN)
         with self._lock:
             if self._opened is None:
@@ -193,3 +271,8 @@ class Outbox:
     def let_go(self, message: Message) -> None:
         """It has arrived, or isn't worth sending any more."""
         self._room.give(len(message.body))
+
+
+def _copy(message: Message) -> Message:
+    """With the properties as they are now: they are the caller's."""
+    return message._replace(properties=copy.copy(message.properties))

@@ -147,14 +147,17 @@ class ReturnedReplies:
         self, method: Basic.Return, properties: pika.BasicProperties, body: bytes
     ) -> None:
         """The broker has returned a message as unroutable."""
-        name = method.routing_key or ""
+        self.came_back(Message("", method.routing_key or "", body, properties, True))
+
+    def came_back(self, message: Message) -> None:
+        """As `on_return`."""
+        name = message.routing_key
         queue = self.queues.get(name)
         if queue is None:
             queue = self.queues[name] = MissingQueue(name)
             self._sender.when_answered(lambda: self._on_answered(queue))
-        arrived = queue.came_back(body)
+        arrived = queue.came_back(message.body)
         if arrived is None:  # published before the queue was known to be missing
-            message = Message("", name, body, properties, True)
             queue.back.append(Reply(message))
             self._sender.keep(message)
         else:

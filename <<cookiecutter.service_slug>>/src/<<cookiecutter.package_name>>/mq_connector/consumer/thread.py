@@ -155,6 +155,7 @@ class ConsumerThread(threading.Thread):
             self._supervision.over.set()
             return
         workers.work()
+        self._supervision.close()
 
     def _start(self) -> Workers:
         limits = self._limits or Limits.from_environment()
@@ -239,7 +240,7 @@ class Supervision:
 
     def channel_of(self, delivery: Delivery) -> Channel:
         """What the callback gets with a delivery."""
-        return Channel(delivery.opened, self._outbox, self._process)
+        return Channel(delivery.opened, self._outbox, self._process, delivery)
 
     def start(self, limits: Limits, workers: Workers) -> None:
         """Join the connection.
@@ -265,6 +266,11 @@ class Supervision:
         self._thread.tell(error)
         self.stop(0)
         self._thread.on_change()
+
+    def close(self) -> None:
+        """All is over: close what was opened beside the channel."""
+        if not self._process.forked:
+            self._outbox.close()
 
     # ---- mq_connector.connection.supervised.Member
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -17,7 +19,7 @@ from ..fork import Process
 from ..payload import Bounds, bounds
 from ..payload.request import REPLY_PROPERTIES, error_reply
 from .channel import Channel
-from .opened import Delivery
+from .opened import Confirms, Delivery
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +50,8 @@ class Workers:
         on_error: Callable[[Exception], None],
         auto_ack: bool = True,
     ) -> None:
-        self.inbox: SimpleQueue[Delivery | None] = SimpleQueue()
+        #: What is to be done: deliveries, and what else a worker is to call; None ends one.
+        self.inbox: SimpleQueue[Delivery | Callable[[], None] | None] = SimpleQueue()
         self._callback = callback
         self._channel_of = channel_of
         self._on_error = on_error
@@ -76,15 +79,16 @@ class Workers:
 
         :returns: the number of messages
         """
-        count = 0
-        while True:
-            try:
-                delivery = self.inbox.get_nowait()
-            except Empty:
-                return count
-            if delivery is not None:
-                delivery.opened.nack(delivery.tag, requeue=True)
-                count += 1
+        waiting = []
+        with suppress(Empty):
+            while True:
+                waiting.append(self.inbox.get_nowait())
+        for each in waiting:
+            if isinstance(each, Delivery):
+                each.opened.nack(each.tag, requeue=True)
+            else:
+                self.inbox.put(each)
+        return sum(isinstance(each, Delivery) for each in waiting)
 
     def work(self) -> None:
         """Be one of the threads, until `stop`."""
@@ -92,8 +96,11 @@ class Workers:
         get, handle = self.inbox.get, self.handle
         while True:
             delivery = get()
-            if delivery is None:
-                return
+            if not isinstance(delivery, Delivery):
+                if delivery is None:
+                    return
+                delivery()
+                continue
             if not delivery.opened.is_open:
                 continue  # the broker delivers it again on the next channel
             try:
@@ -113,8 +120,22 @@ class Workers:
         except Exception as error:  # whatever a handler raises, the next message is handled
             self._failed(delivery, error)
         else:
+            if delivery.confirms is not None:
+                self._settle_when_confirmed(delivery, delivery.confirms)
+            elif self._auto_ack:
+                delivery.opened.ack(delivery.tag)
+
+    def _settle_when_confirmed(self, delivery: Delivery, confirms: Confirms) -> None:
+        """The broker's no to a publish is the failure of the message whose callback has published."""
+
+        def confirmed() -> None:
             if self._auto_ack:
                 delivery.opened.ack(delivery.tag)
+
+        # By a worker, as who is told of it may take his time.
+        confirms.then(
+            confirmed, lambda error: self.inbox.put(partial(self._failed, delivery, error))
+        )
 
     def _retry(self, delivery: Delivery, error: RetryMessage) -> None:
         """Hand the message back after a pause, in a way that the broker counts."""
@@ -144,6 +165,7 @@ class Workers:
         try:
             reply = error_reply(delivery.body, delivery.properties, error)
             if reply is not None and not opened.is_settled(tag):
+                delivery.confirms = None  # what was published before is of no importance any more
                 self._channel_of(delivery).basic_publish("", reply[0], reply[1], REPLY_PROPERTIES)
         except Exception:  # no reply is worth losing the message for
             _log.exception("no error reply could be sent")
