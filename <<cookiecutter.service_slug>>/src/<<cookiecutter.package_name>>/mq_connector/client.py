@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 import threading
 import time
@@ -18,9 +17,10 @@ from .connection import Connection
 from .connection.link import Link
 from .errors import MQError, NotConnected, PayloadError, PublishError, RequestTimeout, StartError
 from .fork import Process
+from .logs import Logger
 from .payload.request import message_ids
 
-_log = logging.getLogger(__name__)
+_log = Logger(__name__)
 
 _CONSUMER_TAG = "replies"
 #: Seconds before a channel is opened again.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 import time
@@ -17,8 +16,9 @@ from .connection import Connection
 from .connection.address import Address, parameters
 from .consumer import ConsumerThread
 from .health import HealthServer
+from .logs import Logger
 
-_log = logging.getLogger(__name__)
+_log = Logger(__name__)
 
 #: Seconds that running callbacks get to finish after a stop was asked for; five less than the grace
 #: period of the compose file (and of Kubernetes).

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from concurrent.futures import Future
@@ -17,8 +16,9 @@ from .connection.link import Link
 from .connection.refusals import describe
 from .errors import MQError, NotConnected, PublishError, StartError, Unroutable
 from .fork import Process
+from .logs import Logger
 
-_log = logging.getLogger(__name__)
+_log = Logger(__name__)
 
 #: Messages under way to the broker at the same time; the next `Publisher.publish` waits for one.
 WINDOW = 1000

@@ -15,11 +15,12 @@ from pika.adapters.select_connection import IOLoop
 from pika.exceptions import ConnectionClosedByClient
 
 from ..fork import Process
+from ..logs import Logger
 from .address import Address, Parameters
 from .link import Link
 from .refusals import describe, permanent_reason
 
-_log = logging.getLogger(__name__)
+_log = Logger(__name__)
 
 #: Seconds of the first pause after every host was tried, and of the longest: short enough for a
 #: service to consume again within a second of the broker's coming back.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +12,11 @@ from ..connection import Connection
 from ..connection.scratch import Operation, Result, Scratch
 from ..errors import ChannelError, MQError, NotConnected
 from ..fork import Process
+from ..logs import Logger
 from .opened import Delivery, Message, OpenedChannel
 from .outbox import Outbox
 
-_log = logging.getLogger(__name__)
+_log = Logger(__name__)
 
 Arguments = dict[str, Any]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -16,12 +15,13 @@ from ..connection.link import Link
 from ..connection.refusals import describe
 from ..connection.scratch import Done
 from ..errors import ChannelError, MQError, NotConnected
+from ..logs import Logger
 from . import input_queue
 from .opened import OpenedChannel
 from .outbox import Outbox
 from .workers import Workers
 
-_log = logging.getLogger(__name__)
+_log = Logger(__name__)
 
 #: Seconds from an open channel to an active consumer, before the broker is taken to be stuck.
 PATIENCE = 10.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -19,9 +18,10 @@ from ..connection.broker import (
 )
 from ..connection.scratch import Done, Operation, Steps
 from ..errors import ChannelError, MQError, StartError
+from ..logs import Logger
 from .opened import OpenedChannel
 
-_log = logging.getLogger(__name__)
+_log = Logger(__name__)
 
 _QUORUM = {"x-queue-type": "quorum"}
 

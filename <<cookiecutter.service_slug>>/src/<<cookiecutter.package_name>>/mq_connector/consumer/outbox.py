@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import threading
 import time
 from collections import deque
@@ -16,11 +15,12 @@ from pika.spec import Basic
 
 from ..connection import Connection
 from ..errors import MQError, NotConnected, PublishError, Unroutable
+from ..logs import Logger
 from ..publisher import Publisher
 from .opened import Confirms, Delivery, Message, OpenedChannel
 from .returned import ReturnedReplies
 
-_log = logging.getLogger(__name__)
+_log = Logger(__name__)
 
 #: Messages that wait at the same time, and bytes of their bodies.
 _MOST_HELD, _MOST_BYTES_HELD = 10_000, 64 * 1024 * 1024

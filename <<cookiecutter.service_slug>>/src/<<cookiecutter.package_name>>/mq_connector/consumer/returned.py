@@ -16,7 +16,6 @@ The course of one such queue (`MissingQueue`), whose messages keep their order::
 from __future__ import annotations
 
 import enum
-import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -25,9 +24,10 @@ from typing import Protocol
 import pika
 from pika.spec import Basic
 
+from ..logs import Logger
 from .opened import Message
 
-_log = logging.getLogger(__name__)
+_log = Logger(__name__)
 
 #: Seconds between two attempts: doubled from the first up to the longest.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.05

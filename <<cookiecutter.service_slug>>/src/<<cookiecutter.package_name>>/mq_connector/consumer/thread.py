@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from ..connection.scratch import Done
 from ..connection.supervised import connection_to
 from ..errors import ChannelError, ConfigurationError, MQError, StartError
 from ..fork import Process
+from ..logs import Logger
 from . import input_queue
 from .channel import Channel
 from .consumption import Consumption, is_lost, is_stuck
@@ -25,7 +25,7 @@ from .opened import Delivery, OpenedChannel
 from .outbox import Outbox
 from .workers import Callback, Workers
 
-_log = logging.getLogger(__name__)
+_log = Logger(__name__)
 
 #: Reply codes for which a consumer that has never consumed gives up.
 _FORBIDDEN = frozenset((ACCESS_REFUSED, RESOURCE_LOCKED))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -16,12 +15,13 @@ from pika.spec import Basic
 from ..config import Limits
 from ..errors import MQError, RetryMessage
 from ..fork import Process
+from ..logs import Logger
 from ..payload import Bounds, bounds
 from ..payload.request import REPLY_PROPERTIES, error_reply
 from .channel import Channel
 from .opened import Confirms, Delivery
 
-_log = logging.getLogger(__name__)
+_log = Logger(__name__)
 
 #: Seconds that a message waits for its next delivery at the most.
 _LONGEST_RETRY = 60.0
