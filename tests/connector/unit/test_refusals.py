@@ -202,11 +202,13 @@ def test_what_time_may_heal_is_tried_again(error: BaseException, words: str) -> 
         (exceptions.AMQPHeartbeatTimeout(), "AMQPHeartbeatTimeout"),
         (ConnectionAbortedError("given up"), "given up"),
         (
-            exceptions.ChannelClosedByBroker(404, "NOT_FOUND - no queue '\x1b[2J\u202e'\r\nERROR x"),
+            exceptions.ChannelClosedByBroker(
+                404, "NOT_FOUND - no queue '\x1b[2J\u202e'\r\nERROR x"
+            ),
             r"404 NOT_FOUND - no queue '\x1b[2J\u202e' ERROR x",
         ),
         (
-            exceptions.ProbableAccessDeniedError(closed(530, "it's \"down\"\n\x1b]0;x\x07")),
+            exceptions.ProbableAccessDeniedError(closed(530, 'it\'s "down"\n\x1b]0;x\x07')),
             r"""530 it's "down" \x1b]0;x\x07""",
         ),
     ],
