@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ..connector import MQConnector
     from ..consumer import ConsumerThread
 
+#: Seconds that a broker gets to say why it hasn't answered before.
+_SHORTLY = 3.0
 #: What ends the name of a queue that is drawn anew by each process, such as a subscriber's.
 _DRAWN = re.compile(r"[0-9a-f]{6,}$")
 
@@ -82,7 +84,7 @@ def alarm(opened: Session) -> str:
 def why_not(service: MQConnector) -> str:
     """Why a message may not have been taken, for a message that says so; empty where all seems well."""
     try:
-        with session(service) as opened:
+        with Session(service.connection_to(service.vhost), _SHORTLY) as opened:
             words = alarm(opened)
     except MQError:
         return ""

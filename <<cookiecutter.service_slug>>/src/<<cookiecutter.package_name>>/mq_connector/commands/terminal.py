@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -11,6 +10,9 @@ from contextlib import suppress
 from typing import TextIO
 
 from ..errors import MQError, printable
+
+#: Characters of a line that says why a command failed.
+_LINE = 2000
 
 
 class OutputError(MQError):
@@ -25,10 +27,11 @@ def say(text: str) -> None:
     _written(lambda: print(text, flush=True))
 
 
-def complain(name: str, text: str) -> None:
+def complain(text: str) -> None:
     """Print why a command failed, in one line; there is nobody to tell if that can't be written."""
-    with suppress(OSError):
-        print(f"{name}: {printable(text, 2000)}", file=sys.stderr, flush=True)
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print(printable(text, _LINE), file=sys.stderr, flush=True)
 
 
 def guarded(name: str, command: Callable[[], int]) -> int:
@@ -49,23 +52,8 @@ def guarded(name: str, command: Callable[[], int]) -> int:
     except OutputError as error:
         _discard(sys.stdout)
         if str(error):  # else its reader has read enough, such as `head`
-            complain(name, str(error))
+            complain(f"{name}: {error}")
         return 1
-
-
-def as_json(value: object) -> str:
-    """One line of JSON, with an escape for each character that isn't safe or can't be shown."""
-    text = json.dumps(value, ensure_ascii=False)
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-
-    def shown(character: str) -> str:
-        if character.isprintable():
-            with suppress(UnicodeEncodeError):
-                character.encode(encoding)
-                return character
-        return json.dumps(character)[1:-1]
-
-    return "".join(map(shown, text))
 
 
 def _written(write: Callable[[], object]) -> None:
