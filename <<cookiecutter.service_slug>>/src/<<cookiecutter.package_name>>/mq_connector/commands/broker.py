@@ -57,35 +57,37 @@ def one(operation: Operation) -> Steps:
     return (yield operation)
 
 
-def alarm(opened: Session) -> str:
-    """Why the broker takes no messages, in its own words such as ``low on memory``; empty if it does.
+def alarm(service: MQConnector) -> str:
+    """What keeps the broker from taking messages, for a person; empty if it takes them.
 
-    It says so only to a connection that publishes (``connection.blocked``), and then reads nothing
-    more from it. So a message is published that no queue takes, and something behind it that is
-    answered; of the two answers one comes. The session is of no further use where it is the first.
+    With a resource alarm in force (of memory or disk), RabbitMQ says so only to a connection that
+    publishes (``connection.blocked``), and then reads nothing more from it. So this one publishes what
+    no queue takes, and behind it asks something: either of the two is answered.
 
     :raises ChannelError: the user may not publish to the default exchange
+    :raises MQError: there is no connection
     """
     words: list[str] = []
 
-    def operation(channel: pika.channel.Channel, done: Callable[[Any], None]) -> None:
-        def blocked(_connection: Any, frame: Any) -> None:
-            words.append(str(frame.method.reason))
-            done(None)
+    with Session(service.connection_to(service.vhost), _SHORTLY) as opened:
 
-        opened.connection.amqp.add_on_connection_blocked_callback(blocked)
-        channel.basic_publish("", f"nobody.{uuid.uuid4().hex}", b"")
-        channel.basic_qos(callback=done)
+        def operation(channel: pika.channel.Channel, done: Callable[[Any], None]) -> None:
+            def blocked(_connection: Any, frame: Any) -> None:
+                words.append(printable(str(frame.method.reason)))
+                done(None)
 
-    opened.run(one(operation))
-    return printable(words[0]) if words else ""
+            opened.connection.amqp.add_on_connection_blocked_callback(blocked)
+            channel.basic_publish("", f"nobody.{uuid.uuid4().hex}", b"")
+            channel.basic_qos(callback=done)
+
+        opened.run(one(operation))
+    return f"the broker takes no messages: {words[0]} (resource alarm)" if words else ""
 
 
 def why_not(service: MQConnector) -> str:
-    """Why a message may not have been taken, for a message that says so; empty where all seems well."""
+    """The same, to be put behind what went wrong, and empty also where it can't be found out."""
     try:
-        with Session(service.connection_to(service.vhost), _SHORTLY) as opened:
-            words = alarm(opened)
+        words = alarm(service)
     except MQError:
         return ""
-    return f"; the broker takes no messages: {words}" if words else ""
+    return f"; {words}" if words else ""
