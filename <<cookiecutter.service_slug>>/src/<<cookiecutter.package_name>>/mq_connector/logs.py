@@ -10,6 +10,7 @@ from .errors import printable
 #: Characters of an exception's text that a line of the log has; all of it comes with DEBUG.
 LONGEST = 4096
 
+
 class Logger:
     """A logger of the standard library whose filters and handlers may raise without an effect.
 

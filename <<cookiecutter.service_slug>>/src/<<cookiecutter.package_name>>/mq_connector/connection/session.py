@@ -7,7 +7,6 @@ from typing import Any
 
 from ..errors import NotConnected, StartError
 from .address import Address, Parameters
-from .broker import Broker
 from .link import Link
 from .scratch import Result, Scratch, Steps
 from .supervised import Connection
@@ -66,14 +65,14 @@ class Session:
         return self._scratch is not None
 
     @property
-    def broker(self) -> Broker:
-        """Who is at the other end.
+    def link(self) -> Link:
+        """The connection, while it lives.
 
-        :raises NotConnected: the connection was lost
+        :raises NotConnected: it was lost
         """
         if self._link is None:
             raise NotConnected(self.connection.trouble or "the connection was lost")
-        return self._link.broker
+        return self._link
 
     def run(self, steps: Steps) -> Any:
         """Run a course of operations and return what it returns.
