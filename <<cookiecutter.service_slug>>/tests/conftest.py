@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,9 +69,16 @@ def broker():
 
 
 @pytest.fixture
-def service(broker, tmp_path):
+def runtime():
+    """A folder of the test's own for the service's socket, whose path must be short: tmp_path isn't."""
+    with tempfile.TemporaryDirectory(prefix="mq-", dir="/tmp") as folder:
+        yield folder
+
+
+@pytest.fixture
+def service(broker, runtime):
     """The service, consuming; what a test leaves running is stopped."""
-    environment = {**os.environ, **broker, "XDG_RUNTIME_DIR": str(tmp_path)}
+    environment = {**os.environ, **broker, "XDG_RUNTIME_DIR": runtime}
     process = subprocess.Popen(COMMAND, cwd=ROOT, env=environment)
     running = Running(process, environment)
     deadline = time.monotonic() + 30
