@@ -123,7 +123,7 @@ def test_settling_twice_does_no_harm(
     eventually(lambda: len(channels) == 2)
     peer.publish(queue, b"x")
     eventually(lambda: len(channels) == 3)
-    assert len(set(map(id, channels))) == 1, "the broker closed the channel"
+    assert all(each.is_open for each in channels), "the broker closed the channel"
     assert ready_after(peer, consumer) == 0
     eventually(lambda: peer.count(dead_letters)[0] == (0 if first is ack else 3))
 
@@ -187,7 +187,7 @@ def test_an_unknown_tag_is_ignored(peer: Peer, queue: str, consume: Consume) -> 
     time.sleep(0.1)
     peer.publish(queue, b"x")
     eventually(lambda: len(channels) == 2)
-    assert channels[0] is channels[1], "the broker closed the channel"
+    assert channels[0].is_open, "the broker closed the channel"
 
 
 def test_an_ack_from_another_thread_after_the_return_does_no_harm(
@@ -210,7 +210,7 @@ def test_an_ack_from_another_thread_after_the_return_does_no_harm(
         timer.join()
     peer.publish(queue, b"x")
     eventually(lambda: len(channels) == 6)
-    assert len(set(map(id, channels))) == 1, "the broker closed the channel"
+    assert all(each.is_open for each in channels), "the broker closed the channel"
     assert ready_after(peer, consumer) == 0
 
 
@@ -291,7 +291,7 @@ def test_an_error_handler_that_fails_costs_nothing_but_a_log_line(
     for _ in range(5):
         peer.publish(queue, b"x")
     eventually(lambda: peer.count(dead_letters)[0] == 5)
-    assert len(set(map(id, seen))) == 1
+    assert all(each.is_open for each in seen)
     assert ready_after(peer, consumer) == 0
 
 

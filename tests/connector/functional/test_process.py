@@ -282,7 +282,7 @@ wait = service._ended.wait
 def interrupted():
     while not consumer.is_consuming:
         time.sleep(0.01)
-    with consumer._stopping._cond:  # as `Event.set` has it for a moment
+    with consumer._supervision.stopping._cond:  # as `Event.set` has it for a moment
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.1)
     wait()

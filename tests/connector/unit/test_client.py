@@ -12,7 +12,6 @@ from mq_connector import client as client_module
 from mq_connector import payload
 from mq_connector.client import Client
 from mq_connector.connection import Connection
-from mq_connector.connection.fork import Process
 from mq_connector.errors import (
     ConfigurationError,
     MQError,
@@ -21,6 +20,7 @@ from mq_connector.errors import (
     RequestTimeout,
     StartError,
 )
+from mq_connector.fork import Process
 from pika import spec
 
 from . import wire

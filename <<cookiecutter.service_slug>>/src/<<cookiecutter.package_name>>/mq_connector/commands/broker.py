@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pika
 
 from ..client import Client
+from ..connection import Connection
 from ..connection.scratch import Operation, Steps
 from ..connection.session import Session
 from ..errors import MQError, printable
@@ -27,17 +28,17 @@ _DRAWN = re.compile(r"[0-9a-f]{6,}$")
 
 def session(service: MQConnector) -> Session:
     """A connection to the service's vhost for one operation after the other, not open yet."""
-    return Session(service.connection_to(service.vhost))
+    return Session(service.address())
 
 
 def publisher(service: MQConnector) -> Publisher:
     """A connection to the service's vhost for messages."""
-    return Publisher(service.connection_to(service.vhost))
+    return Publisher(Connection(service.address()))
 
 
 def client(service: MQConnector, reply_queue: str) -> Client:
     """A connection to the service's vhost for requests."""
-    return Client(service.connection_to(service.vhost), reply_queue)
+    return Client(Connection(service.address()), reply_queue)
 
 
 def family(consumer: ConsumerThread) -> tuple[str, str]:
@@ -69,14 +70,14 @@ def alarm(service: MQConnector) -> str:
     """
     words: list[str] = []
 
-    with Session(service.connection_to(service.vhost), _SHORTLY) as opened:
+    with Session(service.address(), _SHORTLY) as opened:
 
         def operation(channel: pika.channel.Channel, done: Callable[[Any], None]) -> None:
             def blocked(_connection: Any, frame: Any) -> None:
                 words.append(printable(str(frame.method.reason)))
                 done(None)
 
-            opened.connection.amqp.add_on_connection_blocked_callback(blocked)
+            opened.link.amqp.add_on_connection_blocked_callback(blocked)
             channel.basic_publish("", f"nobody.{uuid.uuid4().hex}", b"")
             channel.basic_qos(callback=done)
 

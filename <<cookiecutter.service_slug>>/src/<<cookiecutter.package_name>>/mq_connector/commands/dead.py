@@ -43,7 +43,7 @@ def show(service: MQConnector, requeue: bool) -> int:
             continue  # what its callback can't handle joins the dead letters of another queue
         with session(service) as opened, publisher(service) as back:
             count = 0
-            frame_max = opened.connection.amqp.params.frame_max
+            frame_max = opened.link.amqp.params.frame_max
             dead = DeadLetterQueue(opened, consumer.queue)
             for letter in dead:
                 say(str(letter))

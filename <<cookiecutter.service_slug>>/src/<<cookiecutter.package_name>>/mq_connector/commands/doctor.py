@@ -64,7 +64,7 @@ def examine(service: MQConnector) -> int:
         report.bad(str(error), hint if silent else "")
         return 1
     try:
-        version = ".".join(map(str, opened.connection.broker_version))
+        version = ".".join(map(str, opened.link.broker.version))
         hosts = ", ".join(f"{host}:{port}" for host, port in settings.hosts)
         report.good(f"broker: RabbitMQ {version} at {hosts}, logged in, vhost {service.vhost!r}")
         for consumer in service.consumers.values():

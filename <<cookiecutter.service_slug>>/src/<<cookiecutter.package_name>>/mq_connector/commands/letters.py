@@ -125,7 +125,7 @@ class DeadLetterQueue:
         """Take the next one, past pika: it reads the properties at once, and one that it can't read
         would cost the connection."""
         self._done = done
-        transport = self._session.connection.transport
+        transport = self._session.link.transport
         if channel is not self._channel:
             self._channel = channel
             # pika looks through all callbacks whenever one is added: so there is one for all messages.

@@ -12,6 +12,7 @@ import pika
 from pika.exceptions import AMQPError
 
 from .. import config as configuration
+from ..connection.address import parameters as parameters_of
 from ..connection.refusals import describe, permanent_reason
 from ..connector import MQConnector
 from ..errors import NotConnected, StartError
@@ -55,7 +56,7 @@ class ConfiguredConnector(MQConnector):
     @property
     def config(self) -> dict[str, Any]:
         """The configuration; what is set may be wrapped in ``MQ``, and nothing means to look for it."""
-        return self._config  # type: ignore[return-value]  # made a dict by the setter
+        return self._config  # made a dict by the setter
 
     @config.setter
     def config(self, config: Mapping[str, Any] | None) -> None:
@@ -125,6 +126,9 @@ class ConfiguredConnector(MQConnector):
 
     # ---- connections
 
+    def _hosts(self, vhost: str) -> list[pika.ConnectionParameters]:
+        return parameters_of(self.settings(), vhost, self.service_name)
+
     def settings(self) -> configuration.Settings:
         """Hosts and credentials.
 
@@ -138,7 +142,7 @@ class ConfiguredConnector(MQConnector):
 
         :raises ConfigurationError: there are none
         """
-        return self._parameters("/")[0].credentials
+        return self._hosts("/")[0].credentials
 
     def get_connection_params(self, vhost: str, **kwargs: Any) -> pika.ConnectionParameters:
         """pika's parameters for a vhost, of the first host.
@@ -146,7 +150,7 @@ class ConfiguredConnector(MQConnector):
         :param kwargs: override what `pika.ConnectionParameters` takes
         :raises ConfigurationError: something is missing
         """
-        parameters = self._parameters(vhost)[0]
+        parameters = self._hosts(vhost)[0]
         for name, value in kwargs.items():
             if not hasattr(type(parameters), name):
                 raise TypeError(f"connections have no parameter {name!r}")

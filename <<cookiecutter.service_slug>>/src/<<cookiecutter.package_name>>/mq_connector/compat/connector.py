@@ -16,6 +16,7 @@ import pika
 from pika.exchange_type import ExchangeType
 
 from ..connection import Connection
+from ..connection.address import Address
 from ..connection.refusals import permanent_reason
 from ..connector import DRAIN
 from ..consumer.workers import Callback
@@ -185,7 +186,7 @@ class MQConnector(ConfiguredConnector):
     ) -> None:
         key = (vhost, repr(sorted(options.items())))
         parameters = functools.partial(self.all_connection_params, vhost, **options)
-        sender = self._senders.get(key, lambda: Connection(parameters))
+        sender = self._senders.get(key, lambda: Connection(Address(parameters)))
         try:
             sender.send(message, make)
         except StartError:

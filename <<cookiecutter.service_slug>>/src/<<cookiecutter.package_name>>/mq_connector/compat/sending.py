@@ -166,7 +166,7 @@ class Sender:
 
     def _run(self, steps: Steps) -> None:
         """On a connection of its own, which the broker may close to say no."""
-        with Session(self._publisher.connection.another()) as session:
+        with Session(self._publisher.connection.address) as session:
             session.run(steps)
 
 
@@ -234,10 +234,14 @@ def emit(
     if isinstance(connection, pika.BlockingConnection):
         _emit_blocking(connection, message)
     elif isinstance(connection, Connection):
-        ours = connection
-        ours.call(lambda: ours.amqp.channel(on_open_callback=_Emission(message)))
+        connection.call(lambda: _emit_on_loop(connection, message))
     else:
         connection.channel(on_open_callback=_Emission(message))
+
+
+def _emit_on_loop(connection: Connection, message: Message) -> None:
+    if connection.link is not None and connection.link.is_open:
+        connection.link.amqp.channel(on_open_callback=_Emission(message))
 
 
 def _emit_blocking(connection: pika.BlockingConnection, message: Message) -> None:

@@ -32,7 +32,7 @@ def permanent_reason(error: BaseException, vhost: str, username: str) -> str | N
     :param error: what pika reports for a connection that didn't open
     :returns: one sentence for the person who runs the service, or None if time may heal it
     """
-    for cause in _causes(error):
+    for cause in causes_of(error):
         text = str(cause)
         if isinstance(cause, exceptions.ProbableAuthenticationError) and _LOGIN_REFUSED in text:
             if not username:
@@ -70,7 +70,7 @@ def describe(error: BaseException | None) -> str:
     """An error in a few words: the innermost one, which says what happened on the wire."""
     if error is None:
         return "closed"
-    causes = _causes(error)
+    causes = causes_of(error)
     for cause in reversed(causes):
         if isinstance(cause, socket.gaierror):
             return "the host name isn't known"
@@ -97,7 +97,7 @@ def _brokers_words(error: BaseException) -> str:
     return f"{said[1]} {words}"
 
 
-def _causes(error: BaseException) -> list[BaseException]:
+def causes_of(error: BaseException) -> list[BaseException]:
     """The error and all that it wraps: pika nests them as arguments and attributes."""
     found: list[BaseException] = []
     waiting = [error]

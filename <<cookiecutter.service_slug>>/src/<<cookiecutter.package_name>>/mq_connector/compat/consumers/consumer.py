@@ -15,7 +15,7 @@ from pika.exchange_type import ExchangeType
 from ...connection import Connection
 from ...connection.scratch import Done, Operation, Steps
 from ...consumer import ConsumerThread, input_queue
-from ...consumer.channel import Channel
+from ...consumer.opened import OpenedChannel
 from ...consumer.workers import Callback
 from ...errors import ChannelError, MQError
 from ..utils.consumer_utils import default_error_handler
@@ -92,12 +92,7 @@ class NeonConsumerThread(ConsumerThread):
     @property
     def is_consumer_alive(self) -> bool:
         """Whether it will consume, or does; True before the start and during an outage."""
-        return self.failure is None and not self._stopping.is_set()
-
-    @property
-    def channel(self) -> Channel | None:
-        """The channel that callbacks get, while there is one."""
-        return self._channel
+        return self.failure is None and not self.is_stopping
 
     def join(self, timeout: float | None = None) -> None:
         """Stop, and wait for the end.
@@ -110,24 +105,24 @@ class NeonConsumerThread(ConsumerThread):
 
     # ---- on the loop
 
-    def ready_queue(self, channel: Channel, done: Done) -> None:
+    def ready_queue(self, opened: OpenedChannel, done: Done) -> None:
         """Part of `ConsumerThread`: resets come before the queue, the exchange behind it."""
 
         def reset(_: Any, error: MQError | None) -> None:
             if error is not None:
                 done(None, error)
             elif self.is_private:
-                channel.scratch.do(self._declaration(), bind)
+                opened.scratch.do(self._declaration(), bind)
             else:
-                super(NeonConsumerThread, self).ready_queue(channel, bind)
+                super(NeonConsumerThread, self).ready_queue(opened, bind)
 
         def bind(_: Any, error: MQError | None) -> None:
             if error is not None or not self.exchange:
                 done(None, error)
             else:
-                channel.scratch.run(self._bind(), done)
+                opened.scratch.run(self._bind(), done)
 
-        channel.scratch.run(self._reset(), reset)
+        opened.scratch.run(self._reset(), reset)
 
     def _on_failure(self, failures: int) -> None:
         if failures <= _ATTEMPTS:
@@ -136,7 +131,7 @@ class NeonConsumerThread(ConsumerThread):
             self._told_of_outage = True
             error = ConnectionError(self.connection.trouble)
             # Not on the loop: the handler may take its time.
-            threading.Thread(target=self._tell, args=(error,), daemon=True).start()
+            threading.Thread(target=self.tell, args=(error,), daemon=True).start()
 
     @property
     def is_private(self) -> bool:
