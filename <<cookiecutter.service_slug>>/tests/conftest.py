@@ -49,7 +49,7 @@ class Running:
 def broker():
     """Environment variables that lead to a broker: the configured one if it answers, else a private one."""
     try:
-        with Session(<< cookiecutter.__class_name >>Service().create_mq_connection(), timeout=2.0):
+        with Session(<< cookiecutter.__class_name >>Service().address(), timeout=2.0):
             pass
     except MQError as error:
         reason = str(error)

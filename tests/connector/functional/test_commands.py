@@ -66,7 +66,7 @@ def test_to_look_at_a_queue_that_has_just_gone_makes_none(
     broker: Broker, peer: Peer, queue: str
 ) -> None:
     looking = service(broker.port, queue)
-    with Session(looking.create_mq_connection()) as session:
+    with Session(looking.address()) as session:
         assert session.run(doctor._kind(queue)) == "of unknown kind"
     assert not peer.has(queue)
 
