@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,14 +23,6 @@ vhost, queue, request, count = sys.argv[1:]
 for _ in range(int(count)):
     print("REPLY", json.dumps(send_mq_request(vhost, json.loads(request), queue, timeout=5)))
 """
-
-
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Service:

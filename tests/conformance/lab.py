@@ -20,20 +20,14 @@ from typing import Any
 
 import pika
 from pika.exceptions import ChannelClosedByBroker
+from waiting import eventually
+
+from .subject import CONNECTOR, TESTS
 
 #: The implementations, by the package that their names are in.
 PACKAGES = {"incumbent": "neon_mq_connector", "ours": "mq_connector.compat"}
 #: The service's and the client's key under ``users``.
 SERVICE, CLIENT = "conformance", "mq_handler"
-
-
-def eventually(condition: Callable[[], Any], within: float = 5.0, what: str = "") -> Any:
-    """Wait until a condition is true, and return what it returned; `within` in seconds."""
-    deadline = time.monotonic() + within
-    while not (outcome := condition()):
-        assert time.monotonic() < deadline, f"not within {within} s: {what}"
-        time.sleep(0.01)
-    return outcome
 
 
 def encode(data: Mapping[Any, Any]) -> bytes:
@@ -91,8 +85,8 @@ class Proxy:
             sink.shutdown(socket.SHUT_RDWR)
 
 
-class Peer:
-    """A plain pika client, on a connection of its own."""
+class PlainClient:
+    """A client on pika and nothing else, with a connection of its own."""
 
     def __init__(self, parameters: pika.ConnectionParameters, denies: bool = False) -> None:
         #: What queues are declared with, if nothing else is said.
@@ -223,9 +217,9 @@ class Lab:
         self.closing(proxy.down)
         return proxy
 
-    def peer(self) -> Peer:
+    def peer(self) -> PlainClient:
         """A plain client."""
-        peer = Peer(self.parameters(), self.denies)
+        peer = PlainClient(self.parameters(), self.denies)
         self.closing(peer.connection.close)
         return peer
 
@@ -286,8 +280,8 @@ class Lab:
 
         What comes with the block waits for the next body that the service has been given.
         """
-        command = [_python(kind), "-B", __file__, "serve", kind, self.vhost, queue]
-        environment = {**os.environ, "NEON_MQ_CONFIG_PATH": self._configured()}
+        command = [*_command(kind), "serve", kind, self.vhost, queue]
+        environment = _environment(self._configured())
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
 
@@ -331,14 +325,20 @@ class Lab:
                 function()
 
 
-def _python(kind: str) -> str:
-    """The Python of an implementation's environment."""
-    return os.environ[f"CONFORMANCE_PYTHON_{kind}"]
+def _command(kind: str) -> list[str]:
+    """This module as a program in an implementation's environment."""
+    return [os.environ[f"CONFORMANCE_PYTHON_{kind}"], "-B", "-m", __name__]
+
+
+def _environment(configuration: str) -> dict[str, str]:
+    """For that program."""
+    path = os.pathsep.join([str(CONNECTOR.parent), str(TESTS)])
+    return {**os.environ, "NEON_MQ_CONFIG_PATH": configuration, "PYTHONPATH": path}
 
 
 def _run(what: str, kind: str, configuration: str, *words: str) -> Any:
-    environment = {**os.environ, "NEON_MQ_CONFIG_PATH": configuration}
-    command = [_python(kind), "-B", __file__, what, kind, *words]
+    command = [*_command(kind), what, kind, *words]
+    environment = _environment(configuration)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=40)
     line = done.stdout.rsplit("RESULT ", 1)
     assert len(line) == 2, f"{what}: {done.stdout[-500:]} {done.stderr[-1500:]}"
@@ -390,8 +390,6 @@ def _serve(kind: str, vhost: str, queue: str) -> None:
 
 
 if __name__ == "__main__":
-    from subject import find_connector  # type: ignore[import-not-found,unused-ignore]
-
-    find_connector()
-    {"ask": _ask, "send": _send, "serve": _serve}[sys.argv[1]](*sys.argv[2:])
+    commands: dict[str, Callable[..., None]] = {"ask": _ask, "send": _send, "serve": _serve}
+    commands[sys.argv[1]](*sys.argv[2:])
     os._exit(0)
