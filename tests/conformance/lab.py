@@ -7,10 +7,8 @@ import base64
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pika
+from connector.functional.proxy import Proxy
 from pika.exceptions import ChannelClosedByBroker
 from waiting import eventually
 
@@ -39,50 +38,6 @@ def decode(body: bytes) -> dict[Any, Any]:
     """Read such a body."""
     data: dict[Any, Any] = ast.literal_eval(json.loads(base64.b64decode(body)))
     return data
-
-
-class Proxy:
-    """Stands before the broker; while it is down, connections are refused and none are left."""
-
-    def __init__(self, target: int) -> None:
-        self._target = target
-        self._sockets: list[socket.socket] = []
-        self._listener: socket.socket | None = None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
-
-    def up(self) -> None:
-        """Take connections."""
-        listener = self._listener = socket.create_server(("127.0.0.1", self.port))
-        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
-
-    def down(self) -> None:
-        """Cut all connections and take no more."""
-        sockets, self._sockets = self._sockets, []
-        if self._listener is not None:
-            sockets.append(self._listener)
-        for each in sockets:
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
-
-    def _accept(self, listener: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = listener.accept()
-                broker = socket.create_connection(("127.0.0.1", self._target))
-                self._sockets += [client, broker]
-                for pair in ((client, broker), (broker, client)):
-                    threading.Thread(target=self._pump, args=pair, daemon=True).start()
-
-    @staticmethod
-    def _pump(source: socket.socket, sink: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                sink.sendall(data)
-        with contextlib.suppress(OSError):
-            sink.shutdown(socket.SHUT_RDWR)
 
 
 class PlainClient:
@@ -214,6 +169,7 @@ class Lab:
     def proxy(self) -> Proxy:
         """A way to the broker that can be cut; down at first."""
         proxy = Proxy(self.broker["port"])
+        proxy.down()
         self.closing(proxy.down)
         return proxy
 
