@@ -20,6 +20,7 @@ import brokers
 import pytest
 from baked import SECRETS, BakedProject, bake_into
 from running import free_port
+from waiting import eventually
 
 pytestmark = [pytest.mark.containers, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -264,11 +265,11 @@ def test_an_edited_handler_is_live_within_seconds(stack: Stack) -> None:
             **stack.user,
         )
     try:
-        wait_until(lambda: "Watch enabled" in log.read_text(), 60, log.read_text)
+        eventually(lambda: "Watch enabled" in log.read_text(), 60, log.read_text)
         handler.write_text(edited, encoding="utf-8")
         # The container is replaced meanwhile, so a question may find none.
         asked = ["python", "-m", "neon_echo", "request", '{"text": "hi"}']
-        wait_until(lambda: "edited" in stack.inside(*asked, check=False).stdout, 20, log.read_text)
+        eventually(lambda: "edited" in stack.inside(*asked, check=False).stdout, 20, log.read_text)
     finally:
         # As a terminal does it: to docker and to its plugin, because older ones don't pass it on.
         os.killpg(watch.pid, signal.SIGINT)
@@ -309,11 +310,3 @@ def test_missing_credentials_are_named_and_no_folder_takes_their_place(stack: St
     finally:
         aside.rename(config)
         stack.up()
-
-
-def wait_until(done: Any, seconds: float, explain: Any) -> None:
-    """Call `done` until it is true; after that many seconds fail with what `explain` says."""
-    until = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < until, f"not within {seconds} s:\n{explain()}"
-        time.sleep(0.2)

@@ -15,8 +15,10 @@ import pika
 import pytest
 from baked import BakedProject, bake_into
 from conformance.generations import installed_version
+from local import free_port
 from mq_connector import payload
-from running import Service, free_port, running
+from running import Service, running
+from waiting import eventually
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 
@@ -129,10 +131,8 @@ def test_a_hostile_body_is_dead_lettered_and_answered(service: Service, body: by
     reply = payload.decode(raw)
     assert (reply["success"], reply["code"], reply["message_id"]) == (False, 400, "7")
     channel.connection.close()
-    deadline = time.monotonic() + 10
-    while dead_letters(service) != before + 1:  # dead-lettered behind the reply
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    # Dead-lettered behind the reply.
+    eventually(lambda: dead_letters(service) == before + 1, 10, "one more dead letter")
     assert service.ask({"text": "still there"})["echo"] == {"text": "still there"}
 
 

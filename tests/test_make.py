@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from baked import BakedProject, bake_into, load, outside
+from baked import BakedProject, bake_into, outside
+from local import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.broker, pytest.mark.timeout(400)]
 
@@ -57,7 +58,7 @@ def test_make_lock_keeps_to_the_metadata(weather: BakedProject) -> None:
 
 def test_the_way_without_containers_ends_in_an_answer(weather: BakedProject) -> None:
     """`make broker`, `make run` and `make request`, whose text no shell takes apart."""
-    port = str(load("local", weather / "rabbitmq" / "local.py").free_port())
+    port = str(free_port())
     text = 'it\'s "quoted", $(touch pwned) `touch pwned` \\ \U0001f326'
     make(weather, "setup")
     with (

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from baked import INCUMBENT, TEMPLATE, BakedProject, copy_template
-from running import free_port
+from local import free_port
 from test_containers import lacking
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -16,10 +16,11 @@ import pytest
 from baked import BakedProject
 from mq_connector import payload
 from mq_connector.connector import DRAIN
+from waiting import eventually
 
 from .broker import LIMITED, PASSWORD, SERVICE, SERVICE_VHOST, VHOST, Broker
 from .conftest import Record
-from .peer import Peer, eventually
+from .peer import Peer
 
 QUEUE = f"{SERVICE}_input"
 

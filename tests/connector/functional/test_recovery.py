@@ -11,10 +11,11 @@ import pika
 import pytest
 from mq_connector import MQConnector
 from mq_connector.connection.address import KEEPALIVE
+from waiting import eventually
 
 from .broker import PASSWORD, USER, VHOST, Broker
 from .conftest import Consume, Record, echo
-from .peer import Peer, eventually
+from .peer import Peer
 from .proxy import Proxy
 from .served import BOUND, FAULT, NOTICED, Served, blink, notice
 
