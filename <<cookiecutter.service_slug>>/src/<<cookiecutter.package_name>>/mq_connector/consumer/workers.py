@@ -15,7 +15,7 @@ from ..config import Limits
 from ..connection.fork import Process
 from ..errors import MQError, RetryMessage
 from ..payload import Bounds, bounds
-from ..payload.request import REPLY_PROPERTIES, error_reply
+from ..payload.request import error_reply
 from .channel import Channel
 
 _log = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ class Workers:
         try:
             reply = None if channel.is_settled(tag) else error_reply(body, properties, error)
             if reply is not None:
-                channel.basic_publish("", reply[0], reply[1], REPLY_PROPERTIES)
+                channel.basic_publish("", *reply)
         except Exception:  # no reply is worth losing the message for
             _log.exception("no error reply could be sent")
         channel.basic_reject(tag, requeue=False)

@@ -97,10 +97,10 @@ def decode(
     :param max_depth: levels of brackets that it may have; the same
     :raises PayloadError: anything wrong with the body; no other exception leaves this function
     """
-    if max_size is None:
-        max_size = bounds.get().size
-    if max_depth is None:
-        max_depth = bounds.get().depth
+    if max_size is None or max_depth is None:
+        size, depth = bounds.get()
+        max_size = size if max_size is None else max_size
+        max_depth = depth if max_depth is None else max_depth
     if len(body) > max_size:
         raise PayloadError(
             f"message has {len(body)} bytes where {max_size} are allowed: send it in parts"
