@@ -17,7 +17,7 @@ from ..errors import Culprit, MQError, RetryMessage
 from ..fork import Process
 from ..logs import Logger, text_of
 from ..payload import Bounds, bounds
-from ..payload.request import REPLY_PROPERTIES, error_reply
+from ..payload.request import error_reply
 from .channel import Channel
 from .opened import Confirms, Delivery, OpenedChannel
 from .suspicion import Suspicion, deliveries_before
@@ -274,7 +274,7 @@ class Workers:
             reply = error_reply(delivery.body, delivery.properties, error)
             if reply is not None and not opened.is_settled(tag):
                 delivery.confirms = None  # what was published before is of no importance any more
-                self._channel_of(delivery).basic_publish("", reply[0], reply[1], REPLY_PROPERTIES)
+                self._channel_of(delivery).basic_publish("", *reply)
         except Exception:  # no reply is worth losing the message for
             _log.exception("no error reply could be sent")
         opened.reject(tag, requeue=False)
