@@ -56,7 +56,7 @@ class ConfiguredConnector(MQConnector):
     @property
     def config(self) -> dict[str, Any]:
         """The configuration; what is set may be wrapped in ``MQ``, and nothing means to look for it."""
-        return self._config  # made a dict by the setter
+        return self._known
 
     @config.setter
     def config(self, config: Mapping[str, Any] | None) -> None:
@@ -65,7 +65,7 @@ class ConfiguredConnector(MQConnector):
         # service's own comes before it.
         own = type(self).init_config is not ConfiguredConnector.init_config
         found = self.init_config(config) if config or own else None
-        self._config = found or load_neon_mq_config(self.service_name)
+        self._known: dict[str, Any] = found or load_neon_mq_config(self.service_name)
 
     @staticmethod
     def init_config(config: Mapping[str, Any] | None = None) -> dict[str, Any]:

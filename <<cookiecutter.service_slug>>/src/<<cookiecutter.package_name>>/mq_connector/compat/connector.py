@@ -90,14 +90,14 @@ class MQConnector(ConfiguredConnector):
         return (
             self._was_run
             and not dead
-            and all(consumer.is_consuming for consumer in self._started())
+            and all(consumer.is_consuming for consumer in self._running())
         )
 
     def check_health(self) -> bool:
         """The same as `started`."""
         return self.started
 
-    def _started(self) -> list[NeonConsumerThread]:
+    def _running(self) -> list[NeonConsumerThread]:
         return [
             consumer
             for name, consumer in list(self.consumers.items())
@@ -464,8 +464,8 @@ class MQConnector(ConfiguredConnector):
 
     def _wait_for_consumers(self, attempt: threading.Event) -> None:
         deadline = time.monotonic() + _CONSUMING_WITHIN
-        while not all(consumer.is_consuming for consumer in self._started()):
-            for consumer in self._started():
+        while not all(consumer.is_consuming for consumer in self._running()):
+            for consumer in self._running():
                 if consumer.failure is not None:
                     self.stop(0)
                     raise consumer.failure
