@@ -123,7 +123,9 @@ def once_called(base: type, *others: type) -> Any:
 
 @pytest.mark.parametrize("base", [mq_connector.connector.MQConnector, MQConnector])
 @pytest.mark.parametrize(
-    "kind", [threading.Thread, multiprocessing.get_context("fork").Process], ids=lambda kind: kind.__name__
+    "kind",
+    [threading.Thread, multiprocessing.get_context("fork").Process],
+    ids=lambda kind: kind.__name__,
 )
 def test_a_connector_may_be_a_thread_or_a_process_as_well(base: type, kind: type) -> None:
     both = once_called(base, kind)
