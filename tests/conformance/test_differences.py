@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 from baked import CONNECTOR, outside
 from connector.functional.broker import PASSWORD, USER, VHOST
+from waiting import eventually
 
 from . import generations
-from .lab import SERVICE, Lab, eventually
+from .lab import SERVICE, Lab
 
 #: A service as Neon's are: it runs, and then its main thread does something else, or ends.
 PROGRAM = """

@@ -36,7 +36,7 @@ class Message:
     :ivar expiration: milliseconds for which it may wait in a queue
     """
 
-    id: str
+    id: Any
     body: bytes
     exchange: str = ""
     queue: str = ""
@@ -47,7 +47,7 @@ class Message:
     def make(
         cls, data: Mapping[Any, Any], form: payload.Form = payload.Form.LITERAL, **where: Any
     ) -> Message:
-        """Encode a dict, which isn't changed; without a ``message_id`` the message gets one.
+        """Encode a dict, which isn't changed; without a ``message_id``, or with None, the message gets one.
 
         :raises TypeError: it isn't a dict
         :raises ValueError: there is nothing in it
@@ -61,7 +61,7 @@ class Message:
             context = message.get("context")
             mq = context.get("mq") if isinstance(context, Mapping) else None
             known = mq.get("message_id") if isinstance(mq, Mapping) else None
-            message["message_id"] = known or uuid.uuid4().hex
+            message["message_id"] = uuid.uuid4().hex if known is None else known
         return cls(message["message_id"], payload.encode(message, form), **where)
 
     def unbound(self) -> Message:
