@@ -45,7 +45,7 @@ def test_a_service_can_be_served_as_a_process(lab: Lab) -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def end() -> None:
-        eventually(connector.check_health)
+        eventually(connector.check_health, 30)
         os.kill(own, signal.SIGTERM)
 
     threading.Thread(target=end, daemon=True).start()
