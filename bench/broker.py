@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import importlib.util
 import json
-import os
 import secrets
 import sys
 from pathlib import Path
@@ -43,14 +40,8 @@ def start(project: Path, folder: Path) -> tuple[Any, Address]:
 
 
 def _with_user(definitions: dict[str, Any], password: str) -> dict[str, Any]:
-    salt = os.urandom(4)
-    digest = base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
-    user = {
-        "name": USER,
-        "password_hash": digest,
-        "hashing_algorithm": "rabbit_password_hashing_sha256",
-        "tags": [],
-    }
+    # The broker hashes the password itself when it reads this.
+    user = {"name": USER, "password": password, "tags": []}
     rights = {"user": USER, "vhost": VHOST, "configure": ".*", "write": ".*", "read": ".*"}
     return {
         **definitions,

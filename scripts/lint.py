@@ -49,7 +49,8 @@ def render(folder: Path, **answers: str) -> Path:
 
 def checks(folder: Path) -> Iterator[tuple[str, Path, list[str | Path]]]:
     """Each check: of what it is, in which folder, which command."""
-    tests = sorted((ROOT / "tests").glob("*.py"))
+    contenders = ROOT / "bench" / "contenders"
+    programs = [path.name for path in sorted(contenders.glob("[a-z]*.py"))]
     # By the template's settings, not by those of the repository that the connector lies in.
     ruff = ["--quiet", "--config", "pyproject.toml"]
     sources = ["hooks", "scripts", "tests", "bench", CONNECTOR]
@@ -57,7 +58,8 @@ def checks(folder: Path) -> Iterator[tuple[str, Path, list[str | Path]]]:
     yield "template", ROOT, ["ruff", "format", "--diff", *ruff, *sources]
     yield "template", ROOT, ["mypy"]
     yield "template", ROOT, ["shellcheck", "--external-sources", *scripts(ROOT / ".ci")]
-    yield "template", ROOT, ["mypy", "hooks", "scripts", *tests]
+    yield "template", ROOT, ["mypy", "hooks", "scripts", "tests", "bench"]
+    yield "template", contenders, ["mypy", "--config-file", ROOT / "pyproject.toml", *programs]
 
     project = render(folder / "default")
     workflow = Path(".github/workflows/ci.yml")

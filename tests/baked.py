@@ -31,6 +31,9 @@ TEMPLATE = Path(__file__).resolve().parent.parent
 TREE = TEMPLATE / "<<cookiecutter.service_slug>>"
 #: The vendored connector, which is copied and never rendered.
 CONNECTOR = TREE / "src" / "<<cookiecutter.package_name>>" / "mq_connector"
+#: What tests import from where it lies: the connector, which works as a package of that name because
+#: it imports nothing but relatives, and `local`, the generated repository's way to run a broker.
+IMPORTABLE = [str(CONNECTOR.parent), str(TREE / "rabbitmq")]
 #: The environment of the public connector, which `make test` makes beside that of the tests.
 INCUMBENT = TEMPLATE / ".venv-incumbent"
 #: What provision.py makes: never rendered, never in git.

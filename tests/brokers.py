@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from baked import TEMPLATE, BakedProject, load
-from running import free_port
+from local import free_port
 
 #: Generations that containers bring beside the installed one: 4.0 tolerates legacy clients, 4.3 is
 #: also able to deny them their transient queues.

@@ -20,10 +20,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 sys.dont_write_bytecode = True
 sys.path[:0] = [str(Path(__file__).resolve().parent)]
 
-from baked import CONNECTOR, BakedProject, bake_into  # noqa: E402
+from baked import IMPORTABLE, BakedProject, bake_into  # noqa: E402
 
-# The connector imports nothing but relatives, so it works as a package of this name, too.
-sys.path[:0] = [str(CONNECTOR.parent)]
+sys.path[:0] = IMPORTABLE
 
 Bake = Callable[..., BakedProject]
 

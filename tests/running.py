@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -26,12 +28,21 @@ for _ in range(int(count)):
 """
 
 
+#: Ports that `free_port` has named: who asked for one may not listen on it yet.
+_named: set[int] = set()
+
+
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of the loopback interface that nobody listens on at the moment, from below those that
+    outgoing connections get: so nobody comes by it until it is used."""
+    while True:
+        port = random.randint(10_000, 30_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            if port not in _named:
+                _named.add(port)
+                return port
 
 
 class Service:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from baked import TEMPLATE
 from pika import frame, spec
+from waiting import eventually
 
 from bench import plot, targets
 from bench.contenders import BY_NAME, OURS, RAW
@@ -202,9 +203,7 @@ def test_processor_time_is_that_of_the_process_and_its_children(tmp_path: Path) 
     program = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {burn + wait!r}])\n"
     log = tmp_path / "log"
     with Process([sys.executable, "-c", program + burn + wait], {}, tmp_path, log) as process:
-        deadline = time.monotonic() + 20
-        while process.cpu() < 0.6 and time.monotonic() < deadline:
-            time.sleep(0.05)
+        eventually(lambda: process.cpu() >= 0.6, 20, "it computes")
         time.sleep(0.2)
         assert 0.6 <= process.cpu() < 1.2
         pids = process.pids
@@ -216,9 +215,7 @@ def test_a_frozen_process_uses_no_processor_time_until_it_is_thawed(tmp_path: Pa
     with Process(
         [sys.executable, "-c", "while True: pass"], {}, tmp_path, tmp_path / "log"
     ) as process:
-        deadline = time.monotonic() + 20
-        while process.cpu() < 0.1 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        eventually(lambda: process.cpu() >= 0.1, 20, "it computes")
         process.freeze()
         frozen = process.cpu()
         time.sleep(0.3)

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tarfile
 import tempfile
@@ -20,6 +19,8 @@ from typing import Any
 import brokers
 import pytest
 from baked import SECRETS, BakedProject, bake_into
+from running import free_port
+from waiting import eventually
 
 pytestmark = [pytest.mark.containers, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -115,16 +116,6 @@ class Stack:
         docker("image", "prune", "--force", "--filter", mine, check=False)
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
 def give_to_ordinary_user(project: BakedProject) -> dict[str, Any]:
     """Hand the repository to another user, who makes his own credentials, as after a clone.
 
@@ -161,7 +152,7 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     try:
         project = bake_into(home / "generated")
         user = give_to_ordinary_user(project) if root and request.param != "root" else {}
-        amqp, management = free_ports(2)
+        amqp, management = free_port(), free_port()
         with (project / ".env").open("a", encoding="utf-8") as env:
             env.write(f"\nMQ_PORT={amqp}\nMQ_MANAGEMENT_PORT={management}\n")
         running = Stack(project, f"neon-test-{uuid.uuid4().hex[:8]}", user)
@@ -274,11 +265,11 @@ def test_an_edited_handler_is_live_within_seconds(stack: Stack) -> None:
             **stack.user,
         )
     try:
-        wait_until(lambda: "Watch enabled" in log.read_text(), 60, log.read_text)
+        eventually(lambda: "Watch enabled" in log.read_text(), 60, log.read_text)
         handler.write_text(edited, encoding="utf-8")
         # The container is replaced meanwhile, so a question may find none.
         asked = ["python", "-m", "neon_echo", "request", '{"text": "hi"}']
-        wait_until(lambda: "edited" in stack.inside(*asked, check=False).stdout, 20, log.read_text)
+        eventually(lambda: "edited" in stack.inside(*asked, check=False).stdout, 20, log.read_text)
     finally:
         # As a terminal does it: to docker and to its plugin, because older ones don't pass it on.
         os.killpg(watch.pid, signal.SIGINT)
@@ -319,11 +310,3 @@ def test_missing_credentials_are_named_and_no_folder_takes_their_place(stack: St
     finally:
         aside.rename(config)
         stack.up()
-
-
-def wait_until(done: Any, seconds: float, explain: Any) -> None:
-    """Call `done` until it is true; after that many seconds fail with what `explain` says."""
-    until = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < until, f"not within {seconds} s:\n{explain()}"
-        time.sleep(0.2)

@@ -10,15 +10,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pika
 import pytest
 from baked import BakedProject, load
+from local import free_port
 from pika.exceptions import ProbableAuthenticationError
-from running import free_port
+from waiting import eventually
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(240)]
 
@@ -71,14 +72,6 @@ def command(
     )
 
 
-def wait_until(condition: Callable[..., bool], within: float, what: str) -> None:
-    """`within` in seconds."""
-    deadline = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {within} s: {what}"
-        time.sleep(0.02)
-
-
 def members(group: int) -> set[int]:
     """Processes of a process group that live; killed orphans may wait to be buried."""
     found = subprocess.run(["ps", "-A", "-o", "pid=,pgid=,stat="], capture_output=True, text=True)
@@ -97,8 +90,8 @@ def listens(port: int, address: str = "127.0.0.1") -> bool:
 
 
 def assert_nothing_is_left(group: int, port: int, data: Path) -> None:
-    wait_until(lambda: not members(group), 5, "all processes are gone")
-    wait_until(lambda: not data.exists(), 5, "the data are gone")
+    eventually(lambda: not members(group), 5, "all processes are gone")
+    eventually(lambda: not data.exists(), 5, "the data are gone")
     assert not listens(port)
 
 
@@ -220,8 +213,8 @@ def test_it_dies_with_the_python_that_started_it(default_project: BakedProject) 
     pid, group, data = holder.stdout.readline().split()
     holder.kill()
     holder.communicate()
-    wait_until(lambda: not members(int(group)), 5, "all processes are gone")
-    wait_until(lambda: not Path(data).exists(), 5, "the data are gone")
+    eventually(lambda: not members(int(group)), 5, "all processes are gone")
+    eventually(lambda: not Path(data).exists(), 5, "the data are gone")
     assert not Path("/proc", pid, "exe").exists()
 
 
@@ -262,7 +255,7 @@ def test_a_taken_port_is_named_before_anything_starts(default_project: BakedProj
 
 
 def test_without_a_server_it_says_what_to_type(default_project: BakedProject) -> None:
-    running = command(default_project, env={"PATH": "/nowhere"})
+    running = command(default_project, env={"PATH": "/nowhere", "MQ_PORT": str(free_port())})
     output, errors = running.communicate(timeout=30)
     assert (running.returncode, output) == (2, "")
     assert "no rabbitmq-server" in errors and len(errors.splitlines()) == 1

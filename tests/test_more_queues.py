@@ -19,6 +19,7 @@ from baked import BakedProject, bake_into
 from pika.exceptions import ChannelClosedByBroker
 from provisioning import provision
 from running import Service
+from waiting import eventually
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 
@@ -84,13 +85,13 @@ def service(project: BakedProject, port: int, tmp_path: Path) -> Iterator[Servic
     one = Service(project, port, tmp_path / "home")
     yield one
     one.kill()
-    with Peer(project, port, "neon_echo") as owner:
+    with Account(project, port, "neon_echo") as owner:
         for queue in (INPUT, ADMIN):
             owner.channel.queue_delete(queue)
             owner.channel.queue_purge(f"{queue}.dead")
 
 
-class Peer:
+class Account:
     """Somebody with the credentials under one key of the configuration."""
 
     def __init__(self, project: BakedProject, port: int, key: str = "mq_handler") -> None:
@@ -101,7 +102,7 @@ class Peer:
         )
         self.channel = self._connection.channel()
 
-    def __enter__(self) -> Peer:
+    def __enter__(self) -> Account:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -127,13 +128,6 @@ class Peer:
         raise AssertionError(f"no answer from {queue}")
 
 
-def eventually(condition: Callable[[], bool], what: Callable[[], str]) -> None:
-    deadline = time.monotonic() + 15
-    while not condition():
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.1)
-
-
 def test_before_the_first_start_the_doctor_finds_the_rights_in_order(service: Service) -> None:
     seen = service.command("doctor").stdout
     assert seen.count("doesn't exist yet") == 2
@@ -145,12 +139,17 @@ def test_both_queues_and_the_exchange_are_heard(
 ) -> None:
     service.launch()
     service.wait_until_healthy()
-    with Peer(project, port) as client:
+    with Account(project, port) as client:
         for queue in (INPUT, ADMIN):
             assert client.ask(queue)["queue"] == queue
         client.channel.exchange_declare(EVENTS, "fanout")  # as their send_message does
         client.send(EVENTS, "", text="it rains")
-        eventually(lambda: client.ask(INPUT)["events"] == ["it rains"], service.log.read_text)
+        eventually(
+            lambda: client.ask(INPUT)["events"] == ["it rains"],
+            15,
+            service.log.read_text,
+            every=0.1,
+        )
     seen = service.command("doctor")
     assert seen.returncode == 0, seen.stdout
     assert service.stop() == 0, service.log.read_text()
@@ -161,7 +160,7 @@ def test_whatever_fails_is_dead_lettered_and_put_back_where_it_died(
 ) -> None:
     service.launch()
     service.wait_until_healthy()
-    with Peer(project, port) as client:
+    with Account(project, port) as client:
         for exchange, queue in (("", INPUT), ("", ADMIN), (EVENTS, "")):
             client.send(exchange, queue, text="bad")
 
@@ -170,14 +169,14 @@ def test_whatever_fails_is_dead_lettered_and_put_back_where_it_died(
         return [line for line in lines if "dead letters of" in line]
 
     everything = [f"2 dead letters of '{INPUT}'", f"1 dead letters of '{ADMIN}'"]
-    eventually(lambda: dead() == everything, lambda: str(dead()))
+    eventually(lambda: dead() == everything, 15, lambda: str(dead()))
     assert dead("--requeue") == [f"{line} put back" for line in everything]
     # Each is refused again by the consumer that refused it the first time.
-    eventually(lambda: dead() == everything, lambda: str(dead()))
+    eventually(lambda: dead() == everything, 15, lambda: str(dead()))
     assert service.log.read_text().count("can't be handled") >= 6
     service.stop()
     # The subscriber's queue goes in its own time, or with this.
-    with Peer(project, port, "neon_echo") as owner:
+    with Account(project, port, "neon_echo") as owner:
         names = rf"subscriber_{EVENTS}_[0-9a-f]{{6}}"
         [queue] = set(re.findall(names, service.log.read_text()))
         owner.channel.queue_delete(queue)
@@ -200,10 +199,10 @@ def test_whatever_fails_is_dead_lettered_and_put_back_where_it_died(
 def test_other_exchanges_and_queues_stay_out_of_reach(
     project: BakedProject, port: int, action: Callable[[Any], Any]
 ) -> None:
-    with Peer(project, port, "neon_echo") as owner:
+    with Account(project, port, "neon_echo") as owner:
         owner.channel.queue_declare(INPUT, durable=True, arguments={"x-queue-type": "quorum"})
         with pytest.raises(ChannelClosedByBroker) as refused:
             action(owner.channel)
         assert refused.value.reply_code == 403
-    with Peer(project, port, "neon_echo") as owner:
+    with Account(project, port, "neon_echo") as owner:
         owner.channel.queue_delete(INPUT)

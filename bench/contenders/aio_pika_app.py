@@ -5,10 +5,11 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import aio_pika
+import aio_pika.abc
 from common import ARGUMENTS, DURABLE, PREFETCH, QUEUE, TASK, URL, WORKERS, answer
 
 
-async def main():
+async def main() -> None:
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(WORKERS))
     connection = await aio_pika.connect_robust(URL)
     async with connection:
@@ -16,7 +17,7 @@ async def main():
         await channel.set_qos(prefetch_count=PREFETCH)
         queue = await channel.declare_queue(QUEUE, durable=DURABLE, arguments=ARGUMENTS)
 
-        async def on_message(message):
+        async def on_message(message: aio_pika.abc.AbstractIncomingMessage) -> None:
             async with message.process():
                 if TASK == "echo":
                     reply_queue, reply = answer(message.body)

@@ -21,13 +21,13 @@ from common import (
 )
 
 
-def on_request(message):
+def on_request(message: Message) -> None:
     queue, reply = answer(message.body)
     Message.create(message.channel, reply, {"expiration": EXPIRATION}).publish(queue)
     message.ack()
 
 
-def connect():
+def connect() -> amqpstorm.Connection:
     while True:
         try:
             return amqpstorm.Connection(HOST, USER, PASSWORD, port=PORT, virtual_host=VHOST)
@@ -35,7 +35,7 @@ def connect():
             time.sleep(1)
 
 
-def consume(connection):
+def consume(connection: amqpstorm.Connection) -> None:
     channel = connection.channel()
     channel.queue.declare(QUEUE, durable=DURABLE, arguments=ARGUMENTS)
     channel.basic.qos(max(1, PREFETCH // WORKERS))

@@ -8,6 +8,7 @@ import base64
 import json
 import os
 import time
+from typing import Any
 
 HOST = os.environ["BENCH_HOST"]
 PORT = int(os.environ["BENCH_PORT"])
@@ -22,7 +23,7 @@ PREFETCH = int(os.environ["BENCH_PREFETCH"])
 WORKERS = int(os.environ["BENCH_WORKERS"])
 #: The recovery job needs queues that outlive the broker; all others use Neon's own kind.
 DURABLE = os.environ["BENCH_DURABLE"] == "1"
-ARGUMENTS = {"x-queue-type": "quorum"} if DURABLE else {}
+ARGUMENTS: dict[str, Any] = {"x-queue-type": "quorum"} if DURABLE else {}
 #: What a handler does: "echo", "sleep SECONDS" or "spin SECONDS".
 TASK, _, _seconds = os.environ["BENCH_TASK"].partition(" ")
 SECONDS = float(_seconds or 0)
@@ -30,15 +31,15 @@ SECONDS = float(_seconds or 0)
 EXPIRATION = "1000"
 
 
-def spin(seconds):
+def spin(seconds: float) -> None:
     """Use that much processor time of this thread, as a handler that computes does."""
     end = time.thread_time() + seconds
     while time.thread_time() < end:
         sum(range(1000))
 
 
-def handle(request):
-    """The request's own keys back, beside its id."""
+def handle(request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """From a request to (reply queue, its own keys back beside its id)."""
     if TASK == "sleep":
         time.sleep(SECONDS)
     elif TASK == "spin":
@@ -48,15 +49,15 @@ def handle(request):
     return queue, {"echo": request, "message_id": message_id}
 
 
-def decode(body):
+def decode(body: bytes | str) -> Any:
     return eval(json.loads(base64.b64decode(body)))
 
 
-def encode(reply):
+def encode(reply: dict[str, Any]) -> bytes:
     return base64.b64encode(json.dumps(str(reply)).encode())
 
 
-def answer(body):
+def answer(body: bytes | str) -> tuple[str, bytes]:
     """From a request's body to (reply queue, reply's body)."""
     queue, reply = handle(decode(body))
     return queue, encode(reply)

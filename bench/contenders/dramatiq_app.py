@@ -11,6 +11,6 @@ PROPERTIES = pika.BasicProperties(expiration=EXPIRATION)
 
 
 @dramatiq.actor(queue_name=QUEUE)
-def on_request(body):
+def on_request(body: str) -> None:
     queue, reply = answer(body)
     broker.channel.basic_publish("", queue, reply, PROPERTIES)

@@ -19,7 +19,7 @@ class Service:
     publish = Publisher()
 
     @consume(Queue(QUEUE, durable=DURABLE, queue_arguments=ARGUMENTS))
-    def on_request(self, body):
+    def on_request(self, body: bytes) -> None:
         queue, reply = answer(body)
         self.publish(reply, exchange="", routing_key=queue, expiration=1, **RAW)
 

@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+from typing import Any
 
 os.environ["MQ_ASYNC_CONSUMERS"] = "1" if sys.argv[1] == "select" else ""
 
@@ -16,7 +17,7 @@ PROPERTIES = pika.BasicProperties(expiration=EXPIRATION)
 class Service(MQConnector):
     async_consumers_enabled = sys.argv[1] == "select"
 
-    def on_message(self, channel, method, properties, body):
+    def on_message(self, channel: Any, method: Any, properties: Any, body: bytes) -> None:
         queue, reply = handle(decode(body))
         if sys.argv[2] == "message":
             self.send_message(reply, queue=queue)

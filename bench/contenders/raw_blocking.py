@@ -1,5 +1,7 @@
 """A bare loop on pika's BlockingConnection."""
 
+from typing import Any
+
 import pika
 from common import (
     ARGUMENTS,
@@ -18,7 +20,7 @@ from common import (
 PROPERTIES = pika.BasicProperties(expiration=EXPIRATION)
 
 
-def on_message(channel, method, properties, body):
+def on_message(channel: Any, method: Any, properties: Any, body: bytes) -> None:
     queue, reply = answer(body)
     channel.basic_publish("", queue, reply, PROPERTIES)
     channel.basic_ack(method.delivery_tag)

@@ -3,6 +3,7 @@
 import functools
 import os
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pika
 from common import (
@@ -23,36 +24,37 @@ from common import (
 if "BENCH_RECEIVE" in os.environ:  # bytes read at a time; pika asks for 4096
     from pika.adapters.utils import io_services_utils
 
-    io_services_utils._AsyncTransportBase._MAX_RECV_BYTES = int(os.environ["BENCH_RECEIVE"])
+    transport: Any = io_services_utils._AsyncTransportBase
+    transport._MAX_RECV_BYTES = int(os.environ["BENCH_RECEIVE"])
 
 PROPERTIES = pika.BasicProperties(expiration=EXPIRATION)
 pool = ThreadPoolExecutor(WORKERS)
 
 
-def reply(channel, delivery_tag, queue, body):
+def reply(channel: Any, delivery_tag: int, queue: str, body: bytes) -> None:
     channel.basic_publish("", queue, body, PROPERTIES)
     channel.basic_ack(delivery_tag)
 
 
-def on_message(channel, method, properties, body):
+def on_message(channel: Any, method: Any, properties: Any, body: bytes) -> None:
     reply(channel, method.delivery_tag, *answer(body))
 
 
-def on_message_threaded(channel, method, properties, body):
-    def work():
+def on_message_threaded(channel: Any, method: Any, properties: Any, body: bytes) -> None:
+    def work() -> None:
         done = functools.partial(reply, channel, method.delivery_tag, *answer(body))
         channel.connection.ioloop.add_callback_threadsafe(done)
 
     pool.submit(work)
 
 
-def on_open(connection):
+def on_open(connection: Any) -> None:
     for number in range(int(os.environ.get("BENCH_CONSUMERS", "1"))):
         queue = f"{QUEUE}.{number}" if number else QUEUE
         connection.channel(on_open_callback=functools.partial(consume, queue))
 
 
-def consume(queue, channel):
+def consume(queue: str, channel: Any) -> None:
     channel.queue_declare(queue, durable=DURABLE, arguments=ARGUMENTS)
     channel.basic_qos(prefetch_count=PREFETCH)
     channel.basic_consume(queue, on_message if WORKERS == 1 else on_message_threaded)

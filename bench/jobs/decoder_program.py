@@ -5,6 +5,8 @@ import base64
 import json
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 sys.path.insert(0, sys.argv[1])
 from mq_connector import payload
@@ -25,7 +27,7 @@ DATA = {
     "64 KiB of text": {**REFERENCE, "text": "what is the weather like " * 1960},
     "list of 1000 numbers": {**REFERENCE, "scores": [i / 7 for i in range(1000)]},
 }
-DECODERS = {
+DECODERS: dict[str, Callable[[bytes], Any]] = {
     "ours": payload.decode,
     "literal_eval": lambda body: ast.literal_eval(json.loads(base64.b64decode(body))),
     "eval": lambda body: eval(json.loads(base64.b64decode(body))),
@@ -38,7 +40,7 @@ body = base64.b64encode(json.dumps(text).encode())
 assert decode(body) == data
 
 
-def seconds(count):
+def seconds(count: int) -> float:
     began = time.process_time()
     for _ in range(count):
         decode(body)

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import brokers
 import pytest
 from baked import TREE
-from connector.functional.broker import USER, Broker, NoServer  # type: ignore[attr-defined]
-from running import free_port
+from connector.functional.broker import USER, Broker
+from local import NoServer, free_port
 
 #: Denies Neon's clients their transient queues, which 4.3 can.
 _DENY = "deprecated_features.permit.transient_nonexcl_queues = false\n"
@@ -48,8 +48,7 @@ def installed_version() -> str:
     except NoServer:
         return ""
     broker.close()
-    version: str = broker.installation.version
-    return version
+    return broker.installation.version
 
 
 @contextmanager

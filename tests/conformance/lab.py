@@ -7,10 +7,8 @@ import base64
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -19,21 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import pika
+from connector.functional.proxy import Proxy
 from pika.exceptions import ChannelClosedByBroker
+from waiting import eventually
+
+from .subject import CONNECTOR, TESTS
 
 #: The implementations, by the package that their names are in.
 PACKAGES = {"incumbent": "neon_mq_connector", "ours": "mq_connector.compat"}
 #: The service's and the client's key under ``users``.
 SERVICE, CLIENT = "conformance", "mq_handler"
-
-
-def eventually(condition: Callable[[], Any], within: float = 5.0, what: str = "") -> Any:
-    """Wait until a condition is true, and return what it returned; `within` in seconds."""
-    deadline = time.monotonic() + within
-    while not (outcome := condition()):
-        assert time.monotonic() < deadline, f"not within {within} s: {what}"
-        time.sleep(0.01)
-    return outcome
 
 
 def encode(data: Mapping[Any, Any]) -> bytes:
@@ -47,52 +40,8 @@ def decode(body: bytes) -> dict[Any, Any]:
     return data
 
 
-class Proxy:
-    """Stands before the broker; while it is down, connections are refused and none are left."""
-
-    def __init__(self, target: int) -> None:
-        self._target = target
-        self._sockets: list[socket.socket] = []
-        self._listener: socket.socket | None = None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
-
-    def up(self) -> None:
-        """Take connections."""
-        listener = self._listener = socket.create_server(("127.0.0.1", self.port))
-        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
-
-    def down(self) -> None:
-        """Cut all connections and take no more."""
-        sockets, self._sockets = self._sockets, []
-        if self._listener is not None:
-            sockets.append(self._listener)
-        for each in sockets:
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
-
-    def _accept(self, listener: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = listener.accept()
-                broker = socket.create_connection(("127.0.0.1", self._target))
-                self._sockets += [client, broker]
-                for pair in ((client, broker), (broker, client)):
-                    threading.Thread(target=self._pump, args=pair, daemon=True).start()
-
-    @staticmethod
-    def _pump(source: socket.socket, sink: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                sink.sendall(data)
-        with contextlib.suppress(OSError):
-            sink.shutdown(socket.SHUT_RDWR)
-
-
-class Peer:
-    """A plain pika client, on a connection of its own."""
+class PlainClient:
+    """A client on pika and nothing else, with a connection of its own."""
 
     def __init__(self, parameters: pika.ConnectionParameters, denies: bool = False) -> None:
         #: What queues are declared with, if nothing else is said.
@@ -220,12 +169,13 @@ class Lab:
     def proxy(self) -> Proxy:
         """A way to the broker that can be cut; down at first."""
         proxy = Proxy(self.broker["port"])
+        proxy.down()
         self.closing(proxy.down)
         return proxy
 
-    def peer(self) -> Peer:
+    def peer(self) -> PlainClient:
         """A plain client."""
-        peer = Peer(self.parameters(), self.denies)
+        peer = PlainClient(self.parameters(), self.denies)
         self.closing(peer.connection.close)
         return peer
 
@@ -286,8 +236,8 @@ class Lab:
 
         What comes with the block waits for the next body that the service has been given.
         """
-        command = [_python(kind), "-B", __file__, "serve", kind, self.vhost, queue]
-        environment = {**os.environ, "NEON_MQ_CONFIG_PATH": self._configured()}
+        command = [*_command(kind), "serve", kind, self.vhost, queue]
+        environment = _environment(self._configured())
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
 
@@ -331,14 +281,20 @@ class Lab:
                 function()
 
 
-def _python(kind: str) -> str:
-    """The Python of an implementation's environment."""
-    return os.environ[f"CONFORMANCE_PYTHON_{kind}"]
+def _command(kind: str) -> list[str]:
+    """This module as a program in an implementation's environment."""
+    return [os.environ[f"CONFORMANCE_PYTHON_{kind}"], "-B", "-m", __name__]
+
+
+def _environment(configuration: str) -> dict[str, str]:
+    """For that program."""
+    path = os.pathsep.join([str(CONNECTOR.parent), str(TESTS)])
+    return {**os.environ, "NEON_MQ_CONFIG_PATH": configuration, "PYTHONPATH": path}
 
 
 def _run(what: str, kind: str, configuration: str, *words: str) -> Any:
-    environment = {**os.environ, "NEON_MQ_CONFIG_PATH": configuration}
-    command = [_python(kind), "-B", __file__, what, kind, *words]
+    command = [*_command(kind), what, kind, *words]
+    environment = _environment(configuration)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=40)
     line = done.stdout.rsplit("RESULT ", 1)
     assert len(line) == 2, f"{what}: {done.stdout[-500:]} {done.stderr[-1500:]}"
@@ -390,8 +346,6 @@ def _serve(kind: str, vhost: str, queue: str) -> None:
 
 
 if __name__ == "__main__":
-    from subject import find_connector  # type: ignore[import-not-found,unused-ignore]
-
-    find_connector()
-    {"ask": _ask, "send": _send, "serve": _serve}[sys.argv[1]](*sys.argv[2:])
+    commands: dict[str, Callable[..., None]] = {"ask": _ask, "send": _send, "serve": _serve}
+    commands[sys.argv[1]](*sys.argv[2:])
     os._exit(0)

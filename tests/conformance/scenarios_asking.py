@@ -8,9 +8,10 @@ import uuid
 from typing import Any
 
 import pika
+from waiting import eventually
 
 from .checklist import scenario
-from .lab import CLIENT, Lab, decode, encode, eventually
+from .lab import CLIENT, Lab, decode, encode
 from .scenarios_sending import SHAPES
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import pika
 from pika.exceptions import ChannelClosedByBroker
+from waiting import eventually
 
 from .checklist import scenario
-from .lab import Lab, decode, eventually
+from .lab import Lab, decode
 
 CLASSES = ("SelectConsumerThread", "BlockingConsumerThread")
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from waiting import eventually
+
 from .checklist import scenario
-from .lab import Lab, eventually
+from .lab import Lab
 
 
 def _connection_utils(lab: Lab, name: str) -> Any:

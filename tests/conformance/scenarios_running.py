@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from waiting import eventually
+
 from .checklist import scenario
-from .lab import Lab, decode, eventually
+from .lab import Lab, decode
 from .scenarios_consuming import Taken
 
 

@@ -11,9 +11,10 @@ import time
 from typing import Any
 
 import pika
+from waiting import eventually
 
 from .checklist import scenario
-from .lab import Lab, decode, encode, eventually
+from .lab import Lab, decode, encode
 from .scenarios_consuming import Taken
 
 #: What Neon's peers send each other: every kind of value that survives the format.

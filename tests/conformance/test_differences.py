@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from baked import CONNECTOR, outside
 from connector.functional.broker import PASSWORD
+from waiting import eventually
 
-from .lab import SERVICE, Lab, eventually
+from .lab import SERVICE, Lab
 
 pytestmark = pytest.mark.broker
 

@@ -14,8 +14,9 @@ from typing import IO, Any
 
 import pytest
 from baked import CONNECTOR, outside
+from waiting import eventually
 
-from .lab import Lab, eventually
+from .lab import Lab
 
 pytestmark = pytest.mark.broker
 

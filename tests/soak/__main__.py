@@ -21,8 +21,9 @@ from statistics import median
 from typing import Any
 
 from baked import TEMPLATE
-from functional.broker import Broker, NoServer
-from functional.proxy import Proxy
+from connector.functional.broker import Broker
+from connector.functional.proxy import Proxy
+from local import NoServer
 
 from .faults import Lab, Size, plan
 

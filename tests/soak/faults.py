@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from baked import CONNECTOR
-from functional.broker import PASSWORD, USER, VHOST, Broker
-from functional.peer import Peer
-from functional.proxy import Proxy
+from connector.functional.broker import PASSWORD, USER, VHOST, Broker
+from connector.functional.peer import Peer
+from connector.functional.proxy import Proxy
 
 from .ledger import Ledger
 from .service import BAD_ACK

@@ -6,9 +6,10 @@ import threading
 import time
 from pathlib import Path
 
-from functional.broker import Broker
-from functional.peer import Peer, eventually
+from connector.functional.broker import Broker
+from connector.functional.peer import Peer
 from pika.exceptions import AMQPError
+from waiting import eventually
 
 
 class Ledger:

@@ -8,7 +8,7 @@ from typing import Any
 import pika
 from pika.spec import Basic
 
-from .mq_connector import REPLY_PROPERTIES, Channel, ConsumerThread, MQConnector, Request
+from .mq_connector import Channel, ConsumerThread, MQConnector, Request
 
 SERVICE_NAME = "<< cookiecutter.package_name >>"
 VHOST = "<< cookiecutter.vhost >>"
@@ -51,5 +51,5 @@ class << cookiecutter.__class_name >>Service(MQConnector):
                 exchange="",
                 routing_key=request.reply_queue,
                 body=request.encode_reply(reply),
-                properties=REPLY_PROPERTIES,
+                properties=request.reply_properties,
             )

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pika
+from local import BrokerError, free_port
 
-from .broker import VHOST, Broker, local
+from .broker import VHOST, Broker
 
 
 class Node(Broker):
@@ -56,7 +57,7 @@ class Cluster:
 
     def __init__(self) -> None:
         self._home = tempfile.TemporaryDirectory(prefix="cluster-")
-        self._epmd_port: int = local.free_port()
+        self._epmd_port = free_port()
         home = Path(self._home.name)
         self.nodes = [Node(f"node{number}", home, self._epmd_port) for number in (1, 2, 3)]
         self._epmd: subprocess.Popen[bytes] | None = None
@@ -92,7 +93,7 @@ class Cluster:
     def close(self) -> None:
         """End all nodes and remove their data."""
         for node in self.nodes:
-            with contextlib.suppress(local.BrokerError):
+            with contextlib.suppress(BrokerError):
                 node.kill()
             node.close()
         if self._epmd is not None:

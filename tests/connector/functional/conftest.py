@@ -12,14 +12,16 @@ from typing import Any
 
 import pytest
 from baked import TEMPLATE
+from local import NoServer
 from mq_connector import ConsumerThread
 from mq_connector.config import Limits
 from mq_connector.consumer import Channel
 from mq_connector.health import HealthServer
 from mq_connector.payload.request import REPLY_PROPERTIES, Request
+from waiting import eventually
 
-from .broker import Broker, NoServer
-from .peer import Peer, eventually
+from .broker import Broker
+from .peer import Peer
 from .served import Served
 
 Consume = Callable[..., ConsumerThread]

@@ -6,16 +6,24 @@ import contextlib
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from types import TracebackType
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import pika
 from mq_connector.consumer import Channel
 from pika.exceptions import AMQPError
+from waiting import eventually
 
-from .broker import Broker
-from .peer import Peer, eventually
+from .peer import Peer
+
+
+class Reachable(Protocol):
+    """A broker, or a cluster of them."""
+
+    def parameters(
+        self, **options: Any
+    ) -> pika.ConnectionParameters | Sequence[pika.ConnectionParameters]:
+        """How to connect."""
 
 
 class Load:
@@ -31,7 +39,12 @@ class Load:
     """
 
     def __init__(
-        self, broker: Broker, queue: str, pause: float = 0.002, work: float = 0.02, reply: int = 0
+        self,
+        broker: Reachable,
+        queue: str,
+        pause: float = 0.002,
+        work: float = 0.02,
+        reply: int = 0,
     ) -> None:
         self.sent = 0
         self.confirmed: set[int] = set()
@@ -60,12 +73,7 @@ class Load:
         eventually(lambda: len(self.confirmed) > 10, 20, "some messages are confirmed")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join(60)
         assert not self._thread.is_alive(), "the load's publisher hangs"
@@ -132,12 +140,7 @@ class Watch:
         eventually(lambda: self.changes and self.changes[-1][1], 10, "the watched is well")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join(10)
 

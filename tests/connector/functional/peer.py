@@ -4,34 +4,27 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pika
 from mq_connector import payload
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError, ChannelClosedByBroker
+from waiting import eventually
 
 from .broker import DEAD_LETTERS, Broker
 
 
-def eventually(
-    condition: Callable[[], Any], within: float = 5.0, what: str = "", every: float = 0.005
-) -> Any:
-    """Wait until `condition` is true and return what it returned; `within` and `every` in seconds."""
-    deadline = time.monotonic() + within
-    while True:
-        outcome = condition()
-        if outcome:
-            return outcome
-        assert time.monotonic() < deadline, f"not within {within} s: {what or condition}"
-        time.sleep(every)
-
-
 class Peer:
-    """A client with a connection of its own, for one thread. Connects again where it has to."""
+    """A client with a connection of its own, for one thread. Connects again where it has to.
 
-    def __init__(self, parameters: pika.ConnectionParameters) -> None:
+    :param parameters: of the broker, or of the nodes of a cluster, the first that answers is taken
+    """
+
+    def __init__(
+        self, parameters: pika.ConnectionParameters | Sequence[pika.ConnectionParameters]
+    ) -> None:
         self._parameters = parameters
         self._connection: pika.BlockingConnection | None = None
         self._channel: BlockingChannel | None = None
@@ -127,6 +120,14 @@ class Peer:
                 raise
             return False
         return True
+
+
+def death_of(properties: pika.BasicProperties) -> dict[str, Any]:
+    """The last death of a dead letter, as RabbitMQ notes it: ``queue``, ``reason``, ``count``, …"""
+    assert properties.headers is not None
+    deaths: Any = properties.headers["x-death"]
+    last: dict[str, Any] = deaths[0]
+    return last
 
 
 def first_login(broker: Broker, within: float = 60.0) -> float:

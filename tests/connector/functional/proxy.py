@@ -101,16 +101,27 @@ class Proxy:
         self.swallowed: set[tuple[int, int]] = set()
         self._links: list[_Link] = []
         self._halted: list[_Link] = []
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._socket.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        self.port = 0
+        self.up()
 
     def __enter__(self) -> Proxy:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._socket.close()
-        self.end(reset=True)
+        self.down(reset=True)
+
+    def up(self) -> None:
+        """Take connections again, on the same port."""
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def down(self, reset: bool = False) -> None:
+        """Refuse connections, and end those of now."""
+        with contextlib.suppress(OSError):  # it is down already
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes up the thread that accepts
+        self._listener.close()
+        self.end(reset)
 
     def end(self, reset: bool) -> None:
         """End every connection: with a reset (RST), or in order (FIN)."""
@@ -139,10 +150,10 @@ class Proxy:
             with link.lock, contextlib.suppress(OSError):
                 link.client.sendall(data)
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         while True:
             try:
-                client, _ = self._socket.accept()
+                client, _ = listener.accept()
             except OSError:
                 return
             try:

@@ -13,10 +13,11 @@ from typing import Any
 
 from mq_connector import ConsumerThread, MQConnector, health
 from mq_connector.config import Limits
+from waiting import eventually
 
 from .broker import Broker
 from .load import Load, Watch
-from .peer import Peer, eventually
+from .peer import Peer
 
 #: Seconds from the end of a fault until messages are consumed again.
 BOUND = 2.0

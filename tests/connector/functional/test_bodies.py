@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
+from waiting import eventually
 
 from .conftest import Consume, echo
-from .peer import Peer, eventually
+from .peer import Peer
 
 MARK = "executed"
 

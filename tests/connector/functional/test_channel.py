@@ -10,10 +10,11 @@ import pika
 import pytest
 from mq_connector.consumer import Channel
 from mq_connector.errors import ChannelError
+from waiting import eventually
 
 from .broker import LIMITED, Broker
 from .conftest import Consume, echo
-from .peer import Peer, eventually
+from .peer import Peer
 
 
 def plain_pattern(channel: Channel, queue: str, data: bytes) -> None:
@@ -203,7 +204,7 @@ def test_properties_reach_the_callback_and_the_reply(
         channel.basic_publish("", output, body, properties)
 
     consume(handle)
-    sent = {
+    sent: dict[str, Any] = {
         "content_type": "text/plain",
         "headers": {"a": 1, "b": [True, None, "x"], "c": {"d": 5}},
         "priority": 3,

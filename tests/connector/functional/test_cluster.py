@@ -6,14 +6,16 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from local import NoServer
 from mq_connector import ConsumerThread, MQConnector
 from mq_connector.config import Limits
+from waiting import eventually
 
-from .broker import PASSWORD, USER, VHOST, NoServer
+from .broker import PASSWORD, USER, VHOST
 from .cluster import Cluster, Node
 from .conftest import Record
 from .load import Load
-from .peer import Peer, eventually
+from .peer import Peer
 
 #: Seconds until new messages are processed after the death of the queue's leader, or of the node that
 #: the service is connected to.

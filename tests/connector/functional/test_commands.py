@@ -11,7 +11,7 @@ from mq_connector import ConsumerThread, MQConnector
 from mq_connector.commands import dead, doctor, request
 from mq_connector.commands.letters import DeadLetter
 from mq_connector.connection.session import Session
-from mq_connector.errors import MQError, RequestTimeout
+from mq_connector.errors import NotConnected, RequestTimeout
 
 from .broker import LIMITED, PASSWORD, Broker
 from .peer import Peer, eventually
@@ -66,7 +66,7 @@ def test_to_look_at_a_queue_that_has_just_gone_makes_none(
     broker: Broker, peer: Peer, queue: str
 ) -> None:
     looking = service(broker.port, queue)
-    with Session(looking.create_mq_connection()) as session:
+    with Session(looking.address()) as session:
         assert session.run(doctor._kind(queue)) == "of unknown kind"
     assert not peer.has(queue)
 
@@ -94,48 +94,52 @@ def test_the_doctor_names_no_queue_that_only_another_process_has(
 LETTER = DeadLetter(1, pika.BasicProperties(), b"{}", 0)
 
 
-@pytest.fixture(params=["memory", "disk"])
-def alarmed(victim: Broker, request: pytest.FixtureRequest) -> Iterator[tuple[Broker, str]]:
-    """A broker with a resource alarm in force, and what it is short of."""
-    setting, tight, usual = {
-        "memory": ("vm_memory_high_watermark", "0.000001", "0.9"),
-        "disk": ("disk_free_limit", "900000GB", "50MB"),
-    }[request.param]
+_ALARMS = {
+    "memory": ("vm_memory_high_watermark", "0.000001", "0.9"),
+    "disk": ("disk_free_limit", "900000GB", "50MB"),
+}
+
+
+@pytest.fixture
+def short_of(
+    victim: Broker, examine: Callable[..., list[str]], request: pytest.FixtureRequest
+) -> Iterator[str]:
+    """What the broker is short of: it has raised an alarm, and says so to those who publish."""
+    setting, tight, usual = _ALARMS[request.param]
     victim.ctl(f"set_{setting}", tight)
     try:
-        yield victim, request.param
+        eventually(lambda: "takes no messages" in "".join(examine(victim.port)), 10, "the alarm")
+        yield request.param
     finally:
         victim.ctl(f"set_{setting}", usual)
 
 
-def test_an_alarm_is_named_by_every_command_that_it_stops(
-    alarmed: tuple[Broker, str],
-    queue: str,
-    examine: Callable[..., list[str]],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+def alarm(short_of: str) -> str:
+    return f"the broker takes no messages: low on {short_of} (resource alarm)"
+
+
+@pytest.mark.parametrize("short_of", _ALARMS, indirect=True)
+def test_the_doctor_names_an_alarm(
+    victim: Broker, short_of: str, examine: Callable[..., list[str]]
 ) -> None:
-    broker, short_of = alarmed
-    words = f"the broker takes no messages: low on {short_of} (resource alarm)"
-    peer = Peer(broker.parameters())
-    where = peer.declare_dead(queue)
-    peer.declare(queue)
-    said = eventually(
-        lambda: [line for line in examine(broker.port) if words in line], 10, "the alarm is seen"
-    )
-    assert said[0].startswith(f"FAIL  {words}; ")
+    [said] = [line for line in examine(victim.port) if "takes no messages" in line]
+    assert said.startswith(f"FAIL  {alarm(short_of)}; ")
+
+
+@pytest.mark.parametrize("short_of", ["memory"], indirect=True)
+def test_commands_that_an_alarm_has_stopped_say_so(
+    victim: Broker, short_of: str, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking = service(victim.port, queue)
     with pytest.raises(RequestTimeout) as raised:
-        request.ask(service(broker.port, queue), "{}", 0.5)
-    assert str(raised.value).endswith(f"; {words}")
+        request.ask(asking, "{}", 0.5)
+    assert str(raised.value) == f"no reply from {queue!r} within 0.5 s; {alarm(short_of)}"
 
     monkeypatch.setattr(dead, "_CONFIRM_WITHIN", 0.5)
-    monkeypatch.setattr(dead.DeadLetterQueue, "__iter__", lambda self: iter([LETTER]))
-    with pytest.raises(MQError) as told:
-        dead.show(service(broker.port, queue), True)
-    assert str(told.value).endswith(f"; {words}")
-    assert "Traceback" not in capsys.readouterr().err
-    peer.channel.queue_delete(where)
-    peer.close()
+    monkeypatch.setattr(dead.DeadLetterQueue, "__iter__", lambda _: iter([LETTER]))
+    with pytest.raises(NotConnected) as told:
+        dead.show(asking, True)
+    assert str(told.value).endswith(f"; {alarm(short_of)}")
 
 
 def test_without_an_alarm_none_is_named(

@@ -11,18 +11,18 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 import pika
 import pytest
-from baked import CONNECTOR
+from baked import IMPORTABLE, TEMPLATE
 from mq_connector import MQConnector, payload
 from mq_connector.commands import dead
+from waiting import eventually
 
 from .broker import LIMITED, PASSWORD, USER, VHOST, Broker
 from .conftest import Consume
-from .peer import Peer, eventually
+from .peer import Peer
 
 Show = Callable[[bool], int]
 
@@ -61,7 +61,11 @@ def bury(peer: Peer, queue: str, consume: Consume) -> Callable[..., str]:
 
         consumer = consume(fail)
         for number in range(count):
-            properties = {"message_id": f"m{number}", "headers": headers, "priority": 3}
+            properties: dict[str, Any] = {
+                "message_id": f"m{number}",
+                "headers": headers,
+                "priority": 3,
+            }
             peer.publish(queue, {"number": number}, **properties)
         eventually(lambda: peer.count(where)[0] == count, 10)
         consumer.stop(2)
@@ -435,7 +439,7 @@ def test_what_the_broker_does_not_take_back_stays_and_the_rest_goes_on(
 CUT_SHORT = """
 import os, signal, sys
 sys.path[:0] = {path!r}
-from functional.test_dead import service
+from connector.functional.test_dead import service
 from mq_connector.commands import dead
 
 def die(*_):
@@ -458,8 +462,7 @@ def test_killed_between_publish_and_ack_it_leaves_the_message_in_both(
     broker: Broker, peer: Peer, bury: Callable[..., str], queue: str
 ) -> None:
     where = bury(5)
-    tests = Path(__file__).resolve().parent.parent
-    path = [str(tests), str(tests.parent), str(CONNECTOR.parent)]
+    path = [str(TEMPLATE / "tests"), *IMPORTABLE]
     code = CUT_SHORT.format(path=path, port=broker.port, queue=queue)
     done = subprocess.run(
         [sys.executable, "-B", "-c", code], capture_output=True, text=True, timeout=60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import time
@@ -11,10 +12,11 @@ from typing import Any
 import pytest
 from mq_connector import Client, Connection, ConsumerThread
 from mq_connector.errors import NotConnected
+from waiting import eventually
 
 from .broker import Broker
 from .conftest import Consume, echo
-from .peer import Peer, eventually
+from .peer import Peer
 
 
 def in_child(function: Callable[[], object]) -> str:
@@ -58,7 +60,7 @@ def test_a_child_may_not_use_its_parent_s_channel_and_the_parent_goes_on(
         assert told_off(in_child(lambda: channels[0].basic_publish("", queue, b"from the child")))
         assert told_off(in_child(lambda: channels[0].queue_declare(f"{queue}.child").method))
         for settle in (channels[0].basic_ack, channels[0].basic_reject, channels[0].basic_nack):
-            assert told_off(in_child(lambda settle=settle: settle(1)))
+            assert told_off(in_child(functools.partial(settle, 1)))
         assert "echo" in peer.ask(queue)
     assert all(each.is_open for each in channels), "the child has cost the parent its channel"
     assert not peer.has(f"{queue}.child")

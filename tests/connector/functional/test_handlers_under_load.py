@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 from mq_connector.errors import ChannelError, MQError, RetryMessage
 from mq_connector.payload.request import Request
+from waiting import eventually
 
 from .broker import Broker
 from .conftest import Record
-from .peer import Peer, eventually
+from .peer import Peer
 from .served import FAULT, Handler, Served, blink, shrug
 
 pytestmark = pytest.mark.timeout(120)

@@ -11,10 +11,11 @@ from mq_connector.config import Limits
 from mq_connector.connection import scratch
 from mq_connector.connection import supervised as connection
 from mq_connector.consumer import consumption
+from waiting import eventually
 
 from .broker import Broker
 from .conftest import Consume, Record, echo
-from .peer import Peer, eventually
+from .peer import Peer
 from .served import resources
 
 

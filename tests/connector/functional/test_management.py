@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from local import NoServer
+from waiting import eventually
 
-from .broker import PASSWORD, USER, Broker, NoServer
+from .broker import PASSWORD, USER, Broker
 from .conftest import Record
-from .peer import eventually
 from .served import Served, blink
 
 pytestmark = pytest.mark.timeout(120)

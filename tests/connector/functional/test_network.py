@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from mq_connector.consumer import consumption
+from waiting import eventually
 
 from .broker import Broker
 from .conftest import Consume, Record, echo
-from .peer import Peer, eventually
+from .peer import Peer
 from .proxy import Proxy
 from .served import BOUND, NOTICED, Served, blink, shrug
 

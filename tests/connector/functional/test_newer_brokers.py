@@ -20,11 +20,12 @@ import pika
 import pytest
 from baked import CONNECTOR
 from conformance import generations
+from waiting import eventually
 
 from .broker import DEAD_LETTERS, PASSWORD, USER, VHOST
 from .conftest import Consume
 from .load import Load
-from .peer import Peer, eventually
+from .peer import Peer
 from .test_retry import DELAY, LIMIT, Retrying
 
 #: Milliseconds that these brokers wait for an acknowledgement, from a queue called `input.….timed`.
@@ -262,7 +263,7 @@ def test_a_late_acknowledgement_loses_nothing_under_load(
 ) -> None:
     """One worker of four is late again and again while the others acknowledge what they have."""
     peer = Peer(broker.parameters())
-    load = Load(broker, timed)  # type: ignore[arg-type]  # wants its parameters only
+    load = Load(broker, timed)
     late: list[bool] = []
 
     def handle(channel: Any, method: Any, properties: Any, body: bytes) -> None:

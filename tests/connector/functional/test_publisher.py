@@ -13,10 +13,11 @@ import pika
 import pytest
 from mq_connector import Connection, Publisher
 from mq_connector.errors import NotConnected, PublishError, StartError
+from waiting import eventually
 
 from .broker import LIMITED, POWERLESS, VHOST, Broker
 from .conftest import Record
-from .peer import Peer, eventually
+from .peer import Peer
 from .proxy import Proxy
 
 Make = Callable[..., Publisher]
@@ -185,9 +186,10 @@ def test_two_messages_that_the_broker_cannot_take_are_both_found(
 def test_what_cannot_be_encoded_fails_alone(peer: Peer, queue: str, make: Make) -> None:
     peer.declare(queue, durable=True)
     publisher = make()
+    unheard_of: Any = object()
     bad = [
         publisher.publish("", "k" * 256, b"x"),
-        publisher.publish("", queue, b"x", pika.BasicProperties(headers={"a": object()})),
+        publisher.publish("", queue, b"x", pika.BasicProperties(headers={"a": unheard_of})),
         publisher.publish("", queue, b"x", pika.BasicProperties(priority=1000)),
         publisher.publish("", queue, b"x", pika.BasicProperties(message_id="i" * 256)),
     ]

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from mq_connector import ConsumerThread, MQConnector
 from mq_connector.errors import ConfigurationError, StartError
+from waiting import eventually
 
 from .broker import LIMITED, POWERLESS, VHOST, Broker
 from .conftest import Consume, echo
-from .peer import Peer, eventually
+from .peer import Peer
 
 
 def refused(consume: Consume, at: Any, **options: Any) -> str:

@@ -15,10 +15,11 @@ import pytest
 from baked import incumbent_python
 from mq_connector.consumer import Channel
 from mq_connector.payload.request import REPLY_PROPERTIES
+from waiting import eventually
 
 from .broker import LIMITED, PASSWORD, USER, VHOST, Broker
 from .conftest import Consume, echo
-from .peer import Peer, eventually
+from .peer import Peer
 
 
 @pytest.mark.parametrize("milliseconds", [5, 50, 300])

@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 from baked import CONNECTOR
 from mq_connector import RetryMessage
+from waiting import eventually
 
 from .broker import DEAD_LETTERS, PASSWORD, USER, VHOST, Broker
 from .conftest import Consume
-from .peer import Peer, eventually
+from .peer import Peer, death_of
 
 #: What the policy of these tests allows.
 LIMIT = 3
@@ -90,7 +91,7 @@ def test_past_the_policy_s_limit_the_message_is_dead_lettered(
     peer.publish(queue, b"x")
     properties, body = peer.take(dead)
     assert body == b"x"
-    assert properties.headers["x-death"][0]["reason"] == "delivery_limit"
+    assert death_of(properties)["reason"] == "delivery_limit"
     assert len(retrying.calls) == LIMIT + 1
     assert not told, "a retry is no failure"
     time.sleep(0.2)
@@ -106,7 +107,7 @@ def test_a_transient_queue_does_not_count_so_one_retry_is_all(
     consume(retrying, queue_type="legacy")
     peer.publish(queue, b"x")
     properties, _ = peer.take(dead)
-    assert properties.headers["x-death"][0]["reason"] == "rejected"
+    assert death_of(properties)["reason"] == "rejected"
     assert [redelivered for _, redelivered, _ in retrying.calls] == [False, True]
     assert retrying.pauses[0] >= DELAY
 

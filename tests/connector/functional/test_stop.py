@@ -14,10 +14,11 @@ from mq_connector.config import Limits
 from mq_connector.connection.address import Address
 from mq_connector.consumer import Channel
 from mq_connector.consumer.workers import Workers
+from waiting import eventually
 
 from .broker import Broker
 from .conftest import Consume, echo
-from .peer import Peer, eventually
+from .peer import Peer
 
 
 def ended(consumer: ConsumerThread, within: float = 3.0) -> None:

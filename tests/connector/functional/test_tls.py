@@ -13,21 +13,20 @@ from typing import Any
 import pytest
 import trustme
 from baked import BakedProject
+from local import NoServer, free_port
 from mq_connector import ConsumerThread, MQConnector, payload
 from mq_connector.config import Limits
 from mq_connector.config import load as load_settings
 from mq_connector.connection.address import parameters as parameters_of
+from waiting import eventually
 
-from .broker import PASSWORD, SERVICE, USER, VHOST, Broker, NoServer, local
+from .broker import PASSWORD, SERVICE, USER, VHOST, Broker
 from .conftest import Consume, Record, echo
-from .peer import Peer, eventually
+from .peer import Peer
 from .proxy import Proxy
 from .test_process import Service, unable
 
 pytestmark = pytest.mark.timeout(120)
-
-#: Where plain text would stand in a log, if it did.
-LOUD = {"LOG_LEVEL": "DEBUG"}
 
 
 class Secure(Broker):
@@ -35,7 +34,7 @@ class Secure(Broker):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        self.tls_port: int = local.free_port()
+        self.tls_port = free_port()
         self.authority, self.stranger = trustme.CA(), trustme.CA()
         self.folder = folder
         self.ca, self.wrong_ca = folder / "ca.pem", folder / "wrong-ca.pem"
@@ -53,7 +52,7 @@ class Secure(Broker):
 
     def listen(self, certificate: Path, key: Path) -> int:
         """Another TLS port, with another certificate; returns its number."""
-        port: int = local.free_port()
+        port = free_port()
         options = f'[{{certfile, "{certificate}"}}, {{keyfile, "{key}"}}]'
         listener = f'{{"127.0.0.1", {port}}}'
         self.ctl("eval", f"rabbit_networking:start_ssl_listener({listener}, {options}, 1).")
@@ -119,7 +118,7 @@ def make(project: BakedProject, tmp_path: Path, secure: Secure) -> Iterator[Make
 
 def works(service: Service, secure: Secure) -> None:
     """Assert that the service answers, and that nobody reads its password."""
-    process = service.start(**LOUD)
+    process = service.start(LOG_LEVEL="DEBUG")
     done = service.command("request", '{"text": "hi"}')
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["echo"] == {"text": "hi"}
@@ -299,7 +298,14 @@ def test_no_secret_is_ever_printed(
         consumer.start()
         consumer.join(10)
         assert consumer.failure is not None
-        told = [settings, settings.tls, service, connection, consumer, consumer.failure]
+        told: list[object] = [
+            settings,
+            settings.tls,
+            service,
+            connection,
+            consumer,
+            consumer.failure,
+        ]
         told += parameters_of(settings, VHOST, "mine")
         for each in told:
             assert secret not in repr(each) + str(each), type(each)

@@ -11,12 +11,16 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import pika
 import pytest
 from baked import CONNECTOR
 from mq_connector import health
 from mq_connector.commands import broker, doctor, request
 from mq_connector.commands import command_line as cli
+from mq_connector.connection.address import Address
 from mq_connector.errors import ConfigurationError, RequestTimeout, StartError
+
+ADDRESS = Address([pika.ConnectionParameters("127.0.0.1")])
 
 
 class Service:
@@ -25,11 +29,10 @@ class Service:
     def __init__(self, code: int | Exception = 0) -> None:
         self.service_name = "neon_echo"
         self.code = code
-        self.vhost = "/neon_echo"
         self.consumers = {"in": SimpleNamespace(queue="neon_echo_input")}
 
-    def connection_to(self, vhost: str) -> str:
-        return f"a connection to {vhost}"
+    def address(self) -> Address:
+        return ADDRESS
 
     def serve(self) -> int:
         if isinstance(self.code, Exception):
@@ -81,7 +84,7 @@ class FakeClient:
 
     def __init__(self, connection: Any, reply_queue: str) -> None:
         self.reply_queue = reply_queue
-        assert connection == "a connection to /neon_echo"
+        assert connection.address is ADDRESS
 
     def __enter__(self) -> FakeClient:
         return self

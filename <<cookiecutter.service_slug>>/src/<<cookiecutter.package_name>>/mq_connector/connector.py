@@ -145,13 +145,11 @@ class MQConnector:
         reasons: list[str] = []
         lock = threading.Lock()
 
-        def looked(name: str, consuming: bool) -> None:
+        def looked(name: str, trouble: str) -> None:
             with lock:
                 consumer = waiting.pop(name)
-                if not consuming:
-                    reasons.append(
-                        f"not consuming {consumer.queue!r}: {consumer.connection.trouble or 'no consumer'}"
-                    )
+                if trouble:
+                    reasons.append(f"not consuming {consumer.queue!r}: {trouble}")
                 last = not waiting
             if last:
                 done("; ".join(reasons))
@@ -162,7 +160,7 @@ class MQConnector:
             if consumer.is_consuming:
                 consumer.connection.call(partial(consumer.look, partial(looked, name)))
             else:
-                looked(name, False)
+                consumer.look(partial(looked, name))
 
     def _ask_to_stop(self, timeout: float) -> None:
         self._asked_to_stop = True

@@ -91,5 +91,9 @@ class RetryMessage(MQError):
         self.delay = delay
 
 
+class Culprit(MQError):
+    """A message isn't tried again, as it has cost a channel, a connection or a process before."""
+
+
 class RequestTimeout(MQError, TimeoutError):
     """No reply came within the time allowed."""

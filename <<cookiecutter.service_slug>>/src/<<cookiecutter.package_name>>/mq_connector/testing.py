@@ -22,6 +22,7 @@ from . import payload
 from .config import Limits
 from .connection.scratch import Result
 from .consumer.opened import Delivery
+from .consumer.suspicion import Suspicion
 from .consumer.workers import Callback, Workers
 
 #: The reply queue that the harness names in its requests.
@@ -107,7 +108,9 @@ class Harness:
         method = Basic.Deliver("harness", self._sent, False, "", "harness")
         opened: Any = _RecordingOpened(outcome)
         channel: Any = _RecordingChannel(outcome)
-        worker = Workers(Limits(), "harness", self._callback, lambda _: channel, remember)
+        worker = Workers(
+            Limits(), "harness", self._callback, lambda _: channel, remember, Suspicion()
+        )
         worker.handle(Delivery(opened, method, properties or pika.BasicProperties(), body))
         return outcome
 

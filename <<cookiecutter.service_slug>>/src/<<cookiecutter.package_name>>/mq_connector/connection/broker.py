@@ -44,6 +44,18 @@ def is_our_doing(loss: BaseException) -> bool:
     return not all(isinstance(each, (OSError, exceptions.AMQPConnectionError)) for each in causes)
 
 
+def is_late(closed: exceptions.ChannelClosed) -> bool:
+    """Whether a channel was closed because a message wasn't settled in time (``consumer_timeout``)."""
+    return closed.reply_code == PRECONDITION_FAILED and "timed out" in closed.reply_text
+
+
+def is_refused_publish(closed: exceptions.ChannelClosed) -> bool:
+    """Whether a channel was closed because of what was published on it, as far as the broker says so."""
+    if closed.reply_code in (ACCESS_REFUSED, NOT_FOUND):
+        return "exchange" in closed.reply_text
+    return closed.reply_code == PRECONDITION_FAILED and "delivery tag" not in closed.reply_text
+
+
 class Broker(NamedTuple):
     """The broker at the other end of a connection."""
 

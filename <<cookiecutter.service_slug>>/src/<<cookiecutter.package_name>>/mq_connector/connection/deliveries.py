@@ -32,6 +32,7 @@ _SIGN_OF_LIFE = 1.0
 
 _unpack_prefix = struct.Struct(">BHL").unpack_from
 _unpack_delivery = struct.Struct(">Q?").unpack_from
+_ALL = 0xFFFF
 _unpack_size = struct.Struct(">Q").unpack_from
 _unpack_count = struct.Struct(">L").unpack_from
 
@@ -48,6 +49,18 @@ class Properties(pika.BasicProperties):
         if name not in values:
             raise AttributeError(f"properties have no {name!r}")
         return values[name]
+
+    @property
+    def flags(self) -> int:
+        """Which properties there are (AMQP 0-9-1, 4.2.6.1), as pika's ``FLAG_…``, without decoding them.
+
+        All of them once they are decoded, as they can be set from then on.
+        """
+        try:
+            raw = self._raw
+            return raw[0] << 8 | raw[1]
+        except (AttributeError, IndexError):
+            return _ALL
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, pika.BasicProperties):

@@ -10,15 +10,16 @@ import pika
 from pika.exceptions import ChannelClosed
 
 from ..config import Limits
-from ..connection.broker import UNANSWERED
+from ..connection.broker import UNANSWERED, is_late, is_refused_publish
 from ..connection.link import Link
 from ..connection.refusals import describe
 from ..connection.scratch import Done
 from ..errors import ChannelError, MQError, NotConnected
 from ..logs import Logger
 from . import input_queue
-from .opened import OpenedChannel
+from .opened import Delivery, OpenedChannel
 from .outbox import Outbox
+from .suspicion import Suspicion
 from .workers import Workers
 
 _log = Logger(__name__)
@@ -27,6 +28,8 @@ _log = Logger(__name__)
 PATIENCE = 10.0
 #: Seconds that the broker gets to answer when a channel is closed politely.
 _CLOSE_PATIENCE = 2.0
+#: Seconds that a message may take while no other is taken, for it might cost the process.
+_CAREFUL_WITHIN = 30.0
 #: Seconds between two looks at whether the drain is over.
 _DRAIN_STEP = 0.01
 
@@ -41,6 +44,9 @@ class Owner(Protocol):
 
     def on_change(self, consumption: Consumption) -> None:
         """It began to consume, or stopped to."""
+
+    def on_suspicion(self, consumption: Consumption) -> None:
+        """What its handlers have sent may have cost the channel."""
 
     def on_failed(self, consumption: Consumption, error: MQError) -> None:
         """The channel is of no use, for this reason."""
@@ -63,8 +69,9 @@ class Consumption:
         workers: Workers,
         outbox: Outbox,
         limits: Limits,
+        suspicion: Suspicion,
     ) -> None:
-        self.opened = OpenedChannel(link, amqp, workers.inbox, max(1, limits.prefetch // 4))
+        self.opened = OpenedChannel(link, amqp, workers.inbox)
         #: Messages that were in hand when a drain ran out of time; they are delivered again.
         self.unfinished = 0
         self._owner = owner
@@ -73,6 +80,9 @@ class Consumption:
         self._workers = workers
         self._outbox = outbox
         self._limits = limits
+        self._suspicion = suspicion
+        #: Whether a consumer is being made in the place of the one that there is.
+        self._changing = False
         self._consumer_tag: str | None = None
         self._preparations = 0
         #: When a drain that has begun must end (`time.monotonic`).
@@ -109,12 +119,41 @@ class Consumption:
         self._owner.ready_queue(self.opened, ready)
 
     def _consume(self) -> None:
-        self._amqp.basic_qos(prefetch_count=self._limits.prefetch)
+        prefetch = self._wanted
+        self._workers.prefetch = prefetch
+        self.opened.burst = max(1, prefetch // 4)
+        self._amqp.basic_qos(prefetch_count=prefetch)
         self._amqp.basic_consume(
             self._owner.queue,
             lambda _, method, properties, body: self.opened.deliver(method, properties, body),
             callback=self._on_consuming,
         )
+
+    @property
+    def _wanted(self) -> int:
+        """How many messages to have in hand."""
+        if self._suspicion.is_careful:
+            return 1
+        return self._limits.prefetch or self._workers.pace(self.opened.retrying)
+
+    @property
+    def has_one_in_hand(self) -> bool:
+        """Whether a single message is in hand, because no more were taken."""
+        return self._workers.prefetch == 1 and self.opened.outstanding == 1
+
+    def adapt(self) -> None:
+        """Have as many messages in hand as is best now.
+
+        ``basic.qos`` counts only for consumers that are made after it (RabbitMQ's documentation of consumer
+        prefetch), so there is another one.
+        """
+        if self._changing or self._deadline is not None or not self.is_consuming:
+            return
+        wanted, prefetch = self._wanted, self._workers.prefetch
+        steady = wanted < 2 * prefetch and prefetch < 2 * wanted
+        if wanted != prefetch and (not steady or self._limits.prefetch or wanted == 1):
+            self._changing = True
+            self._consume()
 
     def _check_progress(self, number: int) -> None:
         """A broker may answer heartbeats and nothing else, as for a quorum queue without a leader."""
@@ -127,12 +166,31 @@ class Consumption:
             self._owner.on_failed(self, ChannelError(UNANSWERED, message))
 
     def _on_consuming(self, frame: Any) -> None:
-        self._consumer_tag = frame.method.consumer_tag
+        before, self._consumer_tag = self._consumer_tag, frame.method.consumer_tag
+        if self._changing:
+            self._changing = False
+            if before is not None:
+                self._amqp.basic_cancel(before)
+                self.adapt()  # what was best may have changed meanwhile
+                return
         if self._deadline is not None:
             self._begin_drain()  # it was asked for while the broker was making this consumer
             return
+        if self._suspicion.is_careful:
+            self._link.later(_CAREFUL_WITHIN, lambda: self._check_careful(self.opened.latest))
         self._outbox.on_channel(self.opened, self._when_answered)
         self._owner.on_change(self)
+
+    def _check_careful(self, before: Delivery | None) -> None:
+        """A callback may take very long, and others wait meanwhile."""
+        if self._over or not self._suspicion.is_careful:
+            return
+        latest = self.opened.latest
+        if latest is not None and latest is before:
+            self._suspicion.relax()
+            self.adapt()
+        else:
+            self._link.later(_CAREFUL_WITHIN, lambda: self._check_careful(latest))
 
     # ---- failures
 
@@ -152,6 +210,7 @@ class Consumption:
         if self._deadline is not None:
             return
         if self._link.broker.cancels_late:
+            self._workers.replace_late(self.opened)
             self._workers.hand_back()
         self.opened.cancel(tag)
         self._prepare()
@@ -163,6 +222,10 @@ class Consumption:
             self.close()  # whatever the drain was waiting for won't come
             return
         _log.warning("the broker closed the channel of %r: %s", self._owner.queue, describe(reason))
+        if is_late(reason):
+            self._workers.replace_late(self.opened)
+        elif is_refused_publish(reason):
+            self._owner.on_suspicion(self)
         self.abandon()
         self._owner.on_failed(self, ChannelError(reason.reply_code, reason.reply_text))
 
@@ -263,7 +326,7 @@ class Consumption:
         self.opened.flush()
         if self._amqp.is_open:
             self._amqp.basic_qos(
-                prefetch_count=self._limits.prefetch, callback=lambda _: answered()
+                prefetch_count=self._workers.prefetch, callback=lambda _: answered()
             )
 
     def look(self, done: Callable[[bool], None]) -> None:

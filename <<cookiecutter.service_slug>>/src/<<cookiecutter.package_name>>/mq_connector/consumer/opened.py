@@ -113,12 +113,9 @@ class OpenedChannel:
 
     :param amqp: pika's channel
     :param inbox: takes what is delivered; while something waits there, sending can wait too
-    :param burst: collected frames that are worth sending
     """
 
-    def __init__(
-        self, link: Link, amqp: pika.channel.Channel, inbox: SimpleQueue[Any], burst: int
-    ) -> None:
+    def __init__(self, link: Link, amqp: pika.channel.Channel, inbox: SimpleQueue[Any]) -> None:
         self.number: int = amqp.channel_number
         self.is_open = True
         self.broker = link.broker
@@ -130,7 +127,10 @@ class OpenedChannel:
         self._transport = link.transport
         self._frame_max: int = link.amqp.params.frame_max
         self._inbox = inbox
-        self._burst = burst
+        #: Collected frames that are worth sending.
+        self.burst = 1
+        #: What has come last.
+        self.latest: Delivery | None = None
         self._encode = link.encoder
         self._process = Process()
         # Guards all below, and that what is sent keeps its order.
@@ -222,6 +222,11 @@ class OpenedChannel:
             self._retries.add(tag)
         self._link.call(lambda: self._link.later(seconds, lambda: self._reject_retries({tag})))
 
+    @property
+    def retrying(self) -> int:
+        """Messages that wait for their retry."""
+        return len(self._retries)
+
     def reject_retries(self) -> None:
         """Put back at once what was to wait; for the end of the consumer."""
         self._reject_retries(set(self._retries))
@@ -244,6 +249,7 @@ class OpenedChannel:
         """A message has arrived."""
         delivery = Delivery(self, method, properties, body)
         self._acks.delivered(delivery.tag)
+        self.latest = delivery
         self._inbox.put(delivery)
 
     def closing(self) -> None:
@@ -274,7 +280,7 @@ class OpenedChannel:
     # ---- sending
 
     def _send_or_linger(self) -> None:
-        if len(self._publishes) + self._acks.pending >= self._burst or self._inbox.empty():
+        if len(self._publishes) + self._acks.pending >= self.burst or self._inbox.empty():
             self._flush()
         elif not self._lingering:
             self._lingering = True

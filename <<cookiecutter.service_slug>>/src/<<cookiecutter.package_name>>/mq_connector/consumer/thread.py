@@ -11,7 +11,7 @@ import pika
 
 from ..config import Limits
 from ..connection import Connection
-from ..connection.broker import ACCESS_REFUSED, RESOURCE_LOCKED
+from ..connection.broker import ACCESS_REFUSED, RESOURCE_LOCKED, is_our_doing
 from ..connection.link import Link
 from ..connection.scratch import Done
 from ..connection.supervised import connection_to
@@ -23,6 +23,7 @@ from .channel import Channel
 from .consumption import Consumption, is_lost, is_stuck
 from .opened import Delivery, OpenedChannel
 from .outbox import Outbox
+from .suspicion import Suspicion
 from .workers import Callback, Workers
 
 _log = Logger(__name__)
@@ -133,8 +134,11 @@ class ConsumerThread(threading.Thread):
             left = _LAST_WAIT if timeout is None else timeout - (time.monotonic() - began)
             super().join(max(0.0, min(left, _LAST_WAIT)))
 
-    def look(self, done: Callable[[bool], None]) -> None:
-        """Ask the broker itself whether the queue has a consumer; for the connection's loop."""
+    def look(self, done: Callable[[str], None]) -> None:
+        """Ask the broker itself whether the queue has a consumer; for the connection's loop.
+
+        :param done: gets the reason why all isn't well; empty if it is
+        """
         self._supervision.look(done)
 
     # ---- the thread
@@ -161,7 +165,14 @@ class ConsumerThread(threading.Thread):
         limits = self._limits or Limits.from_environment()
         supervision = self._supervision
         workers = Workers(
-            limits, self.name, self.callback_func, supervision.channel_of, self.tell, self.auto_ack
+            limits,
+            self.name,
+            self.callback_func,
+            supervision.channel_of,
+            self.tell,
+            supervision.suspicion,
+            supervision.on_pace,
+            self.auto_ack,
         )
         try:
             workers.start()
@@ -215,11 +226,14 @@ class Supervision:
         self._connection = thread.connection
         self._outbox = Outbox(thread.connection)
         self._process = Process()
+        self.suspicion = Suspicion()
         self._workers: Workers | None = None
         self._link: Link | None = None
         self._consumption: Consumption | None = None
         self._ever_consumed = False
         self._failures = 0
+        #: Why there is no consumer, in words.
+        self.trouble = ""
         self._deadline = 0.0
 
     # ---- from any thread
@@ -241,6 +255,10 @@ class Supervision:
     def channel_of(self, delivery: Delivery) -> Channel:
         """What the callback gets with a delivery."""
         return Channel(delivery.opened, self._outbox, self._process, delivery)
+
+    def on_pace(self) -> None:
+        """Another number of messages in hand is better."""
+        self._connection.call(self._adapt)
 
     def start(self, limits: Limits, workers: Workers) -> None:
         """Join the connection.
@@ -287,6 +305,8 @@ class Supervision:
             if self.stopping.is_set():
                 self.unfinished = consumption.opened.outstanding
             idle = consumption.is_consuming and not consumption.opened.outstanding
+            if not idle and is_our_doing(error):
+                self.on_suspicion(consumption)
             consumption.abandon()
             if idle:
                 self._connection.used()  # nothing that we had in hand can be to blame
@@ -297,6 +317,18 @@ class Supervision:
         """The broker says no."""
         self.fail(StartError(reason))
         self._end()
+
+    def on_suspicion(self, consumption: Consumption) -> None:
+        """Part of `mq_connector.consumer.consumption.Owner`: what is in hand may be to blame for a loss."""
+        opened = consumption.opened
+        alone = opened.latest if consumption.has_one_in_hand else None
+        self.suspicion.lost(opened.outstanding, alone)
+        self._outbox.is_careful = True
+
+    def _adapt(self) -> None:
+        self._outbox.is_careful &= self.suspicion.is_careful
+        if self._consumption is not None:
+            self._consumption.adapt()
 
     # ---- channels
 
@@ -313,7 +345,7 @@ class Supervision:
                 amqp.close()
             elif link is self._link:
                 self._consumption = Consumption(
-                    self, link, amqp, self._workers, self._outbox, self.limits
+                    self, link, amqp, self._workers, self._outbox, self.limits, self.suspicion
                 )
                 if self.stopping.is_set():
                     self._stop()
@@ -330,6 +362,7 @@ class Supervision:
             _log.info("consuming %r%s", self.queue, " again" if self._ever_consumed else "")
             self._ever_consumed = True
             self._failures = 0
+            self.trouble = ""
             self._connection.accepted()
         self._thread.on_change()
 
@@ -346,6 +379,7 @@ class Supervision:
             self.fail(error)
             return
         self._failures += 1
+        self.trouble = str(error)
         _log.warning("%s; trying again", error)
         if is_stuck(error):
             self._connection.suspect(self)
@@ -373,9 +407,17 @@ class Supervision:
                 self._workers.stop()
             self._thread.on_change()
 
-    def look(self, done: Callable[[bool], None]) -> None:
+    def look(self, done: Callable[[str], None]) -> None:
         """Ask the broker whether the queue has a consumer."""
-        if self._consumption is None:
-            done(False)
+        consumption, workers = self._consumption, self._workers
+        trouble = self._connection.trouble or self.trouble or "no consumer"
+
+        def looked(consuming: bool) -> None:
+            done("" if consuming else trouble)
+
+        if workers is not None and workers.trouble:
+            done(workers.trouble)
+        elif consumption is None:
+            done(trouble)
         else:
-            self._consumption.look(done)
+            consumption.look(looked)

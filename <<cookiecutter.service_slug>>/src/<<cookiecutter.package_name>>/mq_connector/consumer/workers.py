@@ -3,41 +3,66 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any
 
 import pika
 from pika.spec import Basic
 
 from ..config import Limits
-from ..errors import MQError, RetryMessage
+from ..errors import Culprit, MQError, RetryMessage
 from ..fork import Process
-from ..logs import Logger
+from ..logs import Logger, text_of
 from ..payload import Bounds, bounds
-from ..payload.request import REPLY_PROPERTIES, error_reply
+from ..payload.request import error_reply
 from .channel import Channel
-from .opened import Confirms, Delivery
+from .opened import Confirms, Delivery, OpenedChannel
+from .suspicion import Suspicion, deliveries_before
 
 _log = Logger(__name__)
 
 #: Seconds that a message waits for its next delivery at the most.
 _LONGEST_RETRY = 60.0
+#: Deliveries after which a message isn't put back once more.
+_MOST_RETRIES = 20
+#: Seconds of work that are worth having in hand, and messages at the most: quick callbacks get no faster
+#: with more, and what one service has in hand no other can take.
+_IN_HAND, _MOST_IN_HAND = 0.2, 200
+#: Messages over which the time of a callback is averaged.
+_WEIGHT = 8
+#: Threads for each worker that may be replaced because they hang, itself included.
+_MOST_REPLACED = 4
 
 #: pika's documented signature of a consumer's callback.
 Callback = Callable[[Channel, Basic.Deliver, pika.BasicProperties, bytes], None]
 
 
-class Workers:
-    """A fixed number of threads that hand deliveries to the callback, in the order of arrival.
+class _Worker:
+    """One thread, and what it has in hand."""
 
-    The first of them is the thread that calls `work`.
+    __slots__ = ("began", "delivery", "is_replaced", "thread")
+
+    def __init__(self, thread: threading.Thread) -> None:
+        self.thread = thread
+        self.delivery: Delivery | None = None
+        self.began = 0.0
+        self.is_replaced = False
+
+
+class Workers:
+    """Threads that hand deliveries to the callback, in the order of arrival.
+
+    The first of them is the thread that calls `work`. They measure how long the callback takes, for the
+    number of messages that is worth having in hand.
 
     :param limits: how many they are (1 keeps the order of the messages), and what they decode
     :param channel_of: makes the channel that the callback gets with a delivery
     :param on_error: told of what a callback raised, after the message was dead-lettered; may not raise
+    :param suspicion: which messages aren't to be tried again
+    :param on_pace: called now and then, when another number of messages in hand may be better
     :param auto_ack: acknowledge what a callback has left unsettled when it returns
     """
 
@@ -48,30 +73,40 @@ class Workers:
         callback: Callback,
         channel_of: Callable[[Delivery], Channel],
         on_error: Callable[[Exception], None],
+        suspicion: Suspicion,
+        on_pace: Callable[[], None] = lambda: None,
         auto_ack: bool = True,
     ) -> None:
         #: What is to be done: deliveries, and what else a worker is to call; None ends one.
         self.inbox: SimpleQueue[Delivery | Callable[[], None] | None] = SimpleQueue()
+        #: Messages that the broker sends ahead; set by whoever asks it to.
+        self.prefetch = 1
+        self._limits = limits
+        self._name = name
         self._callback = callback
         self._channel_of = channel_of
         self._on_error = on_error
+        self._suspicion = suspicion
+        self._on_pace = on_pace
         self._auto_ack = auto_ack
-        self._count = limits.workers
         self._bounds = Bounds(limits.max_body, limits.max_depth)
         self._process = Process()
-        self._others = [
-            threading.Thread(target=self.work, name=f"{name}-worker-{number}", daemon=True)
-            for number in range(2, limits.workers + 1)
-        ]
+        self._workers: list[_Worker] = []
+        self._started = 1
+        # Seconds that the callback takes, as a moving average; 0 before the first time.
+        self._average = 0.0
+        self._until_look = 0
+
+    # ---- from any thread
 
     def start(self) -> None:
         """Start the threads but for the first."""
-        for thread in self._others:
-            thread.start()
+        for _ in range(1, self._limits.workers):
+            self._start_one()
 
     def stop(self) -> None:
         """Let each thread end when it has nothing in hand; one that hangs is left behind."""
-        for _ in range(self._count):
+        for _ in range(self._started):
             self.inbox.put(None)
 
     def hand_back(self) -> int:
@@ -90,11 +125,55 @@ class Workers:
                 self.inbox.put(each)
         return sum(isinstance(each, Delivery) for each in waiting)
 
+    def replace_late(self, opened: OpenedChannel) -> None:
+        """The broker has waited too long for some of a channel's messages: others take over from the
+        threads that have them in hand."""
+        for worker in list(self._workers):
+            delivery = worker.delivery
+            if delivery is None or delivery.opened is not opened or worker.is_replaced:
+                continue
+            self._suspicion.strike(delivery)
+            if self._started < self._limits.workers * _MOST_REPLACED:
+                worker.is_replaced = True
+                self._start_one()
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing will be handled, in words; empty if all is well."""
+        workers = [each for each in self._workers if not each.is_replaced]
+        alive = [each for each in workers if threading.Thread.is_alive(each.thread)]
+        if workers and not alive:
+            return "no worker is alive"
+        stuck = self._limits.stuck
+        now = time.monotonic()
+        if stuck and alive and all(each.delivery and now - each.began > stuck for each in alive):
+            return f"every worker has been in its callback for more than {stuck} s"
+        return ""
+
+    def pace(self, waiting: int) -> int:
+        """Messages that are handled in a short time: as many are worth having in hand.
+
+        :param waiting: messages in hand that occupy no worker, as they wait for their retry
+        """
+        least = 2 * self._limits.workers
+        handled = int(_IN_HAND * self._limits.workers / self._average) if self._average else 0
+        # Twice, so that a change comes before all that is in hand waits.
+        return min(max(least, handled) + 2 * waiting, max(_MOST_IN_HAND, least))
+
+    def _start_one(self) -> None:
+        self._started += 1
+        name = f"{self._name}-worker-{self._started}"
+        threading.Thread(target=self.work, name=name, daemon=True).start()
+
+    # ---- the threads
+
     def work(self) -> None:
         """Be one of the threads, until `stop`."""
         bounds.set(self._bounds)
-        get, handle = self.inbox.get, self.handle
-        while True:
+        worker = _Worker(threading.current_thread())
+        self._workers.append(worker)
+        get, handle, suspicion, now = self.inbox.get, self.handle, self._suspicion, time.monotonic
+        while not worker.is_replaced:
             delivery = get()
             if not isinstance(delivery, Delivery):
                 if delivery is None:
@@ -103,12 +182,41 @@ class Workers:
                 continue
             if not delivery.opened.is_open:
                 continue  # the broker delivers it again on the next channel
+            worker.began = began = now()
+            worker.delivery = delivery
             try:
-                handle(delivery)
+                if suspicion.is_careful:
+                    self._handle_carefully(delivery)
+                else:
+                    handle(delivery)
             except BaseException as error:  # SystemExit, asyncio.CancelledError: the thread stays
                 self._failed(delivery, RuntimeError(f"the callback wanted to end: {error!r}"))
             if self._process.forked:
                 return  # a child that a callback has made, and let return: its parent goes on
+            worker.delivery = None
+            self._note_pace(now() - began)
+
+    def _handle_carefully(self, delivery: Delivery) -> None:
+        verdict = self._suspicion.verdict(delivery)
+        if verdict:
+            self._failed(delivery, Culprit(verdict))
+            return
+        suspected = self._suspicion.suspects(delivery)
+        if suspected:
+            self.handle(delivery)
+            self._suspicion.passed()
+        if not self._suspicion.is_careful:
+            self._on_pace()
+        if not suspected:
+            self.handle(delivery)
+
+    def _note_pace(self, took: float) -> None:
+        average = self._average
+        self._average = average + (took - average) / _WEIGHT if average else took
+        self._until_look -= 1
+        if self._until_look < 0:
+            self._until_look = _WEIGHT
+            self._on_pace()
 
     def handle(self, delivery: Delivery) -> None:
         """Hand one delivery to the callback and see that it is settled afterwards."""
@@ -139,13 +247,14 @@ class Workers:
 
     def _retry(self, delivery: Delivery, error: RetryMessage) -> None:
         """Hand the message back after a pause, in a way that the broker counts."""
-        headers: Mapping[str, Any] = delivery.properties.headers or {}
-        count = headers.get("x-delivery-count")
-        if count is None and delivery.method.redelivered:
-            self._failed(delivery, error)  # a queue that doesn't count would never have enough
+        count = deliveries_before(delivery)
+        # A queue that doesn't count would never have enough.
+        if delivery.method.redelivered if count is None else count >= _MOST_RETRIES:
+            self._failed(delivery, error)
             return
-        pause = min(error.delay * 2 ** min(int(count or 0), 16), _LONGEST_RETRY)
+        pause = min(error.delay * 2 ** min(count or 0, 16), _LONGEST_RETRY)
         delivery.opened.reject_later(delivery.tag, pause)
+        self._on_pace()
 
     def _failed(self, delivery: Delivery, error: Exception) -> None:
         """Dead-letter the message, answer who waits for it, tell who wants to know."""
@@ -153,20 +262,19 @@ class Workers:
             _log.error("a callback returned in a forked child too: %s", error)
             return
         opened, tag = delivery.opened, delivery.tag
-        bad_body = isinstance(error, MQError)
+        foreseen = isinstance(error, MQError)
         _log.error(
-            "message %d of %r is dead-lettered: %s: %s",
+            "message %d of %r is dead-lettered: %s",
             tag,
             delivery.method.routing_key,
-            type(error).__name__,
-            error,
-            exc_info=None if bad_body else error,
+            text_of(error),
+            exc_info=None if foreseen else error,
         )
         try:
             reply = error_reply(delivery.body, delivery.properties, error)
             if reply is not None and not opened.is_settled(tag):
                 delivery.confirms = None  # what was published before is of no importance any more
-                self._channel_of(delivery).basic_publish("", reply[0], reply[1], REPLY_PROPERTIES)
+                self._channel_of(delivery).basic_publish("", *reply)
         except Exception:  # no reply is worth losing the message for
             _log.exception("no error reply could be sent")
         opened.reject(tag, requeue=False)
