@@ -8,9 +8,10 @@ from typing import Any
 from unittest.mock import Mock
 
 import pika
+from waiting import eventually
 
 from .checklist import scenario
-from .lab import CLIENT, Lab, decode, encode, eventually
+from .lab import CLIENT, Lab, decode, encode
 from .scenarios_asking import Responder, _service
 
 #: A part of a streamed reply, which only the alpha of the incumbent's next release knows.
@@ -39,7 +40,7 @@ def a_connector_may_be_a_thread_as_well(lab: Lab) -> None:
         got: list[bytes] = []
         queue = lab.name()
         both.register_consumer(
-            "it", both.vhost, queue, lambda *given, got=got: got.append(given[3])
+            "it", both.vhost, queue, lambda *given, into=got: into.append(given[3])
         )
         lab.run(both)
         assert both.check_health() and both.started

@@ -10,7 +10,7 @@ from pika.spec import Basic
 
 from .mq_connector import Channel, ConsumerThread, MQConnector, Request
 
-SERVICE_NAME = "<< cookiecutter.package_name >>"
+SERVICE_NAME = "<< cookiecutter.__user_key >>"
 VHOST = "<< cookiecutter.vhost >>"
 INPUT_QUEUE = "<< cookiecutter.input_queue >>"
 

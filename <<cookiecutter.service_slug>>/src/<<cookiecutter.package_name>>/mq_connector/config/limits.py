@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..errors import ConfigurationError
 from ..payload.body import MAX_DEPTH, MAX_SIZE
 from .environment import environment
+from .values import shown, whole
 
 #: Values of ``MQ_QUEUE_TYPE``.
 KINDS = ("auto", "quorum", "legacy")
@@ -44,7 +45,7 @@ class Limits:
         queue_type = env.get("MQ_QUEUE_TYPE") or cls.queue_type
         if queue_type not in KINDS:
             raise ConfigurationError(
-                f"MQ_QUEUE_TYPE is {queue_type!r}; it must be one of {', '.join(KINDS)}"
+                f"MQ_QUEUE_TYPE is {shown(queue_type)}; it must be one of {', '.join(KINDS)}"
             )
         max_body = _whole(env, "MQ_MAX_BODY", cls.max_body, 1, 2**31 - 1)
         # A deeper one would run into Python's own limit of recursion.
@@ -53,9 +54,10 @@ class Limits:
 
 
 def _whole(env: Mapping[str, str], variable: str, default: int, least: int, most: int) -> int:
-    text = env.get(variable) or str(default)
-    if not text.isdecimal() or not least <= int(text) <= most:
+    text = env.get(variable)
+    number = whole(text or default, least, most)
+    if number is None:
         raise ConfigurationError(
-            f"{variable} is {text!r}; it must be a whole number from {least} to {most}"
+            f"{variable} is {shown(text)}; it must be a whole number from {least} to {most}"
         )
-    return int(text)
+    return number
