@@ -122,7 +122,7 @@ class Blast:
         while time.monotonic() - quiet_since < (1.0 if answers.total() >= COUNT else 10.0):
             # At once, as replies expire.
             method, _, body = self.peer.channel.basic_get(self.replies, auto_ack=True)
-            if method is None:
+            if method is None or body is None:
                 time.sleep(0.005)
                 continue
             quiet_since = time.monotonic()

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 from mq_connector.connection import Connection
+from waiting import eventually
 
 from .broker import LIMITED, VHOST, Broker
 from .conftest import Consume, Record, echo
 from .load import Load, Watch
-from .peer import Peer, eventually
+from .peer import Peer
 from .proxy import Proxy
 from .served import BOUND, FAULT, resources
 
