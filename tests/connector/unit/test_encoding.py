@@ -448,8 +448,8 @@ def test_what_of_numpy_python_has_no_number_for_is_refused(form: Form) -> None:
     for value, reason in (
         (np.float64("nan"), "is nan"),
         (np.float32("inf"), "is inf"),
-        (np.array([1.0]), "is an ndarray"),
-        (np.array(1.0), "is an ndarray"),
+        (np.array([1.0]), "is a ndarray"),
+        (np.array(1.0), "is a ndarray"),
         (np.longdouble(1), "is a longdouble"),
         (np.datetime64("2026-01-01T00:00", "ns"), "is a datetime64"),
         (np.timedelta64(1, "ns"), "is a timedelta64"),

@@ -166,10 +166,10 @@ def test_the_error_leaves_before_the_message_is_dead_lettered(make: Make) -> Non
 def test_an_error_reply_that_cannot_be_sent_does_not_keep_the_message(
     make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
-    delivered = Delivered(1, payload.encode({"routing_key": "q" * 300}))
+    delivered = Delivered(1, payload.encode({"routing_key": "q"}))
 
     def refuse(*_: Any) -> None:
-        raise ValueError("routing key is too long")
+        raise ValueError("too much is waiting")
 
     delivered.channel.basic_publish = refuse
     make(divide).inbox.put(delivered.delivery)

@@ -67,7 +67,7 @@ def form_of(body: bytes) -> Form:
         return Form.LITERAL
     beginning = body[:64].lstrip()
     # A list or a string is no request, but who sends one in JSON is to be told in JSON.
-    if _begins_json(beginning, "{[\""):
+    if _begins_json(beginning, '{["'):
         return Form.JSON
     try:
         if _begins_json(a2b_base64(beginning[: len(beginning) // 4 * 4]), "{["):

@@ -49,9 +49,7 @@ _BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
 _MANY_BITS = 14_000
 
 
-def encode(
-    data: Mapping[Any, Any], form: Form = Form.LITERAL, name: str = "message"
-) -> bytes:
+def encode(data: Mapping[Any, Any], form: Form = Form.LITERAL, name: str = "message") -> bytes:
     """The body for a dict. In the literal form it is, byte for byte, what the incumbents send.
 
     :param name: what errors call the dict, before the path to what is wrong with it
@@ -90,7 +88,9 @@ def as_dict(data: Any, name: str) -> dict[Any, Any]:
         return dict(data)
     if isinstance(data, CoroutineType):
         data.close()  # Else Python warns that nobody awaited it.
-        what = "is async, so it gave a coroutine: write it without async, it has a thread of its own"
+        what = (
+            "is async, so it gave a coroutine: write it without async, it has a thread of its own"
+        )
     elif isinstance(data, (GeneratorType, AsyncGeneratorType)):
         what = "yields, so it gave a generator: collect what it yields, and return one dict"
     elif data is None:

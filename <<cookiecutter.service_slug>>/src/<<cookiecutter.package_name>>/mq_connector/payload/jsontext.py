@@ -74,7 +74,9 @@ def excess(text: str, max_depth: int) -> str | None:
         len(text) <= MAX_TOKENS or brackets + text.count(",") + text.count(":") <= MAX_TOKENS
     ):
         return None
-    if "\\" in text:  # With the escaped characters gone, each quotation mark begins or ends a string.
+    if (
+        "\\" in text
+    ):  # With the escaped characters gone, each quotation mark begins or ends a string.
         text = text.replace("\\\\", "").replace('\\"', "")
     inside = False
     tokens = depth = 0
