@@ -47,7 +47,9 @@ class Setup:
 
     def settled(self) -> list[tuple[str, int]]:
         """Names and tags of all that was settled, as it was sent."""
-        methods = [getattr(each, "method", None) for burst in self.transport.bursts for each in burst]
+        methods = [
+            getattr(each, "method", None) for burst in self.transport.bursts for each in burst
+        ]
         kinds = (Basic.Ack, Basic.Nack, Basic.Reject)
         return [(each.NAME, each.delivery_tag) for each in methods if isinstance(each, kinds)]
 

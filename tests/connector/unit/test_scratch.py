@@ -51,9 +51,7 @@ def make(link: Any, apart: bool = False) -> Scratch:
     return Scratch(link, apart)
 
 
-def test_operations_run_one_after_the_other_on_one_channel(
-    link: FakeLink, ends: Ends
-) -> None:
+def test_operations_run_one_after_the_other_on_one_channel(link: FakeLink, ends: Ends) -> None:
     scratch = make(link)
     scratch.do(declare("one"), ends)
     scratch.do(declare("two"), ends)
@@ -139,9 +137,7 @@ def test_a_course_can_catch_a_refusal_and_go_on(link: FakeLink, ends: Ends) -> N
     assert ends.all == [("b", None)]
 
 
-def test_a_channel_that_is_closed_while_idle_is_replaced(
-    link: FakeLink, ends: Ends
-) -> None:
+def test_a_channel_that_is_closed_while_idle_is_replaced(link: FakeLink, ends: Ends) -> None:
     scratch = make(link)
     scratch.do(declare("one"), ends)
     first = link.amqp.open()
@@ -187,9 +183,7 @@ def test_an_answer_that_never_comes_costs_the_connection_and_not_all_that_waits(
     assert link.dropped == (0 if answered else 1)
 
 
-def test_a_second_connection_that_owes_an_answer_is_closed(
-    link: FakeLink, ends: Ends
-) -> None:
+def test_a_second_connection_that_owes_an_answer_is_closed(link: FakeLink, ends: Ends) -> None:
     scratch = make(link, apart=True)
     scratch.do(declare("one"), ends)
     second = FakeAMQP()
@@ -217,9 +211,7 @@ def test_the_end_of_an_idle_second_connection_does_not_touch_its_successor(
     assert len(ends.all) == 2 and ends.errors == []
 
 
-def test_when_the_connection_is_lost_all_that_wait_are_told(
-    link: FakeLink, ends: Ends
-) -> None:
+def test_when_the_connection_is_lost_all_that_wait_are_told(link: FakeLink, ends: Ends) -> None:
     scratch = make(link)
     scratch.do(declare("one"), ends)
     scratch.do(declare("two"), ends)
@@ -315,9 +307,7 @@ def test_a_second_connection_that_nobody_uses_is_closed_after_a_while(
     assert second.closed == 1
 
 
-def test_a_second_connection_is_closed_with_the_first(
-    link: FakeLink, ends: Ends
-) -> None:
+def test_a_second_connection_is_closed_with_the_first(link: FakeLink, ends: Ends) -> None:
     scratch = make(link, apart=True)
     scratch.do(declare("one"), ends)
     on_open, _ = link.siblings[0]
