@@ -29,6 +29,8 @@ class Peer:
         self.sock = sock
         #: The tag of the client's consumer, for scripts that have one.
         self.consumer_tag = ""
+        #: Channels that a connection may have.
+        self.channel_max = 2047
         self._version = version
         self._buffer = b""
 
@@ -80,7 +82,7 @@ class Peer:
         return self.expect(spec.Connection.StartOk)
 
     def tune(self) -> None:
-        self.method(0, spec.Connection.Tune(2047, wire.FRAME_MAX, 60))
+        self.method(0, spec.Connection.Tune(self.channel_max, wire.FRAME_MAX, 60))
         self.expect(spec.Connection.TuneOk)
         self.expect(spec.Connection.Open)
 
@@ -126,6 +128,7 @@ class Peer:
         """Answer whatever the client still says until it goes."""
         answers: dict[type, Any] = {
             spec.Queue.Delete: spec.Queue.DeleteOk(0),
+            spec.Basic.Cancel: spec.Basic.CancelOk(self.consumer_tag),
             spec.Channel.Close: spec.Channel.CloseOk(),
             spec.Connection.Close: spec.Connection.CloseOk(),
             spec.Channel.Open: spec.Channel.OpenOk(),
