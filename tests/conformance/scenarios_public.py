@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 from typing import Any
 from unittest.mock import Mock
 
 import pika
+from waiting import eventually
 
 from .checklist import scenario
-from .lab import CLIENT, Lab, decode, encode, eventually
+from .lab import CLIENT, Lab, decode, encode
 from .scenarios_asking import Responder, _service
 
 #: A part of a streamed reply, which only the alpha of the incumbent's next release knows.
@@ -39,12 +41,15 @@ def a_connector_may_be_a_thread_as_well(lab: Lab) -> None:
         got: list[bytes] = []
         queue = lab.name()
         both.register_consumer(
-            "it", both.vhost, queue, lambda *given, got=got: got.append(given[3])
+            "it",
+            both.vhost,
+            queue,
+            lambda _channel, _method, _properties, body, into=got: into.append(body),
         )
         lab.run(both)
         assert both.check_health() and both.started
         both.send_message({"a": 1}, queue=queue)
-        eventually(lambda got=got: got)
+        eventually(partial(list, got))
         both.stop()
 
 

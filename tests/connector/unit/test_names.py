@@ -97,6 +97,15 @@ def test_no_name_of_a_connector_is_also_one_of_its_own_consumers_thread(base: An
     assert names(base(USERS, "mine")) & THREADS == set()
 
 
+def test_a_private_name_of_a_moved_services_connector_is_the_incumbents_or_nobodys() -> None:
+    """A service has private names of its own: `_lock`, `_running`, `_timer`."""
+    base = mq_connector.connector.MQConnector
+    inherited = names(base(USERS, "mine"))
+    ours = {name for name in names(MQConnector(USERS, "mine")) - inherited if name[0] == "_"}
+    incumbents = {"_sync_thread", "_observer_thread"}
+    assert {name for name in ours - incumbents if not name.startswith("_mq_")} == set()
+
+
 def test_a_consumer_shadows_nothing_of_a_thread_but_what_it_means_to() -> None:
     thread = threading.Thread()
     theirs = names(thread) | THREADS

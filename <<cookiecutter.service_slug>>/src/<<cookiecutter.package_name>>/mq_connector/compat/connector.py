@@ -14,9 +14,9 @@ from ..connection.refusals import permanent_reason
 from ..connector import DRAIN
 from ..errors import StartError
 from .consumers import BlockingConsumerThread, SelectConsumerThread
-from .consumers.consumer import NeonConsumerThread
+from .consumers.consumer import SHARE, NeonConsumerThread
 from .consuming import ConsumingConnector
-from .signals import stop_on_sigterm
+from .signals import heed_sigterm, stop_on_sigterm, was_stopped
 from .utils.connection_utils import PAUSE, is_there
 from .utils.thread_utils import RepeatingTimer
 
@@ -47,6 +47,7 @@ class MQConnector(ConsumingConnector):
         self._mq_attempt = threading.Event()
         self._sync_thread: RepeatingTimer | None = None
         self._observer_thread: RepeatingTimer | None = None
+        heed_sigterm()  # here, as `run` may be called by a thread that can't
 
     # ---- from start to end
 
@@ -109,16 +110,17 @@ class MQConnector(ConsumingConnector):
     def stop(self, timeout: float = DRAIN) -> None:
         """Finish what is in hand, then end consumers, timers and connections.
 
-        :param timeout: seconds for all consumers
+        :param timeout: seconds for the callbacks of all consumers
         """
         self._ask_to_stop(timeout)
         for name, consumer in list(self.consumers.items()):
-            consumer.join(timeout)
+            consumer.join(timeout / SHARE)
             self.consumer_properties.setdefault(name, {})["started"] = False
         self.stop_sync_thread()
         self.stop_observer_thread()
         self._mq_senders.close()
         self._mq_was_run = False
+        was_stopped(self)
 
     def _ask_to_stop(self, timeout: float) -> None:
         self._mq_attempt.set()

@@ -29,7 +29,7 @@ _HOOKS_WITHIN = 1.0
 #: Seconds that a callback in hand gets when `join` is told no other time.
 _DRAIN = 25.0
 #: Part of the time of `join` that is for the callbacks; the rest is for closing the connection.
-_SHARE = 0.8
+SHARE = 0.8
 #: A subscriber's queue goes when nobody has consumed it for so long, in milliseconds: it outlives a
 #: lost connection, not its service. The incumbent's stay for ever.
 _EXPIRES = 300_000
@@ -119,7 +119,7 @@ class NeonConsumerThread(Hooks, ConsumerThread):
         :param timeout: seconds, after which unfinished messages are left for redelivery
         """
         self._last_channel = self.channel
-        self.stop(_DRAIN if timeout is None else timeout * _SHARE)
+        self.stop(_DRAIN if timeout is None else timeout * SHARE)
         if self.ident is not None and self is not threading.current_thread():
             super().join(timeout)
             amqp = self._pika
