@@ -208,6 +208,28 @@ def test_settings_of_ones_own_are_kept(clone: BakedProject) -> None:
     assert re.fullmatch(r"SERVICE_GID=\d+", lines[3]) and len(lines) == 4
 
 
+@pytest.mark.parametrize("name", ["neon_chat_output", "neon_chat_api_error", "0123456789abcdef" * 2])
+def test_no_pattern_for_replies_gives_clients_what_is_the_services(bake: Bake, name: str) -> None:
+    """Neither a queue that is called as replies are, nor a pattern for all names that is added."""
+    project = bake(input_queue=name)
+    script = project / "rabbitmq" / "topology.py"
+    text = script.read_text(encoding="utf-8")
+    script.write_text(text.replace("REPLY_QUEUES = (", 'REPLY_QUEUES = (\n    ".*",'))
+    (project / DEFINITIONS).unlink()
+    provision(project, "--client-user")
+    [rights] = [
+        each
+        for each in load(project, DEFINITIONS)["permissions"]
+        if each["user"] == "neon_api_utils"
+    ]
+    own = [name, f"{name}.dead", f"{name}.probe.0123456789abcdef"]
+    may = {right: [each for each in own if re.search(rights[right], each)] for right in rights}
+    # To declare the queue that it publishes to is what a client does.
+    assert (may["configure"], may["write"], may["read"]) == ([name], [], [])
+    for right in ("configure", "read"):
+        assert re.search(rights[right], "any other")
+
+
 def test_names_with_a_meaning_in_regular_expressions_are_only_names(bake: Bake) -> None:
     project = bake(input_queue="a.b+(c)|d")
     patterns = [
