@@ -208,7 +208,9 @@ def test_settings_of_ones_own_are_kept(clone: BakedProject) -> None:
     assert re.fullmatch(r"SERVICE_GID=\d+", lines[3]) and len(lines) == 4
 
 
-@pytest.mark.parametrize("name", ["neon_chat_output", "neon_chat_api_error", "0123456789abcdef" * 2])
+@pytest.mark.parametrize(
+    "name", ["neon_chat_output", "neon_chat_api_error", "0123456789abcdef" * 2]
+)
 def test_no_pattern_for_replies_gives_clients_what_is_the_services(bake: Bake, name: str) -> None:
     """Neither a queue that is called as replies are, nor a pattern for all names that is added."""
     project = bake(input_queue=name)

@@ -29,15 +29,21 @@ def write(name: str, content: object) -> Edit:
     [
         pytest.param(lambda p: (p / CONFIG).unlink(), [CONFIG, "--print first"], id="no config"),
         pytest.param(
-            lambda p: (p / DEFINITIONS).unlink(), [DEFINITIONS, "--print first"], id="no definitions"
+            lambda p: (p / DEFINITIONS).unlink(),
+            [DEFINITIONS, "--print first"],
+            id="no definitions",
         ),
         pytest.param(
-            lambda p: [(p / name).unlink() for name in (CONFIG, DEFINITIONS)], [CONFIG], id="neither"
+            lambda p: [(p / name).unlink() for name in (CONFIG, DEFINITIONS)],
+            [CONFIG],
+            id="neither",
         ),
         pytest.param(write(CONFIG, "{"), [CONFIG, "valid JSON"], id="config cut"),
         pytest.param(write(CONFIG, {"MQ": []}), [CONFIG, "MQ"], id="MQ is a list"),
         pytest.param(write(CONFIG, {"users": []}), [CONFIG, "users"], id="users are a list"),
-        pytest.param(write(CONFIG, {"users": {"neon_echo": 5}}), ["users.neon_echo"], id="user is 5"),
+        pytest.param(
+            write(CONFIG, {"users": {"neon_echo": 5}}), ["users.neon_echo"], id="user is 5"
+        ),
         pytest.param(write(CONFIG, {"users": {}}), ["users.neon_echo"], id="no user"),
         pytest.param(
             write(CONFIG, {"users": {"neon_echo": {"username": "u", "password": 5}}}),
@@ -45,7 +51,9 @@ def write(name: str, content: object) -> Edit:
             id="password is 5",
         ),
         pytest.param(write(DEFINITIONS, "nonsense"), [DEFINITIONS], id="definitions broken"),
-        pytest.param(write(DEFINITIONS, {"users": {}}), [DEFINITIONS], id="definitions of odd type"),
+        pytest.param(
+            write(DEFINITIONS, {"users": {}}), [DEFINITIONS], id="definitions of odd type"
+        ),
         pytest.param(
             lambda p: change(p, DEFINITIONS, lambda data: data.pop("policies")),
             [DEFINITIONS, "policies"],

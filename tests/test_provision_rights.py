@@ -85,7 +85,9 @@ def test_a_group_that_one_doesnt_belong_to_is_named() -> None:
             os.chown(path, 4711, 4711, follow_symlinks=False)
         # All is loaded before: this Python may lie where nobody else gets at it.
         script = "import os, sys; sys.path.insert(0, 'rabbitmq'); import provision; "
-        script += "os.setgroups([]), os.setgid(4711), os.setuid(4711); provision.provision(None, False)"
+        script += (
+            "os.setgroups([]), os.setgid(4711), os.setuid(4711); provision.provision(None, False)"
+        )
         done = made.run("python", "-B", "-c", script)
     assert f"{DEFINITIONS}: can't be given to group 4712" in done.stdout, done.stderr
     assert done.stderr == ""

@@ -104,12 +104,15 @@ def test_git_sees_no_copy_of_a_secret(project: BakedProject) -> None:
 @pytest.mark.containers
 @pytest.mark.slow
 def test_no_copy_of_a_secret_goes_into_an_image(project: BakedProject, tmp_path: Path) -> None:
-    if not shutil.which("docker") or subprocess.run(["docker", "info"], capture_output=True).returncode:
+    if (
+        not shutil.which("docker")
+        or subprocess.run(["docker", "info"], capture_output=True).returncode
+    ):
         pytest.skip("no Docker engine on this machine")
     for name in COPIES:
         (project / name).write_text("secret")
     # All that a Dockerfile could copy, so that it doesn't hang on what this one does copy.
-    (project / "Dockerfile").write_text("FROM scratch\nCOPY . /\nCMD [\"none\"]\n")
+    (project / "Dockerfile").write_text('FROM scratch\nCOPY . /\nCMD ["none"]\n')
     identity = project.run("docker", "build", "--quiet", ".").stdout.strip()
     container = project.run("docker", "create", identity).stdout.strip()
     try:
