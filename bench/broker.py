@@ -51,7 +51,10 @@ def _with_user(definitions: dict[str, Any], password: str) -> dict[str, Any]:
 
 
 def _load(file: Path) -> Any:
-    """Import a module that is in no package."""
+    """Import a module that is in no package, with its own modules, not those of another project."""
+    for each in file.parent.glob("*.py"):
+        sys.modules.pop(each.stem, None)
+    sys.path.insert(0, str(file.parent))
     spec = importlib.util.spec_from_file_location("generated_local_broker", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

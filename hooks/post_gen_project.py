@@ -24,6 +24,9 @@ def remove_leavings() -> None:
 
 remove_leavings()
 sys.argv = ["rabbitmq/provision.py"]
+sys.path.insert(
+    0, "rabbitmq"
+)  # where its own modules are; Python adds it for who types the command
 runpy.run_path(sys.argv[0], run_name="__main__")
 project, here = Path.cwd(), Path(os.environ.get("PWD", os.curdir)).resolve()
 request = json.dumps({"text": "hi"})

@@ -23,8 +23,10 @@ NAME_BYTES = 255
 #: The longest of what the service puts behind its queue's name: the queue of a health probe.
 SUFFIX = ".probe." + 32 * "f"
 #: Names that a package would take away from something the generated repository imports.
-TAKEN = "build conftest dotenv hatchling iniconfig local mq_connector packaging pika pip piptools"
-TAKEN += " pluggy provision pygments pytest rabbitmq setuptools src test tests"
+TAKEN = (
+    "build conftest dotenv env_file hatchling iniconfig local local_node local_server mq_connector"
+)
+TAKEN += " packaging pika pip piptools pluggy provision pygments pytest rabbitmq setuptools src test tests"
 
 
 def text_problem(text: str) -> str | None:
@@ -51,6 +53,13 @@ def package_problem(package: str) -> str | None:
     return None
 
 
+def user_problem(user: str) -> str | None:
+    if user in ("mq_handler", "neon_api_utils"):
+        return "is the key or the user of Neon's clients: choose another"
+    fits = re.fullmatch("[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}", user)
+    return None if fits else "can't name a user: use up to 63 of a-z, A-Z, 0-9 and . _ -"
+
+
 def vhost_problem(vhost: str) -> str | None:
     no_slash = "does not start with a slash: put one in front"
     return name_problem(vhost, NAME_BYTES) if vhost.startswith("/") else no_slash
@@ -75,13 +84,12 @@ def remove_parents_later(slug: str) -> None:
     here, depth = Path.cwd(), len(Path(slug).parts) - 1
     if depth < 1 or os.fork():
         return
-    for _ in range(1000):
+    deadline = time.monotonic() + 2
+    while here.exists() and time.monotonic() < deadline:
         time.sleep(0.002)
-        if not here.exists():
-            with contextlib.suppress(OSError):
-                for parent in here.parents[:depth]:
-                    parent.rmdir()
-            break
+    with contextlib.suppress(OSError):
+        for parent in here.parents[:depth]:
+            parent.rmdir()
     os._exit(0)
 
 
@@ -90,9 +98,10 @@ if not RENDERED.startswith("{"):  # Before 2.6, hooks know other delimiters.
 answers = json.loads(RENDERED)
 rules = {"service_slug": slug_problem, "package_name": package_problem, "vhost": vhost_problem}
 rules |= {"input_queue": queue_problem, "description": text_problem, "service_name": text_problem}
-rules |= {"author_name": text_problem, "author_email": text_problem}
+rules |= {"author_name": text_problem, "author_email": text_problem, "__user_key": user_problem}
 for name, rule in rules.items():
-    if problem := rule(answers[name]):
+    text = isinstance(answers[name], str)  # In a user's own defaults, YAML may say null or true.
+    if problem := rule(answers[name]) if text else "isn't text: put it in quotes, or take it out":
         print(f"{name} {reprlib.repr(answers[name])} {problem}.", file=sys.stderr)
-        remove_parents_later(answers["service_slug"])
+        remove_parents_later(str(answers["service_slug"]))
         sys.exit(1)

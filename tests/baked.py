@@ -125,12 +125,24 @@ def parse(name: str, text: str) -> Any:
 
 
 def load(name: str, path: Path) -> Any:
-    """Import a script of a generated repository that is in no package."""
+    """Import a script of a generated repository that is in no package, with what lies beside it.
+
+    Another repository's modules have the same names, so neither finds those of the other.
+    """
+    beside = {each.stem for each in path.parent.glob("*.py")}
+    others = {each: sys.modules.pop(each) for each in beside & sys.modules.keys()}
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(path.parent))
+    try:
+        sys.modules[name] = module  # where dataclasses look for the module that they are in
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent))
+        for each in beside:
+            sys.modules.pop(each, None)
+        sys.modules.update(others)
     return module
 
 

@@ -88,7 +88,9 @@ def in_container(project: BakedProject, image: str) -> Iterator[int]:
     for parent in (project / "rabbitmq").parents:
         if parent.stat().st_uid == 0 and parent.name.startswith("pytest-"):
             parent.chmod(parent.stat().st_mode | 0o011)  # the broker's user has to get at the files
-    limits = ["--ulimit", "nofile=16384"]
+    # It reads the definitions by their group, as the compose file has it.
+    group = str((project / "rabbitmq" / "definitions.json").stat().st_gid)
+    limits = ["--ulimit", "nofile=16384", "--user", "rabbitmq", "--group-add", group]
     publish = ["-p", f"127.0.0.1:{port}:5672"]
     subprocess.run(
         ["docker", "run", "--rm", "--detach", "--name", name, *limits, *publish, *mounts, image],

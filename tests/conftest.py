@@ -52,9 +52,10 @@ def project(default_project: BakedProject, tmp_path: Path) -> BakedProject:
     path = tmp_path / default_project.path.name
     shutil.copytree(default_project.path, path, symlinks=True)
     if os.geteuid() == 0:
-        # The container's user owns this one, and a copy belongs to whoever makes it.
-        owner = (default_project / "mq_config.json").stat()
-        os.chown(path / "mq_config.json", owner.st_uid, owner.st_gid)
+        # The containers' users read these, and a copy belongs to whoever makes it.
+        for name in ("mq_config.json", "rabbitmq/definitions.json"):
+            owner = (default_project / name).stat()
+            os.chown(path / name, owner.st_uid, owner.st_gid)
     return BakedProject(path, default_project.answers)
 
 

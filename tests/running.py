@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,6 +26,23 @@ vhost, queue, request, count = sys.argv[1:]
 for _ in range(int(count)):
     print("REPLY", json.dumps(send_mq_request(vhost, json.loads(request), queue, timeout=5)))
 """
+
+
+#: Ports that `free_port` has named: who asked for one may not listen on it yet.
+_named: set[int] = set()
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on at the moment, from below those that
+    outgoing connections get: so nobody comes by it until it is used."""
+    while True:
+        port = random.randint(10_000, 30_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            if port not in _named:
+                _named.add(port)
+                return port
 
 
 class Service:

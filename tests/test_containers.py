@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tarfile
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any
 import brokers
 import pytest
 from baked import SECRETS, BakedProject, bake_into
+from running import free_port
 from waiting import eventually
 
 pytestmark = [pytest.mark.containers, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -116,16 +116,6 @@ class Stack:
         docker("image", "prune", "--force", "--filter", mine, check=False)
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
 def give_to_ordinary_user(project: BakedProject) -> dict[str, Any]:
     """Hand the repository to another user, who makes his own credentials, as after a clone.
 
@@ -162,7 +152,7 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     try:
         project = bake_into(home / "generated")
         user = give_to_ordinary_user(project) if root and request.param != "root" else {}
-        amqp, management = free_ports(2)
+        amqp, management = free_port(), free_port()
         with (project / ".env").open("a", encoding="utf-8") as env:
             env.write(f"\nMQ_PORT={amqp}\nMQ_MANAGEMENT_PORT={management}\n")
         running = Stack(project, f"neon-test-{uuid.uuid4().hex[:8]}", user)

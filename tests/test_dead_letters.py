@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import brokers
+import pika
 import pytest
 from baked import BakedProject, bake_into
-from mq_connector import Connection, ConsumerThread, MQConnector, Publisher
-from mq_connector.commands import dead
+from mq_connector import ConsumerThread, MQConnector
+from mq_connector.commands import broker, dead, doctor
+from waiting import eventually
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 
@@ -37,10 +40,40 @@ def service(
 def test_dead_letters_outlive_any_number_of_looks(
     service: MQConnector, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    connection = service.create_mq_connection()
-    with Publisher(Connection(connection.parameters)) as publisher:
+    with broker.publisher(service) as publisher:
         publisher.publish("", f"{INPUT}.dead", b"x").result(20)
     for look in range(LOOKS):
         assert dead.show(service, requeue=False) == 0
         said = capsys.readouterr().out
         assert said.endswith(f"1 dead letters of {INPUT!r}\n"), f"after {look} looks: {said}"
+
+
+def test_a_letter_whose_death_made_its_headers_too_large_is_put_back_as_it_was(
+    service: MQConnector, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every generation adds an account of its own to headers that filled a frame already."""
+    connection = pika.BlockingConnection(list(service.address().parameters))
+    channel = connection.channel()
+    channel.queue_declare(INPUT, durable=True, arguments={"x-queue-type": "quorum"})
+    properties = pika.BasicProperties(headers={"large": "x" * 130_850}, message_id="1")
+    channel.basic_publish("", INPUT, b"{}", properties)
+
+    def take() -> Any:
+        return eventually(lambda: (got := channel.basic_get(INPUT))[0] and got)
+
+    method, *_ = take()
+    channel.basic_reject(method.delivery_tag, requeue=False)
+
+    def listed() -> bool:
+        assert dead.show(service, requeue=False) == 0
+        return "1 dead letters of" in capsys.readouterr().out
+
+    eventually(listed)
+    assert dead.show(service, requeue=True) == 0
+    assert f"1 dead letters of {INPUT!r} put back" in capsys.readouterr().out
+    _, again, body = take()
+    again.headers.pop("x-delivery-count", None)  # RabbitMQ 3 counts from the first on
+    assert (again.headers, again.message_id, body) == (properties.headers, "1", b"{}")
+    connection.close()
+    doctor.examine(service)
+    assert f"ok    queue: {INPUT!r}, quorum, " in capsys.readouterr().out

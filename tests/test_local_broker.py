@@ -255,7 +255,7 @@ def test_a_taken_port_is_named_before_anything_starts(default_project: BakedProj
 
 
 def test_without_a_server_it_says_what_to_type(default_project: BakedProject) -> None:
-    running = command(default_project, env={"PATH": "/nowhere"})
+    running = command(default_project, env={"PATH": "/nowhere", "MQ_PORT": str(free_port())})
     output, errors = running.communicate(timeout=30)
     assert (running.returncode, output) == (2, "")
     assert "no rabbitmq-server" in errors and len(errors.splitlines()) == 1

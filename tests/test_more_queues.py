@@ -56,9 +56,9 @@ class NeonEchoService(MQConnector):
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> BakedProject:
-    """Named in provision.py as its comment says, by an editor's search and replace."""
+    """Named in topology.py as its docstring says, by an editor's search and replace."""
     made = bake_into(tmp_path_factory.mktemp("more"))
-    script = made / "rabbitmq" / "provision.py"
+    script = made / "rabbitmq" / "topology.py"
     text = script.read_text(encoding="utf-8")
     for old, new in {
         f'QUEUES = ("{INPUT}",)': f'QUEUES = ("{INPUT}", "{ADMIN}")',

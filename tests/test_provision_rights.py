@@ -30,7 +30,8 @@ def test_nobody_else_reads_the_credentials_but_the_broker_reads_its_files(
         for name in (*SECRETS, "rabbitmq/rabbitmq.conf")
     }
     assert modes[CONFIG] == modes[".env"] == 0o600
-    assert modes[DEFINITIONS] == modes["rabbitmq/rabbitmq.conf"] == 0o644
+    assert modes[DEFINITIONS] == 0o640
+    assert modes["rabbitmq/rabbitmq.conf"] == 0o644
 
 
 def test_what_cant_be_written_leaves_the_old_file_and_no_other(clone: BakedProject) -> None:

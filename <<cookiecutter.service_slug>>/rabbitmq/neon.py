@@ -13,19 +13,12 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from provision import (
-    CLIENT_KEY,
-    CONFIG,
-    DEFINITIONS,
-    PACKAGE,
-    VHOST,
-    Broken,
-    Document,
-    permissions,
-)
+from documents import CONFIG, DEFINITIONS, Broken, Document
+from topology import SERVICE, VHOST, client_rights, service_rights
 
 #: Folder, image and container are called after the repository.
 SLUG = "<< cookiecutter.service_slug >>"
+PACKAGE = "<< cookiecutter.package_name >>"
 #: How Neon's services call the broker, on their network and in their configuration.
 BROKER = "neon-rabbitmq"
 
@@ -36,31 +29,33 @@ def credentials() -> tuple[str, str]:
     :raises Broken: they haven't been made yet
     """
     file = Document(CONFIG, 0o600)
-    config = file.load()
-    users = config.get("MQ", config).get("users", {})
-    user = users.get(PACKAGE, {})
-    name, password = user.get("username") or user.get("user"), user.get("password")
+    users = file.users(file.load())
+    user = file.typed(users.get(SERVICE, {}), dict, f"users.{SERVICE}")
+    name, password = file.login(user, f"users.{SERVICE}")
     if not name or not password:
-        raise Broken(f"{CONFIG}: users.{PACKAGE} is missing: run this without --print first")
+        raise Broken(f"{CONFIG}: users.{SERVICE} is missing: run this without --print first")
     return name, password
 
 
 def rights(user: str, client: str) -> list[dict[str, str]]:
     """Permissions on our vhost for the service and for the user that Neon's clients share."""
-    allowed = permissions()
     return [
-        {"user": user, "vhost": VHOST, **allowed[PACKAGE]},
-        {"user": client, "vhost": VHOST, **allowed[CLIENT_KEY]},
+        {"user": user, "vhost": VHOST, **service_rights()},
+        {"user": client, "vhost": VHOST, **client_rights()},
     ]
 
 
 def definitions(user: str, client: str) -> dict[str, Any]:
     """Our definitions for a broker that has others: without the clients' user, whom it knows."""
-    ours = Document(DEFINITIONS, 0o644).load()
+    file = Document(DEFINITIONS, 0o640)
+    ours = file.load()
     if not ours:
         raise Broken(f"{DEFINITIONS} is missing: run this without --print first")
-    kept = {key: ours[key] for key in ("vhosts", "exchanges", "queues", "bindings", "policies")}
-    users = [each for each in ours["users"] if each["name"] == user]
+    kinds = ("users", "vhosts", "exchanges", "queues", "bindings", "policies")
+    kept = {key: file.typed(ours.get(key), list, key) for key in kinds}
+    users = [
+        each for each in kept.pop("users") if isinstance(each, dict) and each.get("name") == user
+    ]
     return {"users": users, "permissions": rights(user, client), **kept}
 
 
@@ -78,7 +73,7 @@ def documents(client: str) -> Iterator[tuple[str, Any]]:
     config = {
         "server": BROKER,
         "port": 5672,
-        "users": {PACKAGE: configuration(user, password)},
+        "users": {SERVICE: configuration(user, password)},
     }
     yield (
         "The installer's map of users, vhosts and permissions (rmq_backend_config.yml): add to its "
@@ -91,7 +86,7 @@ def documents(client: str) -> Iterator[tuple[str, Any]]:
     )
     yield (
         "The installer's map of users to services (mq_user_mapping.yml): add.",
-        {user: [PACKAGE]},
+        {user: [SERVICE]},
     )
     yield (
         "The broker's definitions, for one that runs: save as new.json, then in its container\n"
@@ -102,7 +97,7 @@ def documents(client: str) -> Iterator[tuple[str, Any]]:
     yield (
         f"Neon's configuration (diana.yaml; without MQ, mq_config.json): add under users.\n"
         f"# The service in its container then finds it at /config/neon/{CONFIG}.",
-        {"MQ": {"users": {PACKAGE: configuration(user, password)}}},
+        {"MQ": {"users": {SERVICE: configuration(user, password)}}},
     )
     yield (
         "The installation's compose file: add under services, with the network that the broker is on.",
@@ -192,7 +187,11 @@ def kubernetes(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def show(client: str) -> None:
-    """Print all documents: YAML, in the part of it that is JSON."""
+    """Print all documents: YAML, in the part of it that is JSON.
+
+    :raises Broken: something that they are made of is missing; nothing has been printed then
+    """
+    found = list(documents(client))
     print("this holds the service's password: mind where it goes", file=sys.stderr)
-    for place, content in documents(client):
+    for place, content in found:
         print(f"---\n# {place}\n{json.dumps(content, indent=2)}\n")

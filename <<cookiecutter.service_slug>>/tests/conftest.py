@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ class Running:
 def broker():
     """Environment variables that lead to a broker: the configured one if it answers, else a private one."""
     try:
-        with Session(<< cookiecutter.__class_name >>Service().create_mq_connection(), timeout=2.0):
+        with Session(<< cookiecutter.__class_name >>Service().address(), timeout=2.0):
             pass
     except MQError as error:
         reason = str(error)
@@ -68,9 +69,16 @@ def broker():
 
 
 @pytest.fixture
-def service(broker, tmp_path):
+def runtime():
+    """A folder of the test's own for the service's socket, whose path must be short: tmp_path isn't."""
+    with tempfile.TemporaryDirectory(prefix="mq-", dir="/tmp") as folder:
+        yield folder
+
+
+@pytest.fixture
+def service(broker, runtime):
     """The service, consuming; what a test leaves running is stopped."""
-    environment = {**os.environ, **broker, "XDG_RUNTIME_DIR": str(tmp_path)}
+    environment = {**os.environ, **broker, "XDG_RUNTIME_DIR": runtime}
     process = subprocess.Popen(COMMAND, cwd=ROOT, env=environment)
     running = Running(process, environment)
     deadline = time.monotonic() + 30

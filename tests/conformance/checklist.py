@@ -77,6 +77,6 @@ def scenario(
 
 def scenarios() -> dict[str, Scenario]:
     """All of them, by name."""
-    for module in ("api", "consuming", "sending", "running", "asking", "helpers"):
+    for module in ("api", "consuming", "sending", "running", "asking", "helpers", "public"):
         import_module(f"conformance.scenarios_{module}")
     return _registry.scenarios

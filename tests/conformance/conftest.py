@@ -19,11 +19,12 @@ from typing import Any
 
 import pytest
 from baked import TEMPLATE, incumbent_python, outside
-from connector.functional.broker import PASSWORD, USER
+from connector.functional.broker import PASSWORD, USER, VHOST
 
 from . import generations
 from .cases import expected
 from .checklist import LINES, scenarios
+from .lab import Lab
 
 #: What came of each scenario: git-ignored, made anew by each run; `scripts/compatibility.py` reads it.
 RESULTS = TEMPLATE / ".cache" / "conformance.json"
@@ -253,3 +254,20 @@ def book() -> Iterator[list[dict[str, Any]]]:
     versions = {**known.get("versions", {}), **generations.versions}
     what = {"versions": versions, "lines": LINES, "results": results}
     RESULTS.write_text(json.dumps(what, indent=1) + "\n", encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[Any]:
+    """The installed one."""
+    with generations.running(generations.INSTALLED, []) as node:
+        yield node
+
+
+@pytest.fixture
+def lab(broker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    """Ours, in this process."""
+    monkeypatch.setenv("CONFORMANCE_FOLDER", str(tmp_path))
+    where = {"port": broker.port, "vhost": VHOST, "user": USER, "password": PASSWORD}
+    lab = Lab("ours", where, lambda what: None)
+    yield lab
+    lab.close()

@@ -2,78 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from baked import CONNECTOR, outside
-from connector.functional.broker import PASSWORD, USER, VHOST
+from connector.functional.broker import PASSWORD
 from waiting import eventually
 
-from . import generations
 from .lab import SERVICE, Lab
 
-#: A service as Neon's are: it runs, and then its main thread does something else, or ends.
-PROGRAM = """
-import json, sys, time
-sys.path[:0] = [sys.argv[1]]
-from mq_connector.compat.connector import MQConnector
-
-def slow(channel, method, properties, body):
-    print("begun", flush=True)
-    time.sleep(1)
-    print("done", flush=True)
-
-connector = MQConnector(json.loads(sys.argv[2]), "conformance")
-connector.vhost = sys.argv[3]
-connector.register_consumer("it", connector.vhost, sys.argv[4], slow)
-connector.run(run_sync=False)
-print("running", flush=True)
-while sys.argv[5] == "sleep":
-    time.sleep(1)
-"""
 pytestmark = pytest.mark.broker
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[Any]:
-    with generations.running(generations.INSTALLED, []) as node:
-        yield node
-
-
-@pytest.fixture
-def lab(broker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
-    monkeypatch.setenv("CONFORMANCE_FOLDER", str(tmp_path))
-    where = {"port": broker.port, "vhost": VHOST, "user": USER, "password": PASSWORD}
-    lab = Lab("ours", where, lambda what: None)
-    yield lab
-    lab.close()
-
-
-@pytest.mark.parametrize("afterwards", ["sleep", "end"])
-def test_sigterm_finishes_what_is_in_hand(lab: Lab, afterwards: str) -> None:
-    queue = lab.name()
-    words = [str(CONNECTOR.parent), json.dumps(lab.config()), lab.vhost, queue, afterwards]
-    command = [sys.executable, "-B", "-c", PROGRAM, *words]
-    process = subprocess.Popen(command, env=outside(), stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "running\n"
-    lab.peer().send(queue, {"a": 1})
-    assert process.stdout.readline() == "begun\n"
-    process.send_signal(signal.SIGTERM)
-    rest, _ = process.communicate(timeout=10)
-    assert rest == "done\n"
-    assert process.returncode == 0
-    peer = lab.peer()
-    eventually(lambda: peer.count(queue) == 0)
 
 
 def test_a_connector_starts_by_itself_when_the_broker_comes(lab: Lab) -> None:
@@ -101,7 +46,7 @@ def test_a_service_can_be_served_as_a_process(lab: Lab) -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def end() -> None:
-        eventually(connector.check_health)
+        eventually(connector.check_health, 30)
         os.kill(own, signal.SIGTERM)
 
     threading.Thread(target=end, daemon=True).start()

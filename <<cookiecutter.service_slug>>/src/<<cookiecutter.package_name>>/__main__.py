@@ -13,4 +13,4 @@ def make_service():  # type: ignore[no-untyped-def]  # its type would load what 
 
 
 if __name__ == "__main__":
-    sys.exit(main("<< cookiecutter.package_name >>", make_service))
+    sys.exit(main("<< cookiecutter.__user_key >>", make_service))

@@ -8,9 +8,9 @@ from typing import Any
 import pika
 from pika.spec import Basic
 
-from .mq_connector import REPLY_PROPERTIES, Channel, ConsumerThread, MQConnector, Request
+from .mq_connector import Channel, ConsumerThread, MQConnector, Request
 
-SERVICE_NAME = "<< cookiecutter.package_name >>"
+SERVICE_NAME = "<< cookiecutter.__user_key >>"
 VHOST = "<< cookiecutter.vhost >>"
 INPUT_QUEUE = "<< cookiecutter.input_queue >>"
 
@@ -51,5 +51,5 @@ class << cookiecutter.__class_name >>Service(MQConnector):
                 exchange="",
                 routing_key=request.reply_queue,
                 body=request.encode_reply(reply),
-                properties=REPLY_PROPERTIES,
+                properties=request.reply_properties,
             )

@@ -10,7 +10,7 @@ from mq_connector import ConsumerThread
 from mq_connector.config import Limits
 from mq_connector.connection import scratch
 from mq_connector.connection import supervised as connection
-from mq_connector.consumer import thread as consumer_module
+from mq_connector.consumer import consumption
 from waiting import eventually
 
 from .broker import Broker
@@ -81,14 +81,18 @@ def test_reconnects_leave_nothing_behind(
 ) -> None:
     caplog.set_level("CRITICAL")  # what it keeps of each line would count
     monkeypatch.setattr(connection, "_FIRST_PAUSE", 0.002)  # only to be done sooner
-    for module in (consumer_module, scratch):  # timers that remember their channels
-        monkeypatch.setattr(module, "_PATIENCE", 1.0)
+    # Timers that remember their channels.
+    monkeypatch.setattr(consumption, "PATIENCE", 1.0)
+    monkeypatch.setattr(consumption, "_CAREFUL_WITHIN", 1.0)
+    monkeypatch.setattr(scratch, "_PATIENCE", 1.0)
     consumer = consume(echo)
 
     def reconnect() -> None:
-        tag = consumer._consumer_tag
+        link = consumer.connection.link
         consumer.connection.call(consumer.connection.drop)
-        eventually(lambda: consumer.is_consuming and consumer._consumer_tag != tag, every=0.001)
+        eventually(
+            lambda: consumer.is_consuming and consumer.connection.link is not link, every=0.001
+        )
 
     for _ in range(20):
         reconnect()

@@ -124,7 +124,7 @@ def test_settling_twice_does_no_harm(
     eventually(lambda: len(channels) == 2)
     peer.publish(queue, b"x")
     eventually(lambda: len(channels) == 3)
-    assert len(set(map(id, channels))) == 1, "the broker closed the channel"
+    assert all(each.is_open for each in channels), "the broker closed the channel"
     assert ready_after(peer, consumer) == 0
     eventually(lambda: peer.count(dead_letters)[0] == (0 if first is ack else 3))
 
@@ -188,7 +188,7 @@ def test_an_unknown_tag_is_ignored(peer: Peer, queue: str, consume: Consume) -> 
     time.sleep(0.1)
     peer.publish(queue, b"x")
     eventually(lambda: len(channels) == 2)
-    assert channels[0] is channels[1], "the broker closed the channel"
+    assert channels[0].is_open, "the broker closed the channel"
 
 
 def test_an_ack_from_another_thread_after_the_return_does_no_harm(
@@ -211,7 +211,7 @@ def test_an_ack_from_another_thread_after_the_return_does_no_harm(
         timer.join()
     peer.publish(queue, b"x")
     eventually(lambda: len(channels) == 6)
-    assert len(set(map(id, channels))) == 1, "the broker closed the channel"
+    assert all(each.is_open for each in channels), "the broker closed the channel"
     assert ready_after(peer, consumer) == 0
 
 
@@ -292,7 +292,7 @@ def test_an_error_handler_that_fails_costs_nothing_but_a_log_line(
     for _ in range(5):
         peer.publish(queue, b"x")
     eventually(lambda: peer.count(dead_letters)[0] == 5)
-    assert len(set(map(id, seen))) == 1
+    assert all(each.is_open for each in seen)
     assert ready_after(peer, consumer) == 0
 
 
@@ -344,9 +344,10 @@ def test_a_consumer_takes_no_more_than_its_prefetch(
     consume(lambda *_: release.wait(10), prefetch=7)
     for _ in range(20):
         peer.publish(queue, b"x")
-    eventually(lambda: peer.count(queue)[0] == 13)
+    # And the first one, which was taken alone, by a consumer of its own.
+    eventually(lambda: peer.count(queue)[0] == 12)
     time.sleep(0.1)
-    peer.rests_at(queue, 13)
+    peer.rests_at(queue, 12)
     release.set()
     eventually(lambda: peer.count(queue)[0] == 0)
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from mq_connector.consumer import thread as consumer_module
+from mq_connector.consumer import consumption
 from waiting import eventually
 
 from .broker import Broker
@@ -155,7 +155,7 @@ def test_a_broker_that_never_answers_is_given_up_and_tried_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Heartbeats arrive, but never the answer to ``basic.consume``."""
-    monkeypatch.setattr(consumer_module, "_PATIENCE", 0.5)
+    monkeypatch.setattr(consumption, "PATIENCE", 0.5)
     proxy.swallowed = {(60, 21)}
     consumer = consume(echo, at=victim.parameters(port=proxy.port), within=0)
     time.sleep(0.4)

@@ -78,6 +78,18 @@ class Service:
             timeout=30,
         )
 
+    def shell(self, script: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a line of a shell, in which `service` is the service's command."""
+        command = f"{sys.executable} -B -m {SERVICE}"
+        return subprocess.run(
+            ["bash", "-c", script.replace("service ", f"{command} ")],
+            cwd=self._folder,
+            env={**self._environment, "PYTHONUNBUFFERED": "", **environment},
+            capture_output=True,
+            encoding=environment.get("PYTHONIOENCODING", "utf-8"),
+            timeout=60,
+        )
+
     def is_healthy(self) -> bool:
         return self.command("health").returncode == 0
 
@@ -157,6 +169,75 @@ def test_it_answers_is_healthy_and_ends_with_0_on_sigterm(make: Make, asking: Pe
     assert PASSWORD not in service.said
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_requests_and_letters_are_shown_on_any_terminal(
+    make: Make, asking: Peer, encoding: str
+) -> None:
+    service = make()
+    service.start()
+    settings = {"PYTHONIOENCODING": encoding, "LC_ALL": "C"}
+    for text in ('{"text": "ü 日本 😀"}', r"""$'{"text": "\xff half: \\ud83d"}'"""):
+        quoted = text if text.startswith("$") else f"'{text}'"
+        done = service.shell(f"service request {quoted}", **settings)
+        assert (done.returncode, done.stderr) == (0, "")
+        echo = json.loads(done.stdout)["echo"]["text"]
+        assert echo in ("ü 日本 😀", "\udcff half: \ud83d")
+        assert done.stdout.isascii() or encoding != "ascii"
+    service.end()
+    asking.publish(f"{QUEUE}.dead", {"text": "ü 日本 😀 \ud83d"})
+    done = service.shell("service dead", **settings)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 2
+
+
+def test_a_command_whose_output_goes_nowhere_says_so_in_one_line_at_most(
+    make: Make, asking: Peer
+) -> None:
+    service = make()
+    service.start()
+    for number in range(300):
+        asking.publish(f"{QUEUE}.dead", {"number": number})
+    gone = service.shell("service dead | head -1; echo ${PIPESTATUS[0]}")
+    assert gone.stderr == ""
+    assert [len(gone.stdout.splitlines()), gone.stdout.splitlines()[-1]] == [2, "1"]
+    for words in ("dead", "doctor", "health", "request '{}'", "--help"):
+        full = service.shell(f"service {words} > /dev/full")
+        told = f"{SERVICE}: can't write to the standard output: No space left on device\n"
+        assert (full.returncode, full.stderr) == (1, told), words
+    asking.rests_at(f"{QUEUE}.dead", 300)
+    asking.channel.queue_purge(f"{QUEUE}.dead")
+
+
+def test_a_reply_that_is_an_error_is_printed_and_ends_with_1(make: Make, asking: Peer) -> None:
+    service = make()
+    service.start()
+    done = service.command("request", '{"sleep": "soundly"}')
+    assert done.returncode == 1 and done.stderr == ""
+    reply = json.loads(done.stdout)
+    assert (reply["success"], reply["code"]) == (False, 500)
+    asking.channel.queue_purge(f"{QUEUE}.dead")
+
+
+def test_a_number_that_json_has_not_is_refused_before_it_is_sent(make: Make, asking: Peer) -> None:
+    if asking.has(QUEUE):
+        asking.channel.queue_delete(QUEUE)
+    done = make().command("request", '{"x": 1e999}')
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"{SERVICE}: the request isn't valid JSON: 1e999 is too large for a number\n"
+    )
+
+
+def test_health_finds_the_service_through_a_link(
+    make: Make, project: BakedProject, asking: Peer, tmp_path: Path
+) -> None:
+    service = make()
+    service.start()
+    link = tmp_path / "link"
+    link.symlink_to(project.path)
+    assert service.shell("service health", PYTHONPATH=str(link / "src")).returncode == 0
+
+
 def test_sigterm_in_the_middle_of_a_request_finishes_it(
     make: Make, asking: Peer, record: Record
 ) -> None:
@@ -202,7 +283,7 @@ wait = service._ended.wait
 def interrupted():
     while not consumer.is_consuming:
         time.sleep(0.01)
-    with consumer._stopping._cond:  # as `Event.set` has it for a moment
+    with consumer._supervision.stopping._cond:  # as `Event.set` has it for a moment
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.1)
     wait()

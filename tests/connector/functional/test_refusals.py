@@ -104,6 +104,30 @@ def test_a_queue_that_exists_is_taken_as_it_is(
     assert bool(warned) is (queue_type != "auto")
 
 
+@pytest.mark.parametrize("whose", ["vhost", "user"])
+def test_as_many_connections_as_are_allowed_are_waited_out_from_the_start(
+    victim: Broker, queue: str, consume: Consume, whose: str
+) -> None:
+    """The broker gives it the code of a vhost that is refused (530), but time heals it."""
+    one = '{"max-connections": 1}'
+    where = ("-p", VHOST) if whose == "vhost" else (LIMITED,)
+    at = victim.parameters(user=LIMITED)
+    other = Peer(at)
+    _ = other.channel
+    victim.ctl(f"set_{whose}_limits", *where, one)
+    try:
+        consumer = consume(echo, at=at, within=0)
+        told = f"{'user ' if whose == 'user' else ''}connection limit (1) is reached"
+        eventually(lambda: told in consumer.connection.trouble)
+        assert "530 NOT_ALLOWED" in consumer.connection.trouble
+        assert consumer.failure is None and not consumer.is_consuming
+        other.close()
+        eventually(lambda: consumer.is_consuming)
+    finally:
+        other.close()
+        victim.ctl(f"clear_{whose}_limits", *where, *(["all"] if whose == "user" else []))
+
+
 def test_a_refusal_after_the_start_is_waited_out(
     victim: Broker, queue: str, consume: Consume
 ) -> None:

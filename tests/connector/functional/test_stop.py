@@ -11,6 +11,7 @@ import pika
 import pytest
 from mq_connector import Connection, ConsumerThread, RetryMessage
 from mq_connector.config import Limits
+from mq_connector.connection.address import Address
 from mq_connector.consumer import Channel
 from mq_connector.consumer.workers import Workers
 from waiting import eventually
@@ -206,10 +207,10 @@ def test_a_handler_longer_than_three_heartbeats_keeps_its_connection(
     broker: Broker, peer: Peer, queue: str, consume: Consume, kind: str
 ) -> None:
     """With a heartbeat of 1 s, the broker closes a connection that is silent for 2 s."""
-    seen: list[tuple[int, bool]] = []
+    seen: list[bool] = []
 
     def handle(channel: Channel, method: Any, properties: Any, body: bytes) -> None:
-        seen.append((id(channel), method.redelivered))
+        seen.append(method.redelivered)
         until = time.monotonic() + 3.5
         while time.monotonic() < until:
             if kind == "sleeping":
@@ -220,7 +221,7 @@ def test_a_handler_longer_than_three_heartbeats_keeps_its_connection(
 
     consumer = consume(handle, at=broker.parameters(heartbeat=1))
     assert "echo" in peer.ask(queue, within=8)
-    assert [redelivered for _, redelivered in seen] == [False]
+    assert seen == [False]
     assert consumer.is_consuming
     peer.rests_at(queue, 0, consumers=1)
 
@@ -251,7 +252,7 @@ def test_a_channel_that_the_broker_closes_during_the_stop_ends_it(consume: Consu
     consumer = consume(echo)
 
     def both() -> None:
-        channel = consumer._channel
+        channel = consumer.channel
         assert channel is not None
         channel.basic_publish("no such exchange", "", b"x")
         consumer.stop(20)
@@ -273,12 +274,12 @@ def test_a_stop_right_after_a_cancel_still_finishes_what_is_in_hand(
     consumer = consume(handle)
     replies = peer.request(queue, text="in hand")
     assert begun.wait(5)
-    tag = consumer._consumer_tag
-    assert tag is not None
-    cancel = pika.frame.Method(1, pika.spec.Basic.Cancel(consumer_tag=tag))
+    consumption = consumer._supervision._consumption
+    assert consumption is not None and consumption._consumer_tag is not None
+    cancel = pika.frame.Method(1, pika.spec.Basic.Cancel(consumer_tag=consumption._consumer_tag))
 
     def both() -> None:
-        consumer._on_cancelled(cancel)
+        consumption._on_cancelled(cancel)
         consumer.stop(5)
 
     consumer.connection.call(both)
@@ -312,7 +313,7 @@ def test_a_configuration_that_breaks_in_an_unforeseen_way_ends_the_start(queue: 
     def broken() -> list[pika.ConnectionParameters]:
         raise RuntimeError("nobody has thought of this")
 
-    consumer = ConsumerThread(Connection(broken), queue, echo)
+    consumer = ConsumerThread(Connection(Address(broken)), queue, echo)
     consumer.start()
     ended(consumer, 3)
     assert "nobody has thought of this" in str(consumer.failure)

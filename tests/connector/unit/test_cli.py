@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import pika
 import pytest
-from mq_connector import client, health
+from baked import CONNECTOR
+from mq_connector import health
+from mq_connector.commands import broker, doctor, request
 from mq_connector.commands import command_line as cli
-from mq_connector.commands import doctor
+from mq_connector.connection.address import Address
 from mq_connector.errors import ConfigurationError, RequestTimeout, StartError
+
+ADDRESS = Address([pika.ConnectionParameters("127.0.0.1")])
 
 
 class Service:
@@ -21,8 +29,10 @@ class Service:
     def __init__(self, code: int | Exception = 0) -> None:
         self.service_name = "neon_echo"
         self.code = code
-        connection = SimpleNamespace(another=lambda: "another connection")
-        self.consumers = {"in": SimpleNamespace(queue="neon_echo_input", connection=connection)}
+        self.consumers = {"in": SimpleNamespace(queue="neon_echo_input")}
+
+    def address(self) -> Address:
+        return ADDRESS
 
     def serve(self) -> int:
         if isinstance(self.code, Exception):
@@ -74,7 +84,7 @@ class FakeClient:
 
     def __init__(self, connection: Any, reply_queue: str) -> None:
         self.reply_queue = reply_queue
-        assert connection == "another connection"
+        assert connection.address is ADDRESS
 
     def __enter__(self) -> FakeClient:
         return self
@@ -93,7 +103,8 @@ class FakeClient:
 def asking(monkeypatch: pytest.MonkeyPatch) -> type[FakeClient]:
     FakeClient.asked = []
     FakeClient.reply = {"answer": 42}
-    monkeypatch.setattr(client, "Client", FakeClient)
+    monkeypatch.setattr(broker, "Client", FakeClient)
+    monkeypatch.setattr(request, "why_not", lambda service: "; the broker takes no messages: alarm")
     return FakeClient
 
 
@@ -110,17 +121,62 @@ def test_request_prints_the_reply_as_json(
 def test_what_json_lacks_is_printed_as_text(
     asking: type[FakeClient], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asking.reply = {"bytes": b"\xffx", "set": {2, 1}, "tuple": (1, 2), "complex": 1j, "ü": "ü"}
+    endless = 16**5000  # has more digits than Python writes
+    asking.reply = {
+        "bytes": b"\xffx",
+        "set": {2, 1},
+        "tuple": (1, 2, True, None, 1.5),
+        "complex": 1j,
+        "ü": "ü",
+        endless: endless,
+        "inf": float("inf"),
+    }
     assert main(Service(), "request", "{}") == 0
     output = capsys.readouterr().out
-    assert json.loads(output) == {
+    assert json.loads(output, parse_constant=pytest.fail) == {
         "bytes": "\ufffdx",
         "set": [1, 2],
-        "tuple": [1, 2],
+        "tuple": [1, 2, True, None, 1.5],
         "complex": "1j",
         "ü": "ü",
+        hex(endless): hex(endless),
+        "inf": "inf",
     }
     assert "ü" in output
+
+
+def test_what_a_terminal_would_obey_is_escaped_as_json_has_it(
+    asking: type[FakeClient], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asking.reply = {"\x1b[2J": "\x9b2J\x7f\u202e\n", "half": "\ud83d", "pair": "😀"}
+    assert main(Service(), "request", "{}") == 0
+    output = capsys.readouterr().out
+    assert output[:-1].isprintable() and "😀" in output
+    assert json.loads(output) == asking.reply
+
+
+@pytest.mark.parametrize(
+    ("reply", "code"),
+    [
+        ({"success": False, "error": "ValueError: no", "code": 500}, 1),
+        ({"success": False, "error": "no"}, 1),
+        ({"success": False, "code": 404}, 1),
+        ({"success": False}, 0),
+        ({"success": True, "error": "", "code": 200}, 0),
+        ({"error": "none of ours", "code": 1}, 0),
+        ({}, 0),
+    ],
+)
+def test_a_reply_that_is_an_error_is_printed_and_ends_with_1(
+    asking: type[FakeClient],
+    capsys: pytest.CaptureFixture[str],
+    reply: dict[str, Any],
+    code: int,
+) -> None:
+    asking.reply = reply
+    assert main(Service(), "request", "{}") == code
+    printed = capsys.readouterr()
+    assert (json.loads(printed.out), printed.err) == (reply, "")
 
 
 # ---- failures
@@ -139,6 +195,13 @@ def only_line(capsys: pytest.CaptureFixture[str]) -> str:
         ("{text: hi}", "isn't valid JSON"),
         ("[1]", "must be a JSON object"),
         ("", "isn't valid JSON"),
+        ('{"x": 1e999}', "1e999 is too large for a number"),
+        ('{"x": [-1e999]}', "-1e999 is too large for a number"),
+        ('{"x": NaN}', "there is no NaN in JSON"),
+        ('{"x": -Infinity}', "there is no -Infinity in JSON"),
+        (f'{{"x": {"9" * 5000}}}', "isn't valid JSON"),
+        ("[" * 100_000, "isn't valid JSON"),
+        ("\udcff\x1b[2J", "isn't valid JSON"),
     ],
 )
 def test_a_request_that_is_no_object_is_refused(
@@ -154,7 +217,9 @@ def test_a_request_that_nobody_answers_ends_with_one_line(
 ) -> None:
     asking.reply = RequestTimeout("no reply from 'neon_echo_input' within 30 s")
     assert main(Service(), "request", "{}") == 1
-    assert only_line(capsys) == "neon_echo: no reply from 'neon_echo_input' within 30 s\n"
+    assert only_line(capsys) == (
+        "neon_echo: no reply from 'neon_echo_input' within 30 s; the broker takes no messages: alarm\n"
+    )
     assert asking.asked[-1] == "closed"
 
 
@@ -194,6 +259,51 @@ def test_words_that_are_no_command_are_a_usage_error(
         cli.main("neon_echo", lambda: pytest.fail("made a service"), words)
     assert raised.value.code == 2
     assert "usage: python -m neon_echo" in capsys.readouterr().err
+
+
+# ---- where the output goes
+
+
+def run(*words: str | bytes, output: Any = subprocess.PIPE, **environment: str) -> tuple[int, str]:
+    """Run a command in a process of its own; returns its exit code and what it has complained of."""
+    code = "import sys; from mq_connector.commands import main; sys.exit(main('neon_echo', dict))"
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", code, *words],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(CONNECTOR.parent),
+            "PYTHONUNBUFFERED": "",  # else argparse meets what goes wrong, and keeps it to itself
+            **environment,
+        },
+        stdout=output,
+        stderr=subprocess.PIPE,
+        timeout=60,
+    )
+    return done.returncode, done.stderr.decode()
+
+
+def test_a_full_disk_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        code, said = run("--help", output=full)
+    assert code == 1
+    assert said == "neon_echo: can't write to the standard output: No space left on device\n"
+
+
+def test_a_reader_that_has_gone_is_none_of_its_faults() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    assert run("--help", output=writer) == (1, "")
+    os.close(writer)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "ascii:strict", "latin-1", "utf-8"])
+def test_what_is_no_text_is_shown_in_any_encoding(encoding: str) -> None:
+    code, said = run(b"\xff\xe4\xf6", PYTHONIOENCODING=encoding, LC_ALL="C")
+    assert code == 2
+    assert "Traceback" not in said and "usage: python -m neon_echo" in said
+    code, said = run("request", b"{\xff \xf0\x9f\x98\x80", PYTHONIOENCODING=encoding, LC_ALL="C")
+    assert code == 1
+    assert said.startswith("neon_echo: the request isn't valid JSON") and said.count("\n") == 1
 
 
 def test_help_names_all_commands(capsys: pytest.CaptureFixture[str]) -> None:

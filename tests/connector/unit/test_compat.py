@@ -27,9 +27,9 @@ def test_a_no_after_a_broker_that_was_down_ends_the_service_with_an_exit_code(
     def refuse(*_: Any) -> bool:
         raise StartError("wrong password")
 
-    monkeypatch.setattr(connector, "_wait_for_broker", refuse)
+    monkeypatch.setattr(connector, "_mq_wait_for_broker", refuse)
     monkeypatch.setattr(
-        connector, "run", lambda: connector._start_later(lambda: None, threading.Event())
+        connector, "run", lambda: connector._mq_start_later(lambda: None, threading.Event())
     )
     monkeypatch.setattr("signal.signal", lambda *_: None)
     assert connector.serve() == 1
@@ -66,7 +66,7 @@ def test_a_service_waits_for_any_of_its_hosts(monkeypatch: pytest.MonkeyPatch) -
             return port != 1
 
         monkeypatch.setattr("mq_connector.compat.connector.is_there", is_there)
-        assert connector._wait_for_broker(5, threading.Event())
+        assert connector._mq_wait_for_broker(5, threading.Event())
     assert tried == [1, port]
 
 

@@ -89,11 +89,11 @@ def test_a_configuration_is_found_in_each_place(
 def test_the_first_place_counts(machine: Machine, first: int) -> None:
     for place in PLACES[first:]:
         path = machine.write(
-            resolve(machine, place), {"server": place.replace("/", "_"), **users()}
+            resolve(machine, place), {"server": place.lstrip("~./").replace("/", "_"), **users()}
         )
         if place == PLACES[0]:
             machine.set(NEON_MQ_CONFIG_PATH=str(path))
-    assert load("echo").hosts[0][0] == PLACES[first].replace("/", "_")
+    assert load("echo").hosts[0][0] == PLACES[first].lstrip("~./").replace("/", "_")
 
 
 def test_the_configuration_folder_can_be_elsewhere(machine: Machine) -> None:
@@ -200,7 +200,7 @@ def test_the_environment_overrides_dotenv_which_overrides_the_file(
     if source == "environment":
         machine.set(**{variable: value})
     elif source == ".env":
-        machine.write(machine.work / ".env", f"# settings\n{variable}={value}\nUNSET\n")
+        machine.write(machine.work / ".env", f"# settings\n{variable}={value}\n")
     elif source == "both":
         machine.set(**{variable: value})
         machine.write(machine.work / ".env", f"{variable}=wrong")
@@ -276,7 +276,7 @@ def failure(machine: Machine, content: Any) -> str:
         ),
         pytest.param(
             users(echo={"username": "u", "password": 5}),
-            "users.echo.password",
+            "users.echo.password (MQ_PASSWORD) is no text but a int; put it in quotes",
             id="password is int",
         ),
         pytest.param(
@@ -285,9 +285,11 @@ def failure(machine: Machine, content: Any) -> str:
         pytest.param({"port": "amqp", **users()}, "port (MQ_PORT) is 'amqp'", id="port is a word"),
         pytest.param({"port": 65536, **users()}, "from 1 to 65535", id="port too high"),
         pytest.param({"port": -1, **users()}, "port (MQ_PORT) is -1", id="port negative"),
-        pytest.param({"port": [5672], **users()}, "port (MQ_PORT) is [5672]", id="port is a list"),
+        pytest.param({"port": [5672], **users()}, "port (MQ_PORT) is a list", id="port is a list"),
         pytest.param(
-            {"server": "a:b", **users()}, "server (MQ_SERVER) 'a:b' is 'b'", id="port of a server"
+            {"server": "a:b", **users()},
+            "server (MQ_SERVER) has something after a colon that is no port",
+            id="port of a server",
         ),
         pytest.param({"server": 5, **users()}, "server must be a host name", id="server is int"),
         pytest.param(
@@ -311,7 +313,7 @@ def test_a_wrong_value_is_named_with_its_file_and_key(
 
 def test_bytes_that_are_no_text_are_reported(machine: Machine) -> None:
     (machine.work / "mq_config.json").write_bytes(b'{"users": "\xff\xfe"}')
-    with pytest.raises(ConfigurationError, match=r"^mq_config.json: isn't valid JSON"):
+    with pytest.raises(ConfigurationError, match=r"^mq_config.json: isn't UTF-8 \(byte 12\)"):
         load("echo")
 
 
@@ -339,7 +341,7 @@ def test_without_any_file_all_places_and_the_remedy_are_named(machine: Machine) 
 
 def test_a_dotenv_that_cannot_be_read_is_reported(machine: Machine) -> None:
     (machine.work / ".env").write_bytes(b"MQ_SERVER=\xff\xff\n")
-    with pytest.raises(ConfigurationError, match=r"^\.env: can't be read"):
+    with pytest.raises(ConfigurationError, match=r"^\.env: line 1 isn't UTF-8"):
         load("echo")
 
 
@@ -367,23 +369,9 @@ def test_no_representation_of_settings_shows_the_password() -> None:
 # ---- limits
 
 
-def test_limits_have_defaults_that_keep_the_order(machine: Machine) -> None:
-    assert Limits.from_environment() == Limits(workers=1, prefetch=200, queue_type="auto")
-
-
-def test_limits_come_from_the_environment(machine: Machine) -> None:
-    machine.set(MQ_WORKERS="8", MQ_PREFETCH="50", MQ_QUEUE_TYPE="legacy")
-    assert Limits.from_environment() == Limits(8, 50, "legacy")
-
-
 def test_limits_come_from_dotenv(machine: Machine) -> None:
     machine.write(machine.work / ".env", "MQ_WORKERS=3\n")
     assert Limits.from_environment().workers == 3
-
-
-def test_many_workers_get_two_messages_each_ahead(machine: Machine) -> None:
-    machine.set(MQ_WORKERS="300")
-    assert Limits.from_environment().prefetch == 600
 
 
 @pytest.mark.parametrize("variable", ["MQ_WORKERS", "MQ_PREFETCH"])

@@ -116,7 +116,7 @@ for_pika = st.sampled_from(
             *wire.content(OURS, b"came back"),
         ],
         [wire.method(OURS, spec.Basic.Return(312, "NO_ROUTE", "", "g")), *wire.content(OURS, b"")],
-        [wire.method(OURS, spec.Basic.GetOk(9, False, "", "q", 0)), *wire.content(OURS, b"got")],
+        [wire.method(OTHER, spec.Basic.GetOk(9, False, "", "q", 0)), *wire.content(OTHER, b"got")],
         # Only looks like a delivery: the letters are in another channel's body.
         [wire.method(OTHER, spec.Basic.Deliver("c", 1, False, "", "q")), *wire.content(OTHER, b"")],
     ]
@@ -249,6 +249,24 @@ def test_pika_is_told_of_the_peers_life_once_a_second_while_deliveries_bypass_it
     assert forwarded == [HEARTBEAT_FRAME] * 10
 
 
+@given(st.integers(0, 2**64 - 1), st.booleans(), names, names, st.integers(0, 2**32 - 1))
+def test_what_was_asked_for_by_basic_get_comes_with_its_own_method(
+    tag: int, redelivered: bool, exchange: str, routing_key: str, count: int
+) -> None:
+    method = spec.Basic.GetOk(tag, redelivered, exchange, routing_key, count)
+    forwarded, sink = fed(wire.method(OURS, method), *wire.content(OURS, b"got"))
+    [(got, properties, body)] = sink.delivered
+    assert (got, properties, body) == (method, pika.BasicProperties(), b"got")
+    assert forwarded == []
+
+
+def test_a_content_header_may_be_larger_than_a_frame() -> None:
+    """RabbitMQ adds to the headers of a message that dies."""
+    large = pika.BasicProperties(headers={"large": ["x" * 100_000] * 5})
+    _, sink = fed(*frames_of(1, Message(b"body", large)))
+    assert_delivered(sink, [Message(b"body", large)])
+
+
 # ---- properties
 
 
@@ -264,6 +282,19 @@ def test_lazy_properties_equal_those_of_pika(message: Message) -> None:
     assert copy.deepcopy(Properties(raw)) == message.properties
     assert copy.copy(Properties(raw)) == message.properties
     assert isinstance(Properties(raw), pika.BasicProperties)
+
+
+def test_properties_tell_which_they_are_before_they_are_decoded() -> None:
+    raw = b"".join(pika.BasicProperties(reply_to="q", correlation_id="c").encode())
+    properties = Properties(raw)
+    assert properties.flags == properties.FLAG_REPLY_TO | properties.FLAG_CORRELATION_ID
+    assert "correlation_id" not in vars(properties)
+    properties.content_type = "text/plain"
+    assert properties.correlation_id == "c"
+    assert properties.flags & properties.FLAG_CONTENT_TYPE, "they may have been set since"
+    assert Properties(b"").flags & Properties.FLAG_REPLY_TO, (
+        "what is broken is found by decoding it"
+    )
 
 
 def test_lazy_properties_differ_where_those_of_pika_do() -> None:
@@ -331,6 +362,7 @@ def fed(*frames: bytes) -> tuple[list[bytes], Sink]:
         pytest.param(b"\x00" * 8, id="zeros"),
         pytest.param(struct.pack(">BHL", 4, OURS, 0) + b"\xce", id="unknown frame type"),
         pytest.param(struct.pack(">BHL", 3, OURS, 131073) + b"\xce", id="oversized frame"),
+        pytest.param(struct.pack(">BHL", 2, OURS, 2**21 + 1) + b"\xce", id="oversized header"),
         pytest.param(struct.pack(">BHL", 3, OURS, 2**32 - 1) + b"\xce", id="four gigabytes"),
     ],
 )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -118,6 +121,64 @@ def test_the_asking_side_loads_neither_pika_nor_the_service(runtime: Path) -> No
     assert output.stdout == "(False, 'no nobody is running here')\n[]\n"
 
 
+def elsewhere(place: Path, name: str = NAME) -> str:
+    """What `folder` says in the copy of the connector at another place."""
+    code = f"from mq_connector.health import folder; print(folder({name!r}))"
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", code],
+        env={**os.environ, "PYTHONPATH": str(place)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def test_by_whatever_path_a_service_is_reached_it_is_found(tmp_path: Path) -> None:
+    there = Path(health.__file__).parent
+    (tmp_path / "link").symlink_to(there.parent)
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "mq_connector").symlink_to(there)
+    for place in (there.parent, tmp_path / "link", tmp_path / "package"):
+        assert elsewhere(place) == str(folder(NAME))
+
+
+def test_each_service_and_each_copy_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    shutil.copytree(Path(health.__file__).parent, tmp_path / "mq_connector")
+    there = Path(health.__file__).parent.parent
+    folders = {elsewhere(there), elsewhere(tmp_path), elsewhere(there, f"{NAME}_2")}
+    assert len(folders) == 3
+
+
+@pytest.mark.parametrize("variable", ["XDG_RUNTIME_DIR", "TMPDIR"])
+@pytest.mark.parametrize(("size", "fits"), [(49, True), (78, True), (79, False), (400, False)])
+def test_a_folder_with_a_long_name_is_left_for_a_shorter_one(
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    size: int,
+    fits: bool,
+) -> None:
+    """macOS's folder for temporary files has 49 bytes, and a socket's path may have 103 there."""
+    short = tempfile.mkdtemp(dir="/tmp")
+    parts = [short]
+    while (left := size - len("/".join(parts)) - 1) > 0:
+        parts.append("x" * min(left, 200))
+    long = "/".join(parts)
+    Path(long).mkdir(parents=True, exist_ok=True)
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    monkeypatch.delenv("TMPDIR", raising=False)
+    monkeypatch.setenv(variable, long)
+    service = f"{'a' * 63}_{uuid.uuid4().hex}"
+    server = HealthServer(service, lambda done: done(""))
+    try:
+        assert check(service) == (True, "consuming")
+        assert str(folder(service).parent) == (long if fits else "/tmp")
+    finally:
+        server.close()
+        folder(service).rmdir()
+        shutil.rmtree(short)
+
+
 # ---- failures
 
 
@@ -193,14 +254,8 @@ def test_who_asks_and_leaves_does_not_end_the_server(serve: Serve) -> None:
     assert "xxx" in check(NAME)[1]
 
 
-@pytest.mark.parametrize("what", ["a file in the way", "a name that is too long"])
-def test_where_no_socket_can_be_the_start_fails_with_one_line(
-    what: str, runtime: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if what == "a file in the way":
-        folder(NAME).touch()
-    else:
-        monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime / ("long" * 30)))
+def test_where_no_socket_can_be_the_start_fails_with_one_line(runtime: Path) -> None:
+    folder(NAME).touch()
     with pytest.raises(
         ConfigurationError, match=r"socket can't be made.*XDG_RUNTIME_DIR"
     ) as raised:

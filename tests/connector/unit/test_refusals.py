@@ -43,8 +43,26 @@ FINAL = [
         handshake(
             exceptions.ProbableAccessDeniedError(closed(530, "NOT_ALLOWED - vhost not found"))
         ),
-        "user 'echo' can't use vhost '/echo'",
+        "user 'echo' can't use vhost '/echo': 530 NOT_ALLOWED - vhost not found;",
         id="no such vhost",
+    ),
+    pytest.param(
+        handshake(
+            exceptions.ProbableAccessDeniedError(
+                closed(530, "NOT_ALLOWED - access to vhost '/echo' refused for user 'echo'")
+            )
+        ),
+        "530 NOT_ALLOWED - access to vhost '/echo' refused for user 'echo';",
+        id="no permission on the vhost",
+    ),
+    pytest.param(
+        handshake(
+            exceptions.ProbableAccessDeniedError(
+                closed(530, "NOT_ALLOWED - vhost connection limit not found")
+            )
+        ),
+        "530 NOT_ALLOWED - vhost connection limit not found;",
+        id="a vhost that is called a limit",
     ),
     pytest.param(
         AMQPConnectionWorkflowFailed([AMQPConnectorTransportSetupError(UNTRUSTED)]),
@@ -111,6 +129,33 @@ HEALING = [
         id="vhost is down",
     ),
     pytest.param(
+        handshake(
+            exceptions.ProbableAccessDeniedError(
+                closed(
+                    530,
+                    "NOT_ALLOWED - access to vhost '/echo' refused for user 'echo': "
+                    "connection limit (1) is reached",
+                )
+            )
+        ),
+        "530 NOT_ALLOWED - access to vhost '/echo' refused for user 'echo': "
+        "connection limit (1) is reached",
+        id="as many connections as the vhost may have",
+    ),
+    pytest.param(
+        handshake(
+            exceptions.ProbableAccessDeniedError(
+                closed(
+                    530,
+                    "NOT_ALLOWED - connection refused for user 'echo': "
+                    "user connection limit (1) is reached",
+                )
+            )
+        ),
+        "user connection limit (1) is reached",
+        id="as many connections as the user may have",
+    ),
+    pytest.param(
         AMQPConnectionWorkflowFailed(
             [
                 AMQPConnectorAMQPHandshakeError(
@@ -156,6 +201,16 @@ def test_what_time_may_heal_is_tried_again(error: BaseException, words: str) -> 
         (ConnectionResetError(104, "Connection reset by peer"), "connection reset by peer"),
         (exceptions.AMQPHeartbeatTimeout(), "AMQPHeartbeatTimeout"),
         (ConnectionAbortedError("given up"), "given up"),
+        (
+            exceptions.ChannelClosedByBroker(
+                404, "NOT_FOUND - no queue '\x1b[2J\u202e'\r\nERROR x"
+            ),
+            r"404 NOT_FOUND - no queue '\x1b[2J\u202e' ERROR x",
+        ),
+        (
+            exceptions.ProbableAccessDeniedError(closed(530, 'it\'s "down"\n\x1b]0;x\x07')),
+            r"""530 it's "down" \x1b]0;x\x07""",
+        ),
     ],
 )
 def test_errors_are_described_in_a_few_words(error: BaseException | None, words: str) -> None:

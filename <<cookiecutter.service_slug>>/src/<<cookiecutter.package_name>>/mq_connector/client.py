@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 import threading
 import time
@@ -15,15 +14,19 @@ from pika.spec import Basic
 
 from . import payload
 from .connection import Connection
-from .connection.fork import Process
+from .connection.link import Link
 from .errors import MQError, NotConnected, PayloadError, PublishError, RequestTimeout, StartError
+from .fork import Process
+from .logs import Logger
 from .payload.request import message_ids
 
-_log = logging.getLogger(__name__)
+_log = Logger(__name__)
 
 _CONSUMER_TAG = "replies"
-#: Seconds before a loop that failed is started again.
-_RESTART_PAUSE = 1.0
+#: Seconds before a channel is opened again.
+_CHANNEL_PAUSE = 0.2
+#: Seconds for each step of `Client.close`.
+_CLOSE_WITHIN = 5.0
 #: Seconds for which somebody else's reply is kept from a shared queue, so that it doesn't come round
 #: and round.
 _PUT_BACK_AFTER = 0.05
@@ -48,10 +51,11 @@ class _Pending:
 
 
 class Client:
-    """Sends requests and takes their replies, over one connection, from any number of threads.
+    """Sends requests and takes their replies, from any number of threads.
 
     Its consumer is there before the first request leaves, so no reply can come too early.
 
+    :param connection: may be shared; it is closed when the last has left it
     :param reply_queue: name of the queue for replies; made by the client and gone with it
     :param exclusive: whether only this connection may use that queue. The incumbent's services
         declare the queue that they reply to, which an exclusive one forbids
@@ -79,7 +83,10 @@ class Client:
         self._ever_ready = False
         self._declaring = False
         self._process: Process | None = None
-        self._thread: threading.Thread | None = None
+        self._link: Link | None = None
+        self._closed = False
+        #: The reply queue is deleted and the channel closed.
+        self._left = threading.Event()
 
     def __enter__(self) -> Client:
         return self
@@ -122,12 +129,12 @@ class Client:
         with self._lock:
             if self._refusal is not None:
                 raise self._refusal
+            if self._closed:
+                raise NotConnected("the client is closed")
             self._pending[message_id] = pending
-            if self._thread is None:
-                self.connection.parameters  # noqa: B018 - a bad configuration is the caller's to hear of
+            if self._process is None:
+                self.connection.join(self)
                 self._process = Process()
-                self._thread = threading.Thread(target=self._run, name="mq-client", daemon=True)
-                self._thread.start()
         self.connection.call(lambda: self._publish(message_id))
         pending.done.wait(min(timeout, threading.TIMEOUT_MAX))
         with self._lock:
@@ -145,47 +152,43 @@ class Client:
         if self._process is not None and self._process.forked:
             return  # the connection is the parent process's
         with self._lock:
-            thread, self._thread = self._thread, None
-        if thread is not None:
+            self._closed = True
+        if self._process is not None:
             self.connection.call(self._leave)
-            thread.join(5.0)
+            self._left.wait(_CLOSE_WITHIN)
+            self.connection.quit(self, _CLOSE_WITHIN)
         self._end_all(NotConnected("the client was closed"))
 
-    def _run(self) -> None:
-        while self._thread is threading.current_thread():  # until `close`
-            try:
-                self.connection.run(self)
-                return
-            except Exception:  # its callers wait for replies that only a living loop brings
-                _log.exception("the client's loop failed; starting it again")
-                self.on_lost()
-                time.sleep(_RESTART_PAUSE)
+    # ---- on the loop: mq_connector.connection.supervised.Member
 
-    # ---- on the loop: mq_connector.connection.supervised.Listener
+    @property
+    def is_well(self) -> bool:
+        """Whether replies can come."""
+        return self._channel is not None
 
-    def on_open(self) -> None:
-        """The connection is open."""
-        self.connection.amqp.channel(on_open_callback=self._on_channel_open)
+    def on_open(self, link: Link) -> None:
+        """There is a link."""
+        self._link = link
+        link.amqp.channel(on_open_callback=self._on_channel_open)
 
-    def on_lost(self) -> None:
-        """The connection is gone; requests that wait are sent again on the next one."""
+    def on_lost(self, error: BaseException) -> None:
+        """The link is gone; requests that wait are sent again on the next one."""
         if self._declaring:
             # A broker that denies transient queues closes the connection (541).
             self._exclusive = True
         self._declaring = False
-        self._channel = None
+        self._channel = self._link = None
+        if self._closed:
+            self._left.set()
 
-    def on_refused(self, reason: str) -> bool:
-        """The broker said no: once it has said yes, a "no" may be one of a broker that is starting."""
-        if self._ever_ready:
-            return False
+    def on_refused(self, reason: str) -> None:
+        """The broker says no."""
         self._refuse(StartError(reason))
-        return True
 
     def _on_channel_open(self, channel: pika.channel.Channel) -> None:
         channel.add_on_return_callback(self._on_return)
         channel.add_on_close_callback(self._on_channel_closed)
-        channel.add_on_cancel_callback(lambda _: self.connection.drop())
+        channel.add_on_cancel_callback(lambda _: self._open_anew())
 
         def consume(_: Any) -> None:
             self._declaring = False
@@ -206,7 +209,7 @@ class Client:
         self._ever_ready = True
         self._published = 0
         self._unconfirmed.clear()
-        self.connection.proven()
+        self.connection.used()
         with self._lock:
             waiting = list(self._pending)
         for message_id in waiting:
@@ -225,11 +228,26 @@ class Client:
         text = f"reply queue {self.reply_queue!r}: {reason.reply_code} {reason.reply_text}"
         if self._ever_ready:
             # After a half-open loss the broker takes our exclusive queue for somebody else's (405),
-            # until it notices. A fresh connection, because its pauses grow.
+            # until it notices.
             self.connection.trouble = text
-            self.connection.drop()
+            self._open_anew()
         else:
             self._refuse(StartError(text))
+
+    def _open_anew(self) -> None:
+        """Another channel, after a pause, and with it another consumer of the reply queue."""
+        channel, self._channel = self._channel, None
+        if channel is not None and channel.is_open:
+            channel.close()
+        link = self._link
+        if link is None:
+            return
+
+        def open_channel() -> None:
+            if link is self._link and self._channel is None:
+                link.amqp.channel(on_open_callback=self._on_channel_open)
+
+        link.later(_CHANNEL_PAUSE, open_channel)
 
     def _publish(self, message_id: str) -> None:
         with self._lock:
@@ -297,7 +315,8 @@ class Client:
     def _on_return(
         self, _channel: Any, method: Basic.Return, properties: pika.BasicProperties, _body: bytes
     ) -> None:
-        text = f"vhost {self.connection.amqp.params.virtual_host!r} has no queue {method.routing_key!r}"
+        vhost = self.connection.address.parameters[0].virtual_host
+        text = f"vhost {vhost!r} has no queue {method.routing_key!r}"
         self._end(
             str(properties.message_id), None, PublishError(f"{text}; is the service running?")
         )
@@ -305,7 +324,7 @@ class Client:
     def _leave(self) -> None:
         channel = self._channel
         if channel is None or not channel.is_open:
-            self.connection.close()
+            self._left.set()
             return
 
         def delete(_: Any) -> None:
@@ -313,13 +332,17 @@ class Client:
                 self.reply_queue,
                 if_unused=self._shared,
                 if_empty=self._shared,
-                callback=lambda _: self.connection.close(),
+                callback=lambda _: self._close_channel(channel),
             )
 
         if self._shared:
             channel.basic_cancel(_CONSUMER_TAG, callback=delete)
         else:
             delete(None)
+
+    def _close_channel(self, channel: pika.channel.Channel) -> None:
+        channel.add_on_close_callback(lambda *_: self._left.set())
+        channel.close()
 
     # ---- outcomes
 
@@ -334,7 +357,7 @@ class Client:
     def _refuse(self, error: MQError) -> None:
         self._refusal = error
         self._end_all(error)
-        self.connection.close()
+        self.connection.leave(self)
 
     def _end_all(self, error: MQError) -> None:
         with self._lock:

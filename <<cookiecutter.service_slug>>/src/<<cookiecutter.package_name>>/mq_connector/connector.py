@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 import time
@@ -12,15 +11,14 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
-import pika
-
 from . import config as configuration
 from .connection import Connection
-from .connection.address import parameters
+from .connection.address import Address, parameters
 from .consumer import ConsumerThread
 from .health import HealthServer
+from .logs import Logger
 
-_log = logging.getLogger(__name__)
+_log = Logger(__name__)
 
 #: Seconds that running callbacks get to finish after a stop was asked for; five less than the grace
 #: period of the compose file (and of Kubernetes).
@@ -42,7 +40,8 @@ class MQConnector:
         self.service_name = service_name
         self.service_id = uuid.uuid4().hex
         self.consumers: dict[str, ConsumerThread] = {}
-        self._config = config
+        self._connections: dict[str, Connection] = {}
+        self._configured = config
         self._vhost = "/"
         self._ended = threading.Event()
         #: Whether something other than a consumer has kept the service from starting.
@@ -60,25 +59,31 @@ class MQConnector:
         self._vhost = vhost if vhost.startswith("/") else f"/{vhost}"
 
     def create_mq_connection(self, vhost: str | None = None) -> Connection:
-        """A connection to a vhost, opened by whoever it is given to.
+        """The service's one connection to a vhost, which all that are given it share.
+
+        It is opened by the first that needs it.
 
         :param vhost: by default the service's own
         """
-        return self.connection_to(self.vhost if vhost is None else vhost)
+        name = self.vhost if vhost is None else vhost
+        if name not in self._connections:
+            self._connections[name] = Connection(self.address(name))
+        return self._connections[name]
 
-    def connection_to(self, vhost: str) -> Connection:
-        """As `create_mq_connection`, which a subclass may make to return another kind."""
-        return Connection(lambda: self._parameters(vhost))
+    def address(self, vhost: str | None = None) -> Address:
+        """Where a vhost is, for a connection apart from the service's own.
+
+        :param vhost: by default the service's own
+        """
+        name = self.vhost if vhost is None else vhost
+        return Address(lambda: parameters(self.settings(), name, self.service_name))
 
     def settings(self) -> configuration.Settings:
         """Hosts and credentials.
 
         :raises ConfigurationError: with one line that names file, key and remedy
         """
-        return configuration.load(self.service_name, self._config)
-
-    def _parameters(self, vhost: str) -> list[pika.ConnectionParameters]:
-        return parameters(self.settings(), vhost, self.service_name)
+        return configuration.load(self.service_name, self._configured)
 
     def check_health(self) -> bool:
         """Whether every consumer is consuming."""
@@ -114,7 +119,9 @@ class MQConnector:
         signals: SimpleQueue[int] = SimpleQueue()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, _frame: signals.put(number))
-        threading.Thread(target=self._heed, args=(signals,), name="mq-signals", daemon=True).start()
+        threading.Thread(
+            target=self._pass_on, args=(signals,), name="mq-signals", daemon=True
+        ).start()
         health = HealthServer(self.service_name, self.look)
         try:
             self.run()
@@ -138,13 +145,11 @@ class MQConnector:
         reasons: list[str] = []
         lock = threading.Lock()
 
-        def looked(name: str, consuming: bool) -> None:
+        def looked(name: str, trouble: str) -> None:
             with lock:
                 consumer = waiting.pop(name)
-                if not consuming:
-                    reasons.append(
-                        f"not consuming {consumer.queue!r}: {consumer.connection.trouble or 'no consumer'}"
-                    )
+                if trouble:
+                    reasons.append(f"not consuming {consumer.queue!r}: {trouble}")
                 last = not waiting
             if last:
                 done("; ".join(reasons))
@@ -155,7 +160,7 @@ class MQConnector:
             if consumer.is_consuming:
                 consumer.connection.call(partial(consumer.look, partial(looked, name)))
             else:
-                looked(name, False)
+                consumer.look(partial(looked, name))
 
     def _ask_to_stop(self, timeout: float) -> None:
         self._asked_to_stop = True
@@ -166,7 +171,7 @@ class MQConnector:
         if any(consumer.failure for consumer in self.consumers.values()):
             self._ended.set()
 
-    def _heed(self, signals: SimpleQueue[int]) -> None:
+    def _pass_on(self, signals: SimpleQueue[int]) -> None:
         """In a thread of its own, until there is a 0."""
         while number := signals.get():
             self._on_signal(number)

@@ -1,6 +1,27 @@
-"""Every exception of the connector, so that a caller can catch one base class."""
+"""Every exception of the connector, so that a caller can catch one base class, and how text from
+outside may stand in their messages."""
 
 from __future__ import annotations
+
+#: Characters of a text from outside that a message or a log line repeats.
+EXCERPT = 200
+
+
+def printable(text: str, limit: int = EXCERPT) -> str:
+    """A text from outside, as it may stand in a line of the log or on a terminal.
+
+    What a peer sends may hold line breaks, which would forge a log line, escape sequences, which a
+    terminal obeys, or marks that turn the direction of writing. They are shown as Python writes them.
+
+    :param limit: characters of it that are kept
+    """
+    if len(text) > limit:
+        text = f"{text[:limit]}…"
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
 
 
 class MQError(Exception):
@@ -68,6 +89,10 @@ class RetryMessage(MQError):
             raise ValueError(f"delay is {delay}: it must be 0 s or more")
         super().__init__(f"to be delivered again in {delay:g} s or more")
         self.delay = delay
+
+
+class Culprit(MQError):
+    """A message isn't tried again, as it has cost a channel, a connection or a process before."""
 
 
 class RequestTimeout(MQError, TimeoutError):

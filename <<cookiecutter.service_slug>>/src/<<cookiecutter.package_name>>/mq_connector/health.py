@@ -21,15 +21,27 @@ from .errors import ConfigurationError
 #: Seconds within which the broker must have answered.
 ANSWER_WITHIN = 1.5
 _CONSUMING = b"consuming"
+#: Bytes that a socket's path may have: 107 on Linux (unix(7)), on macOS and the BSDs fewer.
+_LONGEST = 103
+#: Bytes of a socket's name in its folder: a slash, the number of its process, and the ending.
+_FILE = len("/4194304.sock")
 
 
 def folder(service_name: str) -> Path:
-    """Where the services of this name, user and installation keep their sockets, one a process."""
-    base = os.environ.get("XDG_RUNTIME_DIR") or os.environ.get("TMPDIR") or "/tmp"
-    # Another copy of the repository is another service, though it may have the same name.
-    copy = zlib.crc32(os.fsencode(__file__))
-    # A socket's path may have 107 bytes (unix(7)).
-    return Path(base) / f"mq-{service_name[:40]}-{os.getuid()}-{copy:08x}"
+    """Where the services of this name, user and installation keep their sockets, one a process.
+
+    In the user's runtime folder, or the one for temporary files; where its name is too long for a
+    socket below it, in ``/tmp``.
+    """
+    # Another copy of the repository is another service, though it may have the same name; by whatever
+    # path it is reached.
+    here = os.path.realpath(__file__)
+    whose = zlib.crc32(os.fsencode(f"{os.getuid()} {service_name} {here}"))
+    name = f"mq-{whose:08x}"
+    for base in (os.environ.get("XDG_RUNTIME_DIR"), os.environ.get("TMPDIR")):
+        if base and len(os.fsencode(Path(base, name))) + _FILE <= _LONGEST:
+            return Path(base, name)
+    return Path("/tmp", name)
 
 
 def _is_ours(path: Path) -> bool:
@@ -61,7 +73,7 @@ class HealthServer:
             self._socket.close()
             raise ConfigurationError(
                 f"{self._path}: the health check's socket can't be made ({error}); "
-                "set XDG_RUNTIME_DIR to a folder with a short name that can be written"
+                "set XDG_RUNTIME_DIR to a folder that can be written"
             ) from None
         threading.Thread(target=self._serve, name="mq-health", daemon=True).start()
 

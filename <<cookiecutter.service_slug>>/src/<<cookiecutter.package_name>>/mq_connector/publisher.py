@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import threading
-import time
 from collections import deque
 from concurrent.futures import Future
 from typing import Any
@@ -13,15 +11,17 @@ import pika
 from pika.spec import Basic
 
 from .connection import Connection, frames
-from .connection.fork import Process
+from .connection.broker import is_our_doing
+from .connection.link import Link
+from .connection.refusals import describe
 from .errors import MQError, NotConnected, PublishError, StartError, Unroutable
+from .fork import Process
+from .logs import Logger
 
-_log = logging.getLogger(__name__)
+_log = Logger(__name__)
 
 #: Messages under way to the broker at the same time; the next `Publisher.publish` waits for one.
 WINDOW = 1000
-#: Seconds before a loop that failed is started again.
-_RESTART_PAUSE = 1.0
 
 _Key = tuple[str, str, bytes]
 
@@ -67,12 +67,12 @@ class _Message:
 
 
 class Publisher:
-    """Publishes over one connection, from any thread, each message with a confirm of its own.
+    """Publishes on a channel of its own, from any thread, each message with a confirm of its own.
 
-    Connects when the first message comes, and again after a loss: what wasn't confirmed is then sent
-    again, so that a message may arrive twice but never not at all.
+    Joins its connection when the first message comes. What wasn't confirmed when the connection was lost
+    is sent again on the next one, so that a message may arrive twice but never not at all.
 
-    :param connection: where to publish
+    :param connection: where to publish; may be shared
     :param window: messages under way or held at the same time; with more, `publish` waits
     :param hold: whether messages wait for a connection that is down, or are refused
     """
@@ -89,13 +89,12 @@ class Publisher:
         #: Messages at the head of those waiting that go one at a time, to find which one is refused.
         self._suspects = 0
         self._channel: pika.channel.Channel | None = None
-        self._ever_ready = False
         self._lost = False
         self._closed = False
         self._process: Process | None = None
         self._encode = frames.PropertiesEncoder()
         self._refusal: MQError | None = None
-        self._thread: threading.Thread | None = None
+        self._link: Link | None = None
 
     def __enter__(self) -> Publisher:
         return self
@@ -137,8 +136,9 @@ class Publisher:
             trouble = self.connection.trouble or ("the connection was lost" if self._lost else "")
             if not self._hold and self._channel is None and trouble:
                 raise NotConnected(trouble)
-            # A future's callback runs on the loop, which alone can make room.
-            if threading.current_thread() is self._thread:
+            if (
+                self.connection.is_own_thread
+            ):  # a future's callback runs there, and it alone makes room
                 timeout = 0.0
             if not self._room.wait_for(self._has_room, timeout):
                 raise NotConnected(
@@ -166,12 +166,12 @@ class Publisher:
         with self._room:
             self._closed = True
             self._room.notify_all()
-            thread = self._thread
-            if thread is not None:
+            joined = self._process is not None
+            if joined:
                 self._room.wait_for(self._is_idle, timeout)
-        if thread is not None:
-            self.connection.call(self.connection.close)
-            thread.join(timeout)
+        if joined:
+            self.connection.call(self._close_channel)
+            self.connection.quit(self, timeout)
         self._fail_all(NotConnected("closed before the broker had confirmed the message"))
 
     def _has_room(self) -> bool:
@@ -182,43 +182,51 @@ class Publisher:
         return self._refusal is not None or not (self._waiting or self._unconfirmed)
 
     def _start(self) -> None:
-        if self._thread is None and not self._closed:
-            self.connection.parameters  # noqa: B018 - a bad configuration is the caller's to hear of
+        if self._process is None and not self._closed:
+            self.connection.join(self)
             self._process = Process()
-            self._thread = threading.Thread(target=self._run, name="mq-publisher", daemon=True)
-            self._thread.start()
 
-    def _run(self) -> None:
-        while True:
-            try:
-                self.connection.run(self)
-                return
-            except Exception:  # its callers wait for confirms that only a living loop brings
-                _log.exception("the publisher's loop failed; starting it again")
-                self.on_lost()
-                time.sleep(_RESTART_PAUSE)
+    # ---- on the loop: mq_connector.connection.supervised.Member
 
-    # ---- on the loop: mq_connector.connection.supervised.Listener
+    @property
+    def is_well(self) -> bool:
+        """Whether messages can leave."""
+        return self._channel is not None
 
-    def on_open(self) -> None:
-        """The connection is open."""
-        self.connection.amqp.channel(on_open_callback=self._on_channel_open)
+    def on_open(self, link: Link) -> None:
+        """There is a link."""
+        self._link = link
+        link.amqp.channel(on_open_callback=self._on_channel_open)
 
-    def on_lost(self) -> None:
-        """The connection is gone: what wasn't confirmed goes first on the next one."""
-        with self._lock:
-            self._channel = None
+    def on_lost(self, error: BaseException) -> None:
+        """The link is gone: what wasn't confirmed goes first on the next one.
+
+        What the broker answers by closing the connection would cost the next one as well: it goes alone
+        then, and if it was alone already, it is refused.
+        """
+        with self._room:
+            self._channel = self._link = None
             self._lost = True
-            self._take_back(list(self._unconfirmed.values()))
+            messages = list(self._unconfirmed.values())
+            refused = messages if len(messages) == 1 and is_our_doing(error) else []
+            if refused:
+                self._suspects = max(self._suspects - 1, 0)
+            elif is_our_doing(error):
+                self._suspects = len(messages)
+            self._take_back([each for each in messages if each not in refused])
+            self._room.notify_all()
+        for message in refused:
+            message.confirmed.set_exception(PublishError(describe(error)))
 
-    def on_refused(self, reason: str) -> bool:
-        """The broker said no: once it has said yes, a "no" may be one of a broker that is starting."""
-        if self._ever_ready:
-            return False
+    def on_refused(self, reason: str) -> None:
+        """The broker says no."""
         self._refusal = StartError(reason)
         self._fail_all(self._refusal)
-        self.connection.close()
-        return True
+
+    def _close_channel(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel is not None and channel.is_open:
+            channel.close()
 
     def _on_channel_open(self, channel: pika.channel.Channel) -> None:
         channel.add_on_return_callback(self._on_return)
@@ -226,11 +234,10 @@ class Publisher:
         channel.confirm_delivery(self._on_confirm, lambda _: self._on_ready(channel))
 
     def _on_ready(self, channel: pika.channel.Channel) -> None:
-        self.connection.proven()
+        self.connection.used()
         with self._lock:
             self._channel = channel
             self._last_tag = 0
-            self._ever_ready = True
             self._lost = False
         self._send()
 
@@ -254,7 +261,8 @@ class Publisher:
             self._room.notify_all()
         for message in failed:
             message.confirmed.set_exception(error)
-        self.connection.amqp.channel(on_open_callback=self._on_channel_open)
+        if self._link is not None:
+            self._link.amqp.channel(on_open_callback=self._on_channel_open)
 
     def _take_back(self, messages: list[_Message]) -> None:
         """What was under way waits again, ahead of what came later."""
@@ -268,10 +276,10 @@ class Publisher:
         burst = []
         failed: list[tuple[_Message, Exception]] = []
         with self._room:
-            channel = self._channel
-            if channel is None or not channel.is_open:
+            channel, link = self._channel, self._link
+            if channel is None or link is None or not channel.is_open:
                 return
-            frame_max = self.connection.amqp.params.frame_max
+            frame_max = link.amqp.params.frame_max
             while self._waiting and not (self._suspects and self._unconfirmed):
                 message = self._waiting.popleft()
                 try:
@@ -291,7 +299,7 @@ class Publisher:
                 self._last_tag += 1
                 self._unconfirmed[self._last_tag] = message
                 burst.append(data)
-        self.connection.transport.send(burst)
+        link.transport.send(burst)
         for message, reason in failed:
             message.confirmed.set_exception(PublishError(f"{type(reason).__name__}: {reason}"))
 

@@ -21,6 +21,8 @@ from pika.spec import Basic, Queue
 from . import payload
 from .config import Limits
 from .connection.scratch import Result
+from .consumer.opened import Delivery
+from .consumer.suspicion import Suspicion
 from .consumer.workers import Callback, Workers
 
 #: The reply queue that the harness names in its requests.
@@ -55,6 +57,10 @@ class Outcome:
     reply_queue: str | None = None
     #: What the handler raised.
     error: Exception | None = None
+
+    def settle(self, how: str) -> None:
+        """What was settled stays so."""
+        self.settled = self.settled or how
 
     @property
     def replies(self) -> list[dict[Any, Any]]:
@@ -100,10 +106,32 @@ class Harness:
             outcome.error = error
 
         method = Basic.Deliver("harness", self._sent, False, "", "harness")
+        opened: Any = _RecordingOpened(outcome)
         channel: Any = _RecordingChannel(outcome)
-        worker = Workers(Limits(), "harness", self._callback, remember)
-        worker.handle((channel, method, properties or pika.BasicProperties(), body))
+        worker = Workers(
+            Limits(), "harness", self._callback, lambda _: channel, remember, Suspicion()
+        )
+        worker.handle(Delivery(opened, method, properties or pika.BasicProperties(), body))
         return outcome
+
+
+class _RecordingOpened:
+    """Has those methods of `mq_connector.consumer.opened.OpenedChannel` that settle what comes back."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+
+    def ack(self, tag: int, multiple: bool = False) -> None:
+        self._outcome.settle("ack")
+
+    def reject(self, tag: int, requeue: bool) -> None:
+        self._outcome.settle("requeue" if requeue else "dead-letter")
+
+    def reject_later(self, tag: int, seconds: float) -> None:
+        self._outcome.settle("requeue")
+
+    def is_settled(self, tag: int) -> bool:
+        return bool(self._outcome.settled)
 
 
 class _RecordingChannel:
@@ -128,24 +156,15 @@ class _RecordingChannel:
         self._outcome.published.append(Publish(exchange, routing_key, raw, properties))
 
     def basic_ack(self, delivery_tag: int = 0, multiple: bool = False) -> None:
-        self._settle("ack")
+        self._outcome.settle("ack")
 
     def basic_reject(self, delivery_tag: int = 0, requeue: bool = True) -> None:
-        self._settle("requeue" if requeue else "dead-letter")
+        self._outcome.settle("requeue" if requeue else "dead-letter")
 
     def basic_nack(
         self, delivery_tag: int = 0, multiple: bool = False, requeue: bool = True
     ) -> None:
         self.basic_reject(delivery_tag, requeue)
-
-    def is_settled(self, delivery_tag: int) -> bool:
-        return bool(self._outcome.settled)
-
-    def settle(self, delivery_tag: int) -> None:
-        self._settle("ack")
-
-    def reject_later(self, delivery_tag: int, seconds: float) -> None:
-        self._settle("requeue")
 
     def queue_declare(self, queue: str, *_: Any, **__: Any) -> Result:
         self._outcome.declared.append(queue)
@@ -159,10 +178,6 @@ class _RecordingChannel:
         return self._ok(None)
 
     queue_unbind = queue_delete = queue_purge = exchange_delete = queue_bind
-
-    def _settle(self, how: str) -> None:
-        if not self._outcome.settled:
-            self._outcome.settled = how
 
     def _ok(self, method: Any) -> Result:
         result = Result()

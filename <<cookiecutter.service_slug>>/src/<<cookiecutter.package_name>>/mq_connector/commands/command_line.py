@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import health
+from .terminal import OutputError, complain, guarded, say
 
 if TYPE_CHECKING:
     from ..connector import MQConnector
@@ -24,9 +24,16 @@ def main(
     :returns: the process's exit code
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    return guarded(name, lambda: _run(name, make_service, words))
+
+
+def _run(name: str, make_service: Callable[[], MQConnector], words: list[str]) -> int:
     if words == ["health"]:
         well, reason = health.check(name)
-        print(reason, file=sys.stdout if well else sys.stderr)
+        if well:
+            say(reason)
+        else:
+            complain(reason)
         return 0 if well else 1
 
     import argparse
@@ -34,7 +41,12 @@ def main(
     parser = argparse.ArgumentParser(prog=f"python -m {name}", description=f"The {name} service.")
     commands = parser.add_subparsers(dest="command", metavar="command")
     commands.add_parser("run", help="serve requests until SIGTERM (the default)")
-    asking = commands.add_parser("request", help="send one request and print the reply as JSON")
+    asking = commands.add_parser(
+        "request",
+        help="send one request and print the reply as JSON; exit 1 if it is an error",
+        description="Send one request and print the reply as JSON. The exit code is 0 for an answer, "
+        "and 1 without one or where the reply is an error (success: false, with error or code).",
+    )
     asking.add_argument("json", help='the request, such as \'{"text": "hi"}\'')
     asking.add_argument(
         "--timeout", type=_seconds, default=30.0, help="seconds to wait for the reply (30)"
@@ -56,7 +68,9 @@ def main(
             environment() if options.command in (None, "run") else {"LOG_LEVEL": "CRITICAL"}
         )
         if options.command == "request":
-            return _request(make_service(), options.json, options.timeout)
+            from .request import ask
+
+            return ask(make_service(), options.json, options.timeout)
         if options.command == "doctor":
             from .doctor import examine
 
@@ -66,8 +80,10 @@ def main(
 
             return show(make_service(), options.requeue)
         return make_service().serve()
+    except OutputError:
+        raise
     except MQError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        complain(f"{name}: {error}")
         return 1
     except KeyboardInterrupt:
         return 130
@@ -100,41 +116,3 @@ def _log_to_stderr(env: Mapping[str, str]) -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)-8s %(message)s", level=level)
     # What pika has to say of a lost connection, the connector says in one line of its own.
     logging.getLogger("pika").setLevel(logging.CRITICAL)
-
-
-def _request(service: MQConnector, text: str, timeout: float) -> int:
-    import secrets
-
-    from ..client import Client
-    from ..errors import ConfigurationError
-
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigurationError(f"the request isn't valid JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise ConfigurationError('the request must be a JSON object, such as {"text": "hi"}')
-    if not service.consumers:
-        raise ConfigurationError("the service has no consumers, so there is nobody to ask")
-    consumer = next(iter(service.consumers.values()))
-    reply_queue = f"{service.service_name}.reply.{secrets.token_hex(8)}"
-    with Client(consumer.connection.another(), reply_queue) as client:
-        reply = client.request(consumer.queue, data, timeout)
-    print(json.dumps(_as_json(reply), ensure_ascii=False))
-    return 0
-
-
-def _as_json(value: Any) -> Any:
-    """What Neon's format has and JSON hasn't, as the nearest that JSON has: keys and bytes as text."""
-    if isinstance(value, dict):
-        return {
-            key if isinstance(key, str) else str(_as_json(key)): _as_json(each)
-            for key, each in value.items()
-        }
-    if isinstance(value, (set, frozenset)):
-        return sorted((_as_json(each) for each in value), key=repr)
-    if isinstance(value, (list, tuple)):
-        return [_as_json(each) for each in value]
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
-    return value if value is None or isinstance(value, (str, int, float)) else repr(value)

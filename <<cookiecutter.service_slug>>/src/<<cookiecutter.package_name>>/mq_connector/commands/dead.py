@@ -1,149 +1,31 @@
-"""The dead letters of a queue: what they are, why they died, and how they get back."""
+"""Lists the dead letters of a service, and puts them back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import re
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pika
-from pika.spec import Basic
 
-from .. import payload
-from ..connection import Connection
-from ..connection.scratch import Operation
-from ..connection.session import Session
-from ..errors import NotConnected, PayloadError, Unroutable
+from ..connection.frames import OVERHEAD
+from ..errors import NotConnected, PublishError, Unroutable, printable
 from ..publisher import Publisher
+from .broker import family, publisher, session, why_not
+from .letters import DeadLetter, DeadLetterQueue
+from .terminal import say
 
 if TYPE_CHECKING:
     from ..connector import MQConnector
 
 #: Seconds that the broker has to confirm what is put back.
 _CONFIRM_WITHIN = 30.0
-#: Characters of a body that are shown.
-_EXCERPT = 100
-#: Headers that tell of the death, and would be wrong in a message that lives again.
-_OBITUARY = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
+#: Bytes of a content header beside its properties (AMQP 0-9-1, 4.2.6.1).
+_CONTENT_HEADER = 12
 
 
-@dataclass(frozen=True)
-class DeadLetter:
-    """A message of the dead-letter queue."""
-
-    delivery_tag: int
-    properties: pika.BasicProperties
-    body: bytes
-    #: How many others were ready when it was taken.
-    behind: int
-
-    @property
-    def death(self) -> Mapping[str, Any]:
-        """The latest entry of the header ``x-death``, as RabbitMQ writes it."""
-        headers: Mapping[str, Any] = self.properties.headers or {}
-        latest: Mapping[str, Any] = (headers.get("x-death") or [{}])[0]
-        return latest
-
-    def origin(self, default: str) -> str:
-        """The queue that it died in; `default` where nothing says so."""
-        queue: str = self.death.get("queue") or default
-        return queue
-
-    def __str__(self) -> str:
-        time = self.death.get("time")
-        when = f"{time:%Y-%m-%d %H:%M:%S}" if isinstance(time, datetime) else "at some time"
-        return f"{when}  {self.death.get('reason', 'unknown')}  {self._excerpt()}"
-
-    def _excerpt(self) -> str:
-        try:
-            text = repr(payload.decode(self.body))
-        except PayloadError:
-            text = repr(self.body[:_EXCERPT])
-        return text if len(text) <= _EXCERPT else f"{text[:_EXCERPT]}… ({len(self.body)} bytes)"
-
-    def revived(self) -> pika.BasicProperties:
-        """Its properties without what the broker has added since it died."""
-        values = {
-            name: getattr(self.properties, name)
-            for name in vars(pika.BasicProperties())
-            if name != "headers"
-        }
-        headers = {
-            key: value
-            for key, value in (self.properties.headers or {}).items()
-            if not key.startswith(_OBITUARY)
-        }
-        return pika.BasicProperties(**values, headers=headers or None)
-
-
-class DeadLetterQueue:
-    """Takes messages out of a dead-letter queue, one by one, for as long as it is open.
-
-    What was taken and not removed goes back when the connection is closed.
-    """
-
-    def __init__(self, session: Session, queue: str) -> None:
-        self._session = session
-        self._channel: pika.channel.Channel | None = None
-        self._on_empty: Callable[[Any], None] = lambda _: None
-        self.name = f"{queue}.dead"
-
-    def __iter__(self) -> Iterator[DeadLetter]:
-        """All messages that are there now, oldest first; not those that come while we look."""
-        left: int | None = None
-        while left != 0:
-            letter = self._session.run(_one(self._get()))
-            if letter is None:
-                return
-            left = letter.behind if left is None else left - 1
-            yield letter
-
-    def remove(self, letter: DeadLetter) -> None:
-        """The message is safe elsewhere."""
-        self._session.run(_one(self._ack(letter.delivery_tag)))
-
-    def _get(self) -> Operation:
-        def operation(channel: pika.channel.Channel, done: Callable[[Any], None]) -> None:
-            def got(_: Any, method: Basic.GetOk, properties: Any, body: bytes) -> None:
-                tag, behind = method.delivery_tag or 0, method.message_count or 0
-                done(DeadLetter(tag, properties, body, behind))
-
-            # pika tells of an empty queue by a callback of its own, and looks through all it has
-            # whenever one is added: so there is one for all messages.
-            self._on_empty = done
-            if channel is not self._channel:
-                self._channel = channel
-                channel.add_callback(
-                    lambda _: self._on_empty(None), [Basic.GetEmpty], one_shot=False
-                )
-            channel.basic_get(self.name, got)
-
-        return operation
-
-    def _ack(self, tag: int) -> Operation:
-        def operation(channel: pika.channel.Channel, done: Callable[[Any], None]) -> None:
-            channel.basic_ack(tag)
-            # An ack isn't answered; what is sent behind it is.
-            channel.basic_qos(callback=done)
-
-        return operation
-
-
-def _one(operation: Operation) -> Any:
-    return (yield operation)
-
-
-def _put_back(publisher: Publisher, queue: str, letter: DeadLetter) -> None:
-    """:raises MQError: the broker hasn't taken it"""
-    try:
-        publisher.publish("", queue, letter.body, letter.revived()).result(_CONFIRM_WITHIN)
-    except FutureTimeout:
-        raise NotConnected(
-            f"the broker hasn't confirmed a message to {queue!r} within {_CONFIRM_WITHIN:g} s; "
-            "it stays a dead letter as well"
-        ) from None
+class _Stays(Exception):
+    """A letter can't be put back, for this reason."""
 
 
 def show(service: MQConnector, requeue: bool) -> int:
@@ -152,27 +34,71 @@ def show(service: MQConnector, requeue: bool) -> int:
     A message is taken out only after the broker has confirmed that its copy is in the queue;
     cut short in between, it is in both.
 
-    :returns: exit code: 0, or 1 where one could not be put back, as its queue is gone
+    :returns: exit code: 0, or 1 where one could not be put back
     """
+    ours = re.compile("|".join(family(each)[1] for each in service.consumers.values()))
     stayed = False
     for consumer in service.consumers.values():
         if consumer.is_private:
             continue  # what its callback can't handle joins the dead letters of another queue
-        connection = consumer.connection.another()
-        with Session(connection) as session, Publisher(Connection(connection.parameters)) as back:
-            dead = DeadLetterQueue(session, consumer.queue)
+        with session(service) as opened, publisher(service) as back:
             count = 0
+            frame_max = opened.link.amqp.params.frame_max
+            dead = DeadLetterQueue(opened, consumer.queue)
             for letter in dead:
-                print(letter, flush=True)
+                say(str(letter))
                 if requeue:
-                    origin = letter.origin(consumer.queue)
                     try:
-                        _put_back(back, origin, letter)
-                    except Unroutable:  # a subscriber's queue goes with its service
+                        _put_back(back, _target(letter, consumer.queue, ours), letter, frame_max)
+                    except _Stays as reason:
                         stayed = True
-                        print(f"stays a dead letter: there is no queue {origin!r} any more")
+                        say(f"stays a dead letter: {reason}")
                         continue
+                    except FutureTimeout:
+                        raise NotConnected(
+                            "the broker hasn't confirmed a message that was put back within "
+                            f"{_CONFIRM_WITHIN:g} s, so it stays a dead letter as well"
+                            f"{why_not(service)}"
+                        ) from None
                     dead.remove(letter)
                 count += 1
-            print(f"{count} dead letters of {consumer.queue!r}{' put back' if requeue else ''}")
+            say(f"{count} dead letters of {consumer.queue!r}{' put back' if requeue else ''}")
     return int(stayed)
+
+
+def _target(letter: DeadLetter, default: str, ours: re.Pattern[str]) -> str:
+    """Where a letter belongs. It may say so itself, but only among the queues of this service: a
+    client can write its own account of a death, and ours are not its rights."""
+    origin = letter.origin or default
+    if not ours.fullmatch(origin):
+        raise _Stays(
+            f"it says that it died in queue {printable(origin)!r}, which this service doesn't consume"
+        )
+    return origin
+
+
+def _put_back(publisher: Publisher, queue: str, letter: DeadLetter, frame_max: int) -> None:
+    """:raises _Stays: for a reason that is the letter's own
+    :raises concurrent.futures.TimeoutError: the broker hasn't confirmed it in time
+    :raises MQError: no letter can be put back
+    """
+    try:
+        properties = letter.revived()
+        size = _size(properties)
+    except Exception as error:  # pika's codecs raise whatever a value leads to
+        raise _Stays(
+            f"its properties can't be read: {type(error).__name__}: {printable(str(error))}"
+        ) from None
+    if size > frame_max:
+        raise _Stays(f"its headers have {size} bytes where this connection allows {frame_max}")
+    try:
+        publisher.publish("", queue, letter.body, properties).result(_CONFIRM_WITHIN)
+    except Unroutable:  # a subscriber's queue goes with its service
+        raise _Stays(f"there is no queue {queue!r} any more") from None
+    except PublishError as error:
+        raise _Stays(printable(str(error))) from None
+
+
+def _size(properties: pika.BasicProperties) -> int:
+    """Bytes of the frame that carries properties; a larger one than allowed costs the connection."""
+    return sum(map(len, properties.encode())) + _CONTENT_HEADER + OVERHEAD

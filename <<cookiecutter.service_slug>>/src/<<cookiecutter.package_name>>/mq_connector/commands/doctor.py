@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from .. import health
 from ..connection.scratch import Steps
 from ..connection.session import Session
 from ..consumer import input_queue
-from ..errors import ChannelError, MQError, NotConnected
+from ..errors import ChannelError, MQError, NotConnected, printable
+from .broker import alarm, family, session
+from .terminal import say
 
 if TYPE_CHECKING:
     from ..connector import MQConnector
+    from ..consumer import ConsumerThread
+
+#: A kind that no queue is of, so that a declaration with it never makes one.
+_NO_KIND = {"x-queue-type": "none"}
+#: How RabbitMQ names the kind of a queue in refusing that declaration; "none" is a classic one on
+#: RabbitMQ 3.
+_CURRENT = re.compile(r"'x-queue-type'.* but current is (?:the value )?'?(\w+)'?")
+#: A reply code in the broker's own words, which tell that it runs.
+_ANSWERED = re.compile(r": \d{3} [A-Z_]+\b")
 
 
 class _Report:
@@ -21,14 +33,14 @@ class _Report:
         self.failed = False
 
     def good(self, text: str) -> None:
-        print(f"ok    {text}", flush=True)
+        say(f"ok    {text}")
 
     def note(self, text: str) -> None:
-        print(f"note  {text}", flush=True)
+        say(f"note  {text}")
 
     def bad(self, text: str, remedy: str = "") -> None:
         self.failed = True
-        print(f"FAIL  {text}{'; ' + remedy if remedy else ''}", flush=True)
+        say(f"FAIL  {text}{'; ' + remedy if remedy else ''}")
 
 
 def examine(service: MQConnector) -> int:
@@ -43,26 +55,30 @@ def examine(service: MQConnector) -> int:
         report.bad(str(error))
         return 1
     report.good(f"configuration: {settings.source}, user {settings.username!r}")
-    session = Session(service.connection_to(service.vhost))
+    opened = session(service)
     try:
-        session.open()
+        opened.open()
     except MQError as error:
         hint = "is RabbitMQ running? `docker compose up -d rabbitmq` starts the repository's own"
-        report.bad(str(error), hint if isinstance(error, NotConnected) else "")
+        silent = isinstance(error, NotConnected) and not _ANSWERED.search(str(error))
+        report.bad(str(error), hint if silent else "")
         return 1
     try:
-        version = ".".join(map(str, session.connection.broker_version))
+        version = ".".join(map(str, opened.link.broker.version))
         hosts = ", ".join(f"{host}:{port}" for host, port in settings.hosts)
         report.good(f"broker: RabbitMQ {version} at {hosts}, logged in, vhost {service.vhost!r}")
         for consumer in service.consumers.values():
             if consumer.is_private:
-                report.note(f"queue {consumer.queue!r} is the service's alone; health knows of it")
+                report.note(
+                    f"queue {_public_name(consumer)!r} is each process's own; health knows of it"
+                )
             else:
-                _examine_queue(report, session, consumer.queue)
+                _examine_queue(report, opened, consumer.queue)
     except MQError as error:
         report.bad(str(error))
     finally:
-        session.close()
+        opened.close()
+    _examine_alarm(report, service)
     well, reason = health.check(service.service_name)
     if well:
         report.good(f"health: {reason}")
@@ -83,8 +99,9 @@ def _examine_queue(report: _Report, session: Session, queue: str) -> None:
         if missing:
             report.bad(f"user may not make queue {queue!r} ({missing})", "grant configure on it")
     else:
+        kind = session.run(_kind(queue))
         report.good(
-            f"queue: {queue!r}, {found.message_count} ready, {found.consumer_count} consumers"
+            f"queue: {queue!r}, {kind}, {found.message_count} ready, {found.consumer_count} consumers"
         )
         if not found.consumer_count:
             report.bad(f"nobody consumes {queue!r}", "start the service")
@@ -102,6 +119,40 @@ def _examine_queue(report: _Report, session: Session, queue: str) -> None:
         report.note(f"dead letters: {dead.message_count} in {queue + '.dead'!r}")
     else:
         report.good(f"dead letters: none in {queue + '.dead'!r}")
+
+
+def _public_name(consumer: ConsumerThread) -> str:
+    """The name of a private queue, without what this process has drawn: no such queue exists."""
+    beginning, _ = family(consumer)
+    return beginning if beginning == consumer.queue else f"{beginning}…"
+
+
+def _kind(queue: str) -> Steps:
+    """Of what kind a queue is. No method of AMQP tells, but the broker's refusal to declare it as
+    another one does."""
+    try:
+        yield input_queue.declare(queue, durable=True, arguments=_NO_KIND)
+    except ChannelError as error:
+        if "'durable'" in error.text:
+            return "transient classic"
+        current = _CURRENT.search(error.text)
+        if current:
+            return "classic" if current[1] == "none" else printable(current[1])
+    return "of unknown kind"
+
+
+def _examine_alarm(report: _Report, service: MQConnector) -> None:
+    try:
+        trouble = alarm(service)
+    except ChannelError as error:
+        report.bad(
+            f"user may not publish ({error})", "grant write on amq.default: replies go there"
+        )
+        return
+    if trouble:
+        report.bad(trouble, "`rabbitmqctl status` shows how much it has and how much it wants")
+    else:
+        report.good("publishing: the broker takes messages")
 
 
 def _try(session: Session, steps: Steps) -> MQError | None:

@@ -12,6 +12,7 @@ import pika
 from pika.exceptions import AMQPError
 
 from .. import config as configuration
+from ..connection.address import parameters as parameters_of
 from ..connection.refusals import describe, permanent_reason
 from ..connector import MQConnector
 from ..errors import NotConnected, StartError
@@ -45,7 +46,7 @@ class ConfiguredConnector(MQConnector):
         self.testing_prefix_envs: Any = ()
         overridden = self.service_config.get(self.property_key) or {}
         for name, value in {
-            **self._basic_properties,
+            **self._mq_basic_properties,
             **self.service_configurable_properties,
         }.items():
             setattr(self, name, overridden.get(name, value))
@@ -55,16 +56,16 @@ class ConfiguredConnector(MQConnector):
     @property
     def config(self) -> dict[str, Any]:
         """The configuration; what is set may be wrapped in ``MQ``, and nothing means to look for it."""
-        return self._config  # type: ignore[return-value]  # made a dict by the setter
+        return self._mq_config
 
     @config.setter
     def config(self, config: Mapping[str, Any] | None) -> None:
-        self._given = bool(config)
+        self._mq_given = bool(config)
         # The look-up that the login makes as well: by the service's name. An `init_config` of the
         # service's own comes before it.
         own = type(self).init_config is not ConfiguredConnector.init_config
         found = self.init_config(config) if config or own else None
-        self._config = found or load_neon_mq_config(self.service_name)
+        self._mq_config: dict[str, Any] = found or load_neon_mq_config(self.service_name)
 
     @staticmethod
     def init_config(config: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -84,7 +85,7 @@ class ConfiguredConnector(MQConnector):
         return {}
 
     @property
-    def _basic_properties(self) -> dict[str, Any]:
+    def _mq_basic_properties(self) -> dict[str, Any]:
         name = self.service_name.upper()
         return {
             "sync_period": 10,
@@ -125,12 +126,15 @@ class ConfiguredConnector(MQConnector):
 
     # ---- connections
 
+    def _mq_hosts(self, vhost: str) -> list[pika.ConnectionParameters]:
+        return parameters_of(self.settings(), vhost, self.service_name)
+
     def settings(self) -> configuration.Settings:
         """Hosts and credentials.
 
         :raises ConfigurationError: with one line that names file, key and remedy
         """
-        return configuration.load(self.service_name, self.config if self._given else None)
+        return configuration.load(self.service_name, self.config if self._mq_given else None)
 
     @property
     def mq_credentials(self) -> Any:
@@ -138,7 +142,7 @@ class ConfiguredConnector(MQConnector):
 
         :raises ConfigurationError: there are none
         """
-        return self._parameters("/")[0].credentials
+        return self._mq_hosts("/")[0].credentials
 
     def get_connection_params(self, vhost: str, **kwargs: Any) -> pika.ConnectionParameters:
         """pika's parameters for a vhost, of the first host.
@@ -146,7 +150,7 @@ class ConfiguredConnector(MQConnector):
         :param kwargs: override what `pika.ConnectionParameters` takes
         :raises ConfigurationError: something is missing
         """
-        parameters = self._parameters(vhost)[0]
+        parameters = self._mq_hosts(vhost)[0]
         for name, value in kwargs.items():
             if not hasattr(type(parameters), name):
                 raise TypeError(f"connections have no parameter {name!r}")

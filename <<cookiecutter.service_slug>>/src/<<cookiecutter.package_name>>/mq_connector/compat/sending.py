@@ -36,7 +36,7 @@ class Message:
     :ivar expiration: milliseconds for which it may wait in a queue
     """
 
-    id: str
+    id: Any
     body: bytes
     exchange: str = ""
     queue: str = ""
@@ -47,7 +47,7 @@ class Message:
     def make(
         cls, data: Mapping[Any, Any], form: payload.Form = payload.Form.LITERAL, **where: Any
     ) -> Message:
-        """Encode a dict, which isn't changed; without a ``message_id`` the message gets one.
+        """Encode a dict, which isn't changed; without a ``message_id``, or with None, the message gets one.
 
         :raises TypeError: it isn't a dict
         :raises ValueError: there is nothing in it
@@ -61,7 +61,7 @@ class Message:
             context = message.get("context")
             mq = context.get("mq") if isinstance(context, Mapping) else None
             known = mq.get("message_id") if isinstance(mq, Mapping) else None
-            message["message_id"] = known or uuid.uuid4().hex
+            message["message_id"] = uuid.uuid4().hex if known is None else known
         return cls(message["message_id"], payload.encode(message, form), **where)
 
     def unbound(self) -> Message:
@@ -166,7 +166,7 @@ class Sender:
 
     def _run(self, steps: Steps) -> None:
         """On a connection of its own, which the broker may close to say no."""
-        with Session(self._publisher.connection.another()) as session:
+        with Session(self._publisher.connection.address) as session:
             session.run(steps)
 
 
@@ -234,10 +234,14 @@ def emit(
     if isinstance(connection, pika.BlockingConnection):
         _emit_blocking(connection, message)
     elif isinstance(connection, Connection):
-        ours = connection
-        ours.call(lambda: ours.amqp.channel(on_open_callback=_Emission(message)))
+        connection.call(lambda: _emit_on_loop(connection, message))
     else:
         connection.channel(on_open_callback=_Emission(message))
+
+
+def _emit_on_loop(connection: Connection, message: Message) -> None:
+    if connection.link is not None and connection.link.is_open:
+        connection.link.amqp.channel(on_open_callback=_Emission(message))
 
 
 def _emit_blocking(connection: pika.BlockingConnection, message: Message) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..errors import ConfigurationError
 from . import neon
+from .environment import config_home, home, text_of
 
 #: Name of the configuration file in every folder that is looked into.
 FILE_NAME = "mq_config.json"
@@ -29,12 +30,11 @@ def places(env: Mapping[str, str]) -> list[Path]:
     the one that belongs to its own broker.
     """
     explicit = env.get("NEON_MQ_CONFIG_PATH")
-    home = Path(env.get("HOME") or Path.home())
-    folder = Path(env.get("XDG_CONFIG_HOME") or home / ".config")
+    folder, mine = config_home(env), home(env)
     return [
         *([Path(os.path.expanduser(explicit))] if explicit else []),
-        folder / "neon" / FILE_NAME,
-        home / ".local" / "share" / "neon" / "credentials.json",
+        *([folder / "neon" / FILE_NAME] if folder else []),
+        *([mine / ".local" / "share" / "neon" / "credentials.json"] if mine else []),
         Path(FILE_NAME),
     ]
 
@@ -42,19 +42,20 @@ def places(env: Mapping[str, str]) -> list[Path]:
 def read(path: Path) -> dict[str, Any]:
     """Read one configuration file.
 
-    :raises ConfigurationError: it can't be read, isn't JSON, or isn't an object
+    :raises ConfigurationError: it can't be read, isn't JSON, or isn't an object; nothing that it holds is
+        repeated, for it may be a password
     """
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(
-            f"{path}: can't be read ({error.strerror}); check its permissions"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigurationError(
-            f"{path}: isn't valid JSON ({error}); fix it or make it again"
-        ) from None
-    return unwrap(config, str(path))
+        config = json.loads(text_of(path))
+    except json.JSONDecodeError as error:
+        reason = f"{error.msg}, line {error.lineno}, column {error.colno}"
+    except ValueError:
+        reason = "a number with too many digits"
+    except RecursionError:
+        reason = "too many brackets"
+    else:
+        return unwrap(config, str(path))
+    raise ConfigurationError(f"{path}: isn't valid JSON ({reason}); fix it or make it again")
 
 
 def unwrap(config: Any, source: str = "configuration") -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..errors import ConfigurationError
 from ..payload.body import MAX_DEPTH, MAX_SIZE
 from .environment import environment
+from .values import shown, whole
 
 #: Values of ``MQ_QUEUE_TYPE``.
 KINDS = ("auto", "quorum", "legacy")
@@ -19,8 +20,12 @@ class Limits:
 
     #: Threads that run callbacks; 1 keeps the order of messages.
     workers: int = 1
-    #: Deliveries that the broker sends ahead (AMQP ``basic.qos``); memory is bounded by it.
-    prefetch: int = 200
+    #: Deliveries that the broker sends ahead (AMQP ``basic.qos``); by default as many as are handled
+    #: within a fifth of a second, see `mq_connector.consumer.workers`.
+    prefetch: int | None = None
+    #: Seconds after which a callback counts as stuck, and a consumer with no other worker as unwell; 0
+    #: for never.
+    stuck: int = 0
     #: ``auto``, ``quorum`` or ``legacy``, see `mq_connector.consumer.input_queue`.
     queue_type: str = "auto"
     #: Bytes that a body may have, and levels of brackets in it, see `mq_connector.payload.body`.
@@ -35,22 +40,24 @@ class Limits:
         """
         env = environment()
         workers = _whole(env, "MQ_WORKERS", cls.workers, 1, 1000)
-        prefetch = _whole(env, "MQ_PREFETCH", max(cls.prefetch, 2 * workers), 1, 65535)
+        prefetch = _whole(env, "MQ_PREFETCH", 1, 1, 65535) if env.get("MQ_PREFETCH") else None
+        stuck = _whole(env, "MQ_STUCK", cls.stuck, 0, 86400)
         queue_type = env.get("MQ_QUEUE_TYPE") or cls.queue_type
         if queue_type not in KINDS:
             raise ConfigurationError(
-                f"MQ_QUEUE_TYPE is {queue_type!r}; it must be one of {', '.join(KINDS)}"
+                f"MQ_QUEUE_TYPE is {shown(queue_type)}; it must be one of {', '.join(KINDS)}"
             )
         max_body = _whole(env, "MQ_MAX_BODY", cls.max_body, 1, 2**31 - 1)
         # A deeper one would run into Python's own limit of recursion.
         max_depth = _whole(env, "MQ_MAX_DEPTH", cls.max_depth, 1, 500)
-        return cls(workers, prefetch, queue_type, max_body, max_depth)
+        return cls(workers, prefetch, stuck, queue_type, max_body, max_depth)
 
 
 def _whole(env: Mapping[str, str], variable: str, default: int, least: int, most: int) -> int:
-    text = env.get(variable) or str(default)
-    if not text.isdecimal() or not least <= int(text) <= most:
+    text = env.get(variable)
+    number = whole(text or default, least, most)
+    if number is None:
         raise ConfigurationError(
-            f"{variable} is {text!r}; it must be a whole number from {least} to {most}"
+            f"{variable} is {shown(text)}; it must be a whole number from {least} to {most}"
         )
-    return int(text)
+    return number

@@ -6,12 +6,14 @@ It is only looked at where no ``mq_config.json`` counts, and only read where PyY
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigurationError
+from .environment import config_home, home, text_of
 
 #: What Neon's images set ``OVOS_CONFIG_BASE_FOLDER`` and ``OVOS_CONFIG_FILENAME`` to.
 FOLDER, FILE_NAME = "neon", "diana.yaml"
@@ -25,15 +27,15 @@ def places(env: Mapping[str, str]) -> list[Path]:
     """
     folder = env.get("OVOS_CONFIG_BASE_FOLDER") or FOLDER
     name = env.get("OVOS_CONFIG_FILENAME") or FILE_NAME
-    home = Path(env.get("HOME") or Path.home())
+    mine, config = home(env), config_home(env)
     default = env.get("OVOS_DEFAULT_CONFIG")
     system = (env.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":")
     return [
         *([Path(default)] if default else []),
         Path(env.get("OVOS_DISTRIBUTION_CONFIG") or Path("/usr/share", folder, name)),
         Path(env.get("MYCROFT_SYSTEM_CONFIG") or Path("/etc", folder, name)),
-        home / f".{folder}" / name,
-        Path(env.get("XDG_CONFIG_HOME") or home / ".config") / folder / name,
+        *([mine / f".{folder}" / name] if mine else []),
+        *([config / folder / name] if config else []),
         *(Path(each) / folder / name for each in reversed(system) if each.startswith("/")),
     ]
 
@@ -45,11 +47,15 @@ def read(env: Mapping[str, str]) -> tuple[dict[str, Any], str] | None:
     :raises ConfigurationError: a file can't be read or isn't what its name says
     """
     merged: dict[str, Any] = {}
-    files = [path for path in places(env) if path.is_file()]
+    files = [path for path in places(env) if os.path.isfile(path)]
     missing = ""
     for path in files:
-        config, missing = _load(path)
-        _merge(merged, config)
+        config, remark = _load(path)
+        missing = missing or remark
+        try:
+            _merge(merged, config)
+        except RecursionError:  # YAML can hold what holds itself
+            raise ConfigurationError(f"{path}: has no end; take its aliases out") from None
     config = merged.get("MQ") or merged
     source = ", ".join(map(str, files)) + missing
     if not missing and not (isinstance(config, dict) and isinstance(config.get("users"), dict)):
@@ -59,23 +65,23 @@ def read(env: Mapping[str, str]) -> tuple[dict[str, Any], str] | None:
 
 def _load(path: Path) -> tuple[dict[str, Any], str]:
     """One file, and a remark where it can't be read here."""
-    parse: Callable[[str], Any] = json.loads
-    errors: tuple[type[Exception], ...] = (ValueError,)
-    if path.suffix in (".yaml", ".yml"):
-        try:
-            yaml = import_module("yaml")
-        except ImportError:
-            return {}, " (not read: PyYAML isn't installed)"
-        parse, errors = yaml.safe_load, (ValueError, yaml.YAMLError)
+    text = text_of(path)
+    reason = ""
     try:
-        config = parse(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(
-            f"{path}: can't be read ({error.strerror}); check its permissions"
-        ) from None
-    except errors as error:
-        what = str(error).splitlines()[0]
-        raise ConfigurationError(f"{path}: isn't valid ({what}); fix it") from None
+        if path.suffix in (".yaml", ".yml"):
+            config = import_module("yaml").safe_load(text)
+        else:
+            config = json.loads(text)
+    except ImportError:
+        return {}, " (not read: PyYAML isn't installed)"
+    except (
+        Exception
+    ) as error:  # whatever YAML's constructors raise; their words may hold a password
+        mark = getattr(error, "problem_mark", None)
+        line = getattr(error, "lineno", mark.line + 1 if mark else 0)
+        reason = f"line {line}" if line else type(error).__name__
+    if reason:
+        raise ConfigurationError(f"{path}: isn't valid ({reason}); fix it")
     return (config if isinstance(config, dict) else {}), ""
 
 

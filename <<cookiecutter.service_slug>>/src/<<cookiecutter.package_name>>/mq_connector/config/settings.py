@@ -16,6 +16,7 @@ from .files import look_up, places, unwrap, users
 from .tls import PORT as TLS_PORT
 from .tls import TLS
 from .tls import load as load_tls
+from .values import flaw, shown, whole
 
 DEFAULT_SERVER, DEFAULT_PORT = "localhost", 5672
 
@@ -60,23 +61,31 @@ def _settings(
     if not isinstance(user, Mapping):
         user = {}
     # Neon's documents say "username", the incumbent's code reads "user".
-    username = env.get("MQ_USERNAME") or user.get("username") or user.get("user")
+    username = env.get("MQ_USERNAME") or _first(user.get("username"), user.get("user"))
     password = env.get("MQ_PASSWORD") or user.get("password")
     tls = load_tls(config, env, source)
-    if tls and tls.cert and not password:
-        username, password = username or service_name, ""
+    if tls and tls.cert and password in (None, ""):
+        username, password = _first(username, service_name), ""
     for value, key, variable in (
         (username, "username", "MQ_USERNAME"),
         (password, "password", "MQ_PASSWORD"),
     ):
-        if not isinstance(value, str) or not (value or (tls and tls.cert)):
+        if value in (None, "") and not (value == "" and tls and tls.cert):
             raise ConfigurationError(
                 f"{source}: users.{service_name}.{key} is missing; add it or set {variable}"
             )
-    port = _port(
-        env.get("MQ_PORT") or config.get("port") or (TLS_PORT if tls else DEFAULT_PORT), source
-    )
-    servers = env.get("MQ_SERVER") or config.get("server") or DEFAULT_SERVER
+        if reason := flaw(value):
+            raise ConfigurationError(f"{source}: users.{service_name}.{key} ({variable}) {reason}")
+    given = env.get("MQ_PORT") or config.get("port")
+    default = TLS_PORT if tls else DEFAULT_PORT
+    port = default if given in (None, "") else whole(given, 1, 65535)
+    if port is None:
+        raise ConfigurationError(
+            f"{source}: port (MQ_PORT) is {shown(given)}; it must be a number from 1 to 65535"
+        )
+    servers = env.get("MQ_SERVER") or config.get("server")
+    if servers in (None, ""):
+        servers = DEFAULT_SERVER
     if isinstance(servers, str):
         servers = servers.split(",")
     if not isinstance(servers, (list, tuple)) or not all(
@@ -91,26 +100,35 @@ def _settings(
     return Settings(hosts, str(username), str(password), source, tls)
 
 
+def _first(value: Any, other: Any) -> Any:
+    """The value, or the other where it is missing; zero and false aren't, somebody meant something by them."""
+    return other if value in (None, "") else value
+
+
 def _host(server: str, port: int, source: str) -> tuple[str, int]:
-    """``host``, ``host:port`` or ``[v6]:port``."""
-    if "@" in server or "/" in server:  # a URL may hold a password, so it isn't repeated
+    """``host``, ``host:port`` or ``[v6]:port``; what is none of them may hold a password, so it isn't repeated."""
+    where = f"{source}: server (MQ_SERVER)"
+    if "@" in server or "/" in server:
         raise ConfigurationError(
-            f"{source}: server (MQ_SERVER) holds a URL; name only the host, or host:port, and put "
+            f"{where} holds a URL; name only the host, or host:port, and put "
             "user and password where they belong"
         )
     name, colon, number = server.rpartition(":")
     if not colon or (":" in name and not name.endswith("]")):
-        return server.strip("[]"), port
-    return name.strip("[]"), _port(number, source, f"the port of server (MQ_SERVER) {server!r}")
-
-
-def _port(value: Any, source: str, key: str = "port (MQ_PORT)") -> int:
+        name = server
+    else:
+        given = whole(number, 1, 65535)
+        if given is None:
+            raise ConfigurationError(
+                f"{where} has something after a colon that is no port from 1 to 65535; "
+                "name only the host, or host:port"
+            )
+        port = given
+    name = name.strip("[]")
     try:
-        port = int(value)
-    except (TypeError, ValueError):
-        port = 0
-    if not 0 < port < 65536:
-        raise ConfigurationError(
-            f"{source}: {key} is {value!r}; it must be a number from 1 to 65535"
-        )
-    return port
+        name.encode("idna")  # as it is looked up
+    except UnicodeError:
+        name = ""
+    if not name or not name.isprintable() or " " in name:
+        raise ConfigurationError(f"{where} holds what can't be a host's name; name a host")
+    return name, port

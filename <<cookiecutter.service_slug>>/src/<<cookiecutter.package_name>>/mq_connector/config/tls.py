@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigurationError
+from .values import shown
 
 #: The port of AMQP over TLS.
 PORT = 5671
@@ -47,10 +48,13 @@ def load(config: Mapping[str, Any], env: Mapping[str, str], source: str) -> TLS 
     switch = env.get("MQ_TLS")
     if switch is not None:
         if switch.lower() not in _TRUE + _FALSE:
-            raise ConfigurationError(f"MQ_TLS is {switch!r}; it must be true or false")
+            raise ConfigurationError(f"MQ_TLS is {shown(switch)}; it must be true or false")
         wanted = switch.lower() in _TRUE
     for key in ("ca", "cert", "key"):
         values[key] = env.get(f"MQ_TLS_{key.upper()}") or values.get(key)
+        # A name in another encoding arrives from the environment as halves of pairs, and opens the file.
+        if values[key] is not None and (not isinstance(values[key], str) or "\0" in values[key]):
+            raise ConfigurationError(f"{source}: tls.{key} must be the name of a file, in quotes")
     if not isinstance(values.get("verify", True), bool):
         raise ConfigurationError(f"{source}: tls.verify must be true or false")
     return TLS(**values) if wanted else None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pika
@@ -20,6 +21,35 @@ HEARTBEAT = 20
 KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3}
 
 Parameters = Sequence[pika.ConnectionParameters]
+
+
+class Address:
+    """Where a vhost is, and who we are there.
+
+    :param parameters: one for each host, in the order in which they are tried; a callable is asked
+        when they are first needed, so that a service can be made without a configuration
+    """
+
+    def __init__(self, parameters: Parameters | Callable[[], Parameters]) -> None:
+        self._ask = parameters if callable(parameters) else None
+        self._parameters = None if callable(parameters) else parameters
+
+    @property
+    def parameters(self) -> Parameters:
+        """:raises ConfigurationError: when they come from a configuration that lacks something"""
+        if self._parameters is None:
+            assert self._ask is not None
+            self._parameters = self._ask()
+        return self._parameters
+
+    def ask_again(self) -> None:
+        """Read the configuration anew, as the broker refuses what it said: a password may have changed.
+
+        What was known stays where it can't be read now.
+        """
+        if self._ask is not None:
+            with suppress(ConfigurationError):
+                self._parameters = self._ask()
 
 
 def parameters(settings: Settings, vhost: str, name: str) -> list[pika.ConnectionParameters]:

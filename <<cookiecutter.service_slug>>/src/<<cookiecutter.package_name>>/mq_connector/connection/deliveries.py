@@ -19,15 +19,22 @@ from pika.spec import FRAME_MAX_SIZE, Basic
 from .frames import BODY, END, HEADER, HEARTBEAT, HEARTBEAT_FRAME, METHOD, OVERHEAD
 
 _BASIC_DELIVER = b"\x00\x3c\x00\x3c"
+_BASIC_GET_OK = b"\x00\x3c\x00\x47"
 _CHANNEL_CLOSE = b"\x00\x14\x00\x28"
 _TYPES = frozenset((METHOD, HEADER, BODY, HEARTBEAT))
+#: Bytes that a content header may have. RabbitMQ keeps to what was negotiated (128 KiB) in other frames,
+#: but a header is never split (AMQP 0-9-1, 4.2.6), and each death of a message adds to what its publisher
+#: may have filled; the names in a death can be as long again.
+_LARGEST_HEADER = 16 * FRAME_MAX_SIZE
 #: pika counts what it reads to notice a dead peer. While deliveries bypass it, it is told of the
 #: peer's life this often, in seconds: well below the shortest time-out that it can have (6 s).
 _SIGN_OF_LIFE = 1.0
 
 _unpack_prefix = struct.Struct(">BHL").unpack_from
 _unpack_delivery = struct.Struct(">Q?").unpack_from
+_ALL = 0xFFFF
 _unpack_size = struct.Struct(">Q").unpack_from
+_unpack_count = struct.Struct(">L").unpack_from
 
 
 class Properties(pika.BasicProperties):
@@ -42,6 +49,18 @@ class Properties(pika.BasicProperties):
         if name not in values:
             raise AttributeError(f"properties have no {name!r}")
         return values[name]
+
+    @property
+    def flags(self) -> int:
+        """Which properties there are (AMQP 0-9-1, 4.2.6.1), as pika's ``FLAG_…``, without decoding them.
+
+        All of them once they are decoded, as they can be set from then on.
+        """
+        try:
+            raw = self._raw
+            return raw[0] << 8 | raw[1]
+        except (AttributeError, IndexError):
+            return _ALL
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, pika.BasicProperties):
@@ -72,7 +91,10 @@ class Sink(Protocol):
     """Takes what arrives on one channel."""
 
     def deliver(self, method: Basic.Deliver, properties: pika.BasicProperties, body: bytes) -> None:
-        """A whole message; called on the loop, must not block."""
+        """A whole message; called on the loop, must not block.
+
+        One that was asked for by ``basic.get`` comes with a `Basic.GetOk` instead.
+        """
 
     def closing(self) -> None:
         """The broker closes the channel: from now on nothing may be sent on it."""
@@ -85,7 +107,7 @@ class _Delivery:
 
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
-        self.method: Basic.Deliver | None = None
+        self.method: Any = None
         self.properties: Properties | None = None
         self.missing = 0
         self.pieces: list[bytes] = []
@@ -127,7 +149,7 @@ class DeliveryReader:
         while position + OVERHEAD <= end:
             kind, channel, size = _unpack_prefix(data, position)
             stop = position + OVERHEAD + size
-            if kind not in _TYPES or size > FRAME_MAX_SIZE:
+            if kind not in _TYPES or (size > FRAME_MAX_SIZE and not _is_large_header(kind, size)):
                 raise InvalidFrameError(f"frame of type {kind} with {size} bytes from the broker")
             if stop > end:
                 break
@@ -159,12 +181,15 @@ class DeliveryReader:
             if name == _BASIC_DELIVER:
                 delivery.method = self._method(data, start + 4, stop)
                 return True
+            if name == _BASIC_GET_OK:
+                delivery.method = _get_ok(data, start + 4, stop)
+                return True
             if name == _CHANNEL_CLOSE:
                 delivery.sink.closing()
             return False
         method = delivery.method
         if method is None:
-            return False  # the content of a basic.return or basic.get-ok
+            return False  # the content of a basic.return
         if kind == HEADER:
             (delivery.missing,) = _unpack_size(data, start + 4)
             delivery.properties = Properties(data[start + 12 : stop])
@@ -200,9 +225,27 @@ class DeliveryReader:
         raw = data[start:behind_tag] + data[behind_tag + 9 : stop]
         known, consumer_tag, exchange, routing_key = self._address
         if raw != known:
-            consumer_tag = data[start + 1 : behind_tag].decode()
+            consumer_tag = _text(data[start + 1 : behind_tag])
             middle = behind_tag + 10 + data[behind_tag + 9]
-            exchange = data[behind_tag + 10 : middle].decode()
-            routing_key = data[middle + 1 : stop].decode()
+            exchange = _text(data[behind_tag + 10 : middle])
+            routing_key = _text(data[middle + 1 : stop])
             self._address = (raw, consumer_tag, exchange, routing_key)
         return Basic.Deliver(consumer_tag, delivery_tag, redelivered, exchange, routing_key)
+
+
+def _is_large_header(kind: int, size: int) -> bool:
+    return kind == HEADER and size <= _LARGEST_HEADER
+
+
+def _text(raw: bytes) -> str:
+    """A short string. A publisher can put any bytes into a routing key, by the header ``CC``."""
+    return raw.decode(errors="backslashreplace")
+
+
+def _get_ok(data: bytes, start: int, stop: int) -> Basic.GetOk:
+    delivery_tag, redelivered = _unpack_delivery(data, start)
+    middle = start + 10 + data[start + 9]
+    exchange = _text(data[start + 10 : middle])
+    routing_key = _text(data[middle + 1 : stop - 4])
+    (count,) = _unpack_count(data, stop - 4)
+    return Basic.GetOk(delivery_tag, redelivered, exchange, routing_key, count)

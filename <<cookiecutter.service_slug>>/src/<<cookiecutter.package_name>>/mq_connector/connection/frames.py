@@ -11,6 +11,7 @@ import struct
 from functools import lru_cache
 
 import pika
+from pika.spec import FRAME_MAX_SIZE
 
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
 #: Octet that ends every frame (``frame-end``).
@@ -104,14 +105,71 @@ def _short_string(what: str, text: str) -> bytes:
     return bytes((len(raw),)) + raw
 
 
-class PropertiesEncoder:
-    """Encodes `pika.BasicProperties`, remembering the last: most replies carry the same."""
+#: Bytes of a content header's frame beside the properties: the frame's own, class, weight and body size.
+_HEADER_OVERHEAD = OVERHEAD + 12
+#: The largest expiration in milliseconds that RabbitMQ takes.
+_LONGEST_EXPIRATION = 2**32 - 1
+#: Headers that RabbitMQ reads itself: more routing keys, which must be a list.
+_MORE_ROUTING_KEYS = ("CC", "BCC")
+#: What stands for a consumer on the publisher's own channel, which ours never has.
+_PSEUDO_QUEUE = "amq.rabbitmq.reply-to"
 
-    def __init__(self) -> None:
+
+def check(
+    properties: pika.BasicProperties, size: int, frame_max: int, user: str | None = None
+) -> None:
+    """Refuse what the broker would refuse by closing the channel, or the connection.
+
+    :param size: bytes of the encoded properties
+    :param frame_max: largest frame in bytes, as negotiated for the connection
+    :param user: whom the connection has logged in as; None where that isn't known yet
+    :raises ValueError: with what to do instead
+    """
+    if size + _HEADER_OVERHEAD > frame_max:
+        raise ValueError(
+            f"the properties have {size} bytes, and {frame_max - _HEADER_OVERHEAD} are possible: "
+            "put what the headers hold into the body"
+        )
+    expiration = properties.expiration
+    if expiration is not None and not (
+        str(expiration).isdecimal() and int(expiration) <= _LONGEST_EXPIRATION
+    ):
+        raise ValueError(
+            f"expiration is {str(expiration)[:40]!r}: it must be milliseconds as decimal digits, such "
+            f"as '1000', up to {_LONGEST_EXPIRATION}"
+        )
+    if properties.user_id is not None and user is not None and properties.user_id != user:
+        raise ValueError(
+            f"user_id is {properties.user_id[:40]!r}, and the broker only takes {user!r}: leave it out"
+        )
+    if properties.reply_to == _PSEUDO_QUEUE:
+        raise ValueError(
+            f"reply_to is {_PSEUDO_QUEUE!r}, which only works on a channel that consumes it: use "
+            "mq_connector.Client to send a request"
+        )
+    for name in _MORE_ROUTING_KEYS:
+        value = (properties.headers or {}).get(name, [])
+        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+            raise ValueError(f"the header {name} must be a list of routing keys")
+
+
+class PropertiesEncoder:
+    """Encodes `pika.BasicProperties`, remembering the last: most replies carry the same.
+
+    :param frame_max: largest frame in bytes, as negotiated for the connection
+    :param user: whom the connection has logged in as; None where that isn't known yet
+    """
+
+    def __init__(self, frame_max: int = FRAME_MAX_SIZE, user: str | None = None) -> None:
         self._last: tuple[dict[str, object], bytes] = ({}, b"\x00\x00")
+        self._frame_max = frame_max
+        self._user = user
 
     def __call__(self, properties: pika.BasicProperties | None) -> bytes:
-        """:returns: property flags and values, as they stand in a content header"""
+        """:returns: property flags and values, as they stand in a content header
+
+        :raises ValueError: the broker wouldn't take them, see `check`
+        """
         if properties is None:
             return b"\x00\x00"
         last, encoded = self._last
@@ -119,6 +177,7 @@ class PropertiesEncoder:
         if values == last:
             return encoded
         encoded = b"".join(properties.encode())
+        check(properties, len(encoded), self._frame_max, self._user)
         # A table can be changed in place without its owner looking any different.
         if values.get("headers") is None:
             self._last = (dict(values), encoded)

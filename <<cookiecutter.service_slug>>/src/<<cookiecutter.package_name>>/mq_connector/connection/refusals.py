@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import socket
 import ssl
 
 from pika import exceptions
+
+from ..errors import printable
 
 #: How pika wraps the broker's own words about a login: as text. A stream that merely ended while
 #: logging in, as when the broker is still booting, carries neither code.
@@ -16,8 +19,11 @@ _LOGIN_REFUSED, _VHOST_REFUSED = "(403)", "(530)"
 _NO_AMQP = "InvalidFrameError"
 #: What OpenSSL calls an answer that is no TLS, before its version 3.2 and since.
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
-#: Where that text carries the broker's own code and words.
-_BROKERS_WORDS = re.compile(r"ConnectionClosedByBroker: \((\d+)\) ['\"](.*)['\"]")
+#: Where that text carries the broker's own code and words, these as Python writes a string.
+_BROKERS_WORDS = re.compile(r"""ConnectionClosedByBroker: \((\d+)\) ((?P<mark>['"]).*(?P=mark))""")
+#: How RabbitMQ says that a vhost, a user or a node has as many connections as it may have: with the
+#: code of a vhost that is refused, but others will leave.
+_LIMIT = re.compile(r"connection limit \(\d+\) is reached$")
 
 
 def permanent_reason(error: BaseException, vhost: str, username: str) -> str | None:
@@ -26,7 +32,7 @@ def permanent_reason(error: BaseException, vhost: str, username: str) -> str | N
     :param error: what pika reports for a connection that didn't open
     :returns: one sentence for the person who runs the service, or None if time may heal it
     """
-    for cause in _causes(error):
+    for cause in causes_of(error):
         text = str(cause)
         if isinstance(cause, exceptions.ProbableAuthenticationError) and _LOGIN_REFUSED in text:
             if not username:
@@ -41,9 +47,12 @@ def permanent_reason(error: BaseException, vhost: str, username: str) -> str | N
         if isinstance(cause, exceptions.AuthenticationError):
             return f"the broker offers no way to log in as {username!r}: {text}"
         if isinstance(cause, exceptions.ProbableAccessDeniedError) and _VHOST_REFUSED in text:
+            words = _brokers_words(cause)
+            if _LIMIT.search(words):
+                continue
             return (
-                f"user {username!r} can't use vhost {vhost!r}: there is no such vhost, or the user has no "
-                "permission on it"
+                f"user {username!r} can't use vhost {vhost!r}: {words or 'refused'}; the broker must "
+                "have the vhost, and the user permissions on it"
             )
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"the broker's certificate isn't trusted: {cause.verify_message}"
@@ -61,7 +70,7 @@ def describe(error: BaseException | None) -> str:
     """An error in a few words: the innermost one, which says what happened on the wire."""
     if error is None:
         return "closed"
-    causes = _causes(error)
+    causes = causes_of(error)
     for cause in reversed(causes):
         if isinstance(cause, socket.gaierror):
             return "the host name isn't known"
@@ -69,18 +78,26 @@ def describe(error: BaseException | None) -> str:
             return cause.strerror.lower()
     cause = causes[-1]
     if isinstance(cause, (exceptions.ConnectionClosed, exceptions.ChannelClosed)):
-        return f"{cause.reply_code} {' '.join(cause.reply_text.split())}"
+        return f"{cause.reply_code} {printable(' '.join(cause.reply_text.split()), 255)}"
     if isinstance(cause, exceptions.IncompatibleProtocolError):
         return "closed before the broker said a word"
     if isinstance(
         cause, (exceptions.ProbableAuthenticationError, exceptions.ProbableAccessDeniedError)
     ):
-        said = _BROKERS_WORDS.search(str(cause))
-        return f"{said[1]} {said[2]}" if said else "closed while logging in"
-    return str(cause) or type(cause).__name__
+        return _brokers_words(cause) or "closed while logging in"
+    return printable(str(cause)) or type(cause).__name__
 
 
-def _causes(error: BaseException) -> list[BaseException]:
+def _brokers_words(error: BaseException) -> str:
+    """Code and text with which the broker closed the connection while we logged in; empty if it didn't."""
+    said = _BROKERS_WORDS.search(str(error.args[0]) if error.args else "")
+    if said is None:
+        return ""
+    words = printable(" ".join(ast.literal_eval(said[2]).split()), 255)
+    return f"{said[1]} {words}"
+
+
+def causes_of(error: BaseException) -> list[BaseException]:
     """The error and all that it wraps: pika nests them as arguments and attributes."""
     found: list[BaseException] = []
     waiting = [error]

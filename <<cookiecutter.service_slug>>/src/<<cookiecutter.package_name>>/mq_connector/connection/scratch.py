@@ -9,14 +9,17 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pika
 from pika.adapters.select_connection import SelectConnection
 from pika.exceptions import ChannelClosed
 
 from ..errors import ChannelError, MQError, NotConnected
-from .supervised import Connection
+from .broker import UNANSWERED
+
+if TYPE_CHECKING:
+    from .link import Link
 
 #: Sends one method on the channel and names the function that takes its ``…-ok``.
 Operation = Callable[[pika.channel.Channel, Callable[[Any], None]], None]
@@ -29,8 +32,6 @@ Done = Callable[[Any, "MQError | None"], None]
 _IDLE = 30.0
 #: Seconds after which the broker's answer is given up, and with it the connection that owes it.
 _PATIENCE = 30.0
-#: Code of an operation that failed for want of a connection, not because the broker refused it.
-_UNANSWERED = 504
 
 
 class Result:
@@ -71,12 +72,12 @@ class Result:
 class Scratch:
     """Runs operations in turn, each on a channel that is opened again when the last one killed it.
 
-    :param connection: the open connection; all methods are for its loop
+    :param link: the open connection; all methods are for its loop
     :param apart: use a second connection, for methods whose refusal closes the connection (541)
     """
 
-    def __init__(self, connection: Connection, apart: bool = False) -> None:
-        self._connection = connection
+    def __init__(self, link: Link, apart: bool = False) -> None:
+        self._link = link
         self._apart = apart
         self._second: SelectConnection | None = None
         self._channel: pika.channel.Channel | None = None
@@ -126,7 +127,7 @@ class Scratch:
             self._advance(None, None)
         elif self._second is not None and not self._timed:
             self._timed = True
-            self._connection.later(_IDLE, self._close_idle)
+            self._link.later(_IDLE, self._close_idle)
 
     def _advance(self, value: Any, error: MQError | None) -> None:
         """Hand a result to the running course and start its next operation, or end it."""
@@ -156,7 +157,7 @@ class Scratch:
         assert operation is not None
         self._count += 1
         number = self._count
-        self._connection.later(_PATIENCE, lambda: self._check_answer(number))
+        self._link.later(_PATIENCE, lambda: self._check_answer(number))
         try:
             operation(self._channel, self._on_ok)
         except Exception as error:  # pika refuses arguments in many ways before they leave
@@ -170,7 +171,7 @@ class Scratch:
         if self._second is not None:
             self._second.close()
         else:
-            self._connection.drop()
+            self._link.drop()
 
     def _on_ok(self, frame: Any) -> None:
         if self._operation is not None:
@@ -182,12 +183,12 @@ class Scratch:
     def _open(self) -> None:
         self._opening = True
         if not self._apart:
-            self._connection.amqp.channel(on_open_callback=self._on_channel_open)
+            self._link.amqp.channel(on_open_callback=self._on_channel_open)
         elif self._second is not None and self._second.is_open:
             self._second.channel(on_open_callback=self._on_channel_open)
         else:
             current = self._current = object()
-            self._connection.sibling(
+            self._link.sibling(
                 self._on_second_open, lambda reason: self._on_second_gone(current, reason)
             )
 
@@ -209,7 +210,7 @@ class Scratch:
             code, _, text = reason.partition(" ")
             known = code.isdigit()
             self._advance(
-                None, ChannelError(int(code) if known else _UNANSWERED, text if known else reason)
+                None, ChannelError(int(code) if known else UNANSWERED, text if known else reason)
             )
 
     def _on_channel_open(self, channel: pika.channel.Channel) -> None:

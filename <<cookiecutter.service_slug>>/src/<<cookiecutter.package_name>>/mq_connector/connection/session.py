@@ -6,6 +6,8 @@ import threading
 from typing import Any
 
 from ..errors import NotConnected, StartError
+from .address import Address, Parameters
+from .link import Link
 from .scratch import Result, Scratch, Steps
 from .supervised import Connection
 
@@ -13,19 +15,20 @@ from .supervised import Connection
 class Session:
     """Opens a connection in a thread and runs operations on it, one after the other::
 
-        with Session(connection) as session:
+        with Session(address) as session:
             session.run(steps())
 
+    :param address: where to; the connection is the session's own
     :param timeout: seconds to wait for the connection, and for each operation
     """
 
-    def __init__(self, connection: Connection, timeout: float = 10.0) -> None:
-        self.connection = connection
+    def __init__(self, address: Address | Parameters, timeout: float = 10.0) -> None:
+        self.connection = Connection(address)
         self.timeout = timeout
+        self._link: Link | None = None
         self._scratch: Scratch | None = None
         self._settled = threading.Event()
         self._refusal: str | None = None
-        self._thread = threading.Thread(target=self._loop, name="mq-session", daemon=True)
 
     def __enter__(self) -> Session:
         self.open()
@@ -41,20 +44,35 @@ class Session:
         :raises StartError: the broker refuses us
         :raises NotConnected: nobody answered in time
         """
-        hosts = len(self.connection.parameters)
+        hosts = len(self.connection.address.parameters)
 
         def failed(attempts: int) -> None:
             if attempts >= hosts:
                 self._settled.set()
 
         self.connection.on_failure = failed
-        self._thread.start()
+        self.connection.join(self)
         self._settled.wait(self.timeout)
         if self._scratch is None:
             self.close()
             if self._refusal:
                 raise StartError(self._refusal)
             raise NotConnected(self.connection.trouble or f"no connection within {self.timeout} s")
+
+    @property
+    def is_well(self) -> bool:
+        """Part of `mq_connector.connection.supervised.Member`."""
+        return self._scratch is not None
+
+    @property
+    def link(self) -> Link:
+        """The connection, while it lives.
+
+        :raises NotConnected: it was lost
+        """
+        if self._link is None:
+            raise NotConnected(self.connection.trouble or "the connection was lost")
+        return self._link
 
     def run(self, steps: Steps) -> Any:
         """Run a course of operations and return what it returns.
@@ -68,9 +86,7 @@ class Session:
 
     def close(self) -> None:
         """Close the connection and wait for its end."""
-        self.connection.call(self.connection.close)
-        if self._thread.is_alive():
-            self._thread.join(self.timeout)
+        self.connection.quit(self, self.timeout)
 
     def _start(self, steps: Steps, result: Result) -> None:
         if self._scratch is None:
@@ -78,25 +94,21 @@ class Session:
         else:
             self._scratch.run(steps, result.set)
 
-    def _loop(self) -> None:
-        self.connection.run(self)
+    # ---- on the loop: mq_connector.connection.supervised.Member
 
-    # ---- mq_connector.connection.Listener
-
-    def on_open(self) -> None:
-        """The connection is open."""
-        self._scratch = Scratch(self.connection)
-        self.connection.proven()
+    def on_open(self, link: Link) -> None:
+        """There is a link."""
+        self._link, self._scratch = link, Scratch(link)
+        self.connection.used()
         self._settled.set()
 
-    def on_lost(self) -> None:
-        """The connection is gone."""
+    def on_lost(self, error: BaseException) -> None:
+        """The link is gone."""
         if self._scratch is not None:
             self._scratch.abandon()
-            self._scratch = None
+        self._link = self._scratch = None
 
-    def on_refused(self, reason: str) -> bool:
+    def on_refused(self, reason: str) -> None:
         """The broker said no."""
         self._refusal = reason
         self._settled.set()
-        return True

@@ -1,189 +1,229 @@
-"""A supervised connection to one vhost: one `pika.SelectConnection` at a time, and the loop it runs on."""
+"""A supervised connection to one vhost, which all that talk to it share: one link at a time, one thread."""
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import pika
-from pika.adapters.select_connection import IOLoop, SelectConnection
+from pika.adapters.select_connection import IOLoop
+from pika.exceptions import ConnectionClosedByClient
 
-from .fork import Process
+from ..fork import Process
+from ..logs import Logger
+from .address import Address, Parameters
+from .link import Link
 from .refusals import describe, permanent_reason
-from .transport import Services, Transport
 
-_log = logging.getLogger(__name__)
+_log = Logger(__name__)
 
 #: Seconds of the first pause after every host was tried, and of the longest: short enough for a
 #: service to consume again within a second of the broker's coming back.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.8
+#: The same for links that open, do nothing useful and are lost again: these loop.
+_FIRST_REST, _LONGEST_REST = 0.025, 2.5
+#: Seconds after which a link has proved useful by its age.
+_AGE_OF_PROOF = 10.0
 #: Seconds that a broker gets to answer a polite close.
 _CLOSE_PATIENCE = 2.0
+#: Seconds before a loop that failed is started again.
+_RESTART_PAUSE = 1.0
+#: Times that the same trouble in a row is logged, and then again each so many times.
+_LOGGED_AT_FIRST, _LOGGED_AGAIN = 6, 60
 
-Parameters = Sequence[pika.ConnectionParameters]
 
+class Member(Protocol):
+    """Who shares a connection; hears of its fate on its loop."""
 
-class Listener(Protocol):
-    """Hears of a connection's fate, on its loop."""
+    @property
+    def is_well(self) -> bool:
+        """Whether it does on the link what it has joined for."""
 
-    def on_open(self) -> None:
-        """The connection is open."""
+    def on_open(self, link: Link) -> None:
+        """There is a link."""
 
-    def on_lost(self) -> None:
-        """The connection that was open is gone; another attempt follows unless it was closed."""
+    def on_lost(self, error: BaseException) -> None:
+        """The link is gone, and another is sought."""
 
-    def on_refused(self, reason: str) -> bool:
-        """The broker said no, for a reason that time doesn't heal.
-
-        :returns: whether the listener gives up, and closes the connection
-        """
+    def on_refused(self, reason: str) -> None:
+        """The broker says no, and time doesn't heal that; the connection has given up."""
 
 
 class Connection:
-    """Where a vhost is, and, once it runs, the connection to it.
+    """Keeps a link to a vhost for its members, on a thread of its own on which nothing else runs.
 
-    :param parameters: one for each host, in the order in which they are tried; a callable is asked
-        when the connection is first opened, so that a service can be made without a configuration
+    It connects when the first member joins, and closes when the last has left.
+
+    :param address: where to; pika's parameters stand for an address
     """
 
-    def __init__(self, parameters: Parameters | Callable[[], Parameters]) -> None:
-        self._parameters = parameters
-        self._listener: Listener | None = None
-        self._loop: IOLoop | None = None
-        self._services: Services | None = None
-        self._amqp: SelectConnection | None = None
-        self._calls: deque[Callable[[], object]] = deque()
-        self._awake = threading.Lock()
-        self._failures = 0
-        self._closing = False
-        self._process: Process | None = None
+    def __init__(self, address: Address | Parameters) -> None:
+        self.address = address if isinstance(address, Address) else Address(address)
         #: Why the last attempt to connect failed, in words; empty while nothing is wrong.
         self.trouble = ""
         #: Called on the loop, with the number of attempts in a row that have failed, after each.
         self.on_failure: Callable[[int], object] = lambda _: None
-
-    @property
-    def parameters(self) -> Parameters:
-        """:raises ConfigurationError: when they come from a configuration that lacks something"""
-        if callable(self._parameters):
-            self._parameters = self._parameters()
-        return self._parameters
-
-    def another(self) -> Connection:
-        """A connection of its own to the same place."""
-        return Connection(self._parameters)
+        # Guards who is a member and whether there is a thread: they decide about each other.
+        self._lock = threading.Lock()
+        self._members: list[Member] = []
+        self._thread: threading.Thread | None = None
+        self._loop: IOLoop | None = None
+        self._link: Link | None = None
+        self._greeted: list[Member] = []
+        self._calls: deque[Callable[[], object]] = deque()
+        self._awake = threading.Lock()
+        self._process = Process()
+        #: Attempts in a row that failed, and links in a row that were lost before they were of use.
+        self._failures = self._useless = 0
+        self._opened_at = 0.0
+        self._ever_used = False
+        self._logged: tuple[str, int] = ("", 0)
 
     # ---- from any thread
 
     @property
     def is_open(self) -> bool:
         """Whether AMQP is spoken right now."""
-        amqp = self._amqp
-        return amqp is not None and amqp.is_open
+        link = self._link
+        return link is not None and link.is_open
+
+    def join(self, member: Member) -> None:
+        """Share the connection until `leave`.
+
+        :raises ConfigurationError: something is missing in the configuration
+        :raises NotConnected: in a process that was forked from the one with the thread
+        """
+        self.address.parameters  # noqa: B018 - a bad configuration is the caller's to hear of
+        with self._lock:
+            if self._thread is None:
+                self._process = Process()
+            self._process.check()
+            self._members.append(member)
+            if self._thread is None:
+                self._calls.clear()
+                self._thread = threading.Thread(target=self._run, name="mq-io", daemon=True)
+                self._thread.start()
+        self.call(lambda: self._greet(member))
 
     def call(self, function: Callable[[], object]) -> None:
-        """Run ``function`` on the loop; many calls cost one wake-up. Dropped once the loop has ended.
+        """Run a function on the loop; many calls cost one wake-up. Dropped where there is no loop.
 
         :raises NotConnected: in a process that was forked from the one with the loop
         """
-        if self._process is not None:
-            self._process.check()
+        self._process.check()
+        if self._thread is None:
+            return
         self._calls.append(function)
         loop = self._loop
         if loop is not None and self._awake.acquire(blocking=False):
             loop.add_callback_threadsafe(self._run_calls)
 
+    @property
+    def is_own_thread(self) -> bool:
+        """Whether we are on the loop."""
+        return threading.current_thread() is self._thread
+
+    def quit(self, member: Member, timeout: float) -> None:
+        """Have a member leave; returns when it has and, after the last one, the connection is closed.
+
+        :param timeout: seconds for each of the two
+        """
+        left = threading.Event()
+
+        def leave() -> None:
+            self.leave(member)
+            left.set()
+
+        thread = self._thread
+        if self.is_own_thread:
+            leave()
+        elif thread is not None:
+            self.call(leave)
+            left.wait(timeout)
+            if not self._members:
+                thread.join(timeout)
+
     # ---- on the loop
 
     @property
-    def amqp(self) -> SelectConnection:
-        """pika's connection; only for callers on the loop while it is open."""
-        assert self._amqp is not None
-        return self._amqp
-
-    @property
-    def transport(self) -> Transport:
-        """The open connection's stream."""
-        assert self._services is not None and self._services.transport is not None
-        return self._services.transport
-
-    @property
-    def broker_version(self) -> tuple[int, ...]:
-        """The broker's version as numbers, (0,) if it doesn't say."""
-        properties = getattr(self._amqp, "server_properties", None) or {}
-        version = str(properties.get("version", "0")).split("-")[0].split("+")[0]
-        return tuple(int(part) for part in version.split(".") if part.isdigit()) or (0,)
+    def link(self) -> Link | None:
+        """What there is at the moment, open or not."""
+        return self._link
 
     def later(self, seconds: float, function: Callable[[], object]) -> None:
-        """Run ``function`` on the loop after a while."""
-        assert self._loop is not None
-        self._loop.call_later(seconds, function)
+        """Run a function on the loop after a while; on the next loop, where this one has just failed."""
+        if self._loop is None:
+            self.call(lambda: self.later(seconds, function))
+        else:
+            self._loop.call_later(seconds, function)
 
-    def run(self, listener: Listener) -> None:
-        """Connect, keep connected, and return after `close`.
+    def leave(self, member: Member) -> None:
+        """Share the connection no longer; twice does no harm."""
+        with self._lock:
+            if member in self._members:
+                self._members.remove(member)
+            left = bool(self._members)
+        if member in self._greeted:
+            self._greeted.remove(member)
+        if not left:
+            self._close()
 
-        The calling thread becomes the loop's: nothing else may block it.
-        """
-        self._listener = listener
-        self._process = Process()
-        hosts = self.parameters
-        loop = self._loop = IOLoop()
-        try:
-            loop.add_callback(self._run_calls)
-            loop.add_callback(lambda: self._connect(hosts))
-            loop.start()
-        finally:
-            self._loop = None
-            if self._services is not None and self._services.transport is not None:
-                self._services.transport.shut()
-            self._amqp = None
-            loop.close()
-
-    def close(self) -> None:
-        """Close politely and end `run`."""
-        self._closing = True
-        amqp = self._amqp
-        if amqp is None or not (amqp.is_open or amqp.is_closing):
-            # Not while it is opening: pika trips over its own assertion then.
-            if self._loop is not None:
-                self._loop.stop()
-        elif not (amqp.is_closing or amqp.is_closed):
-            amqp.close()
-            self.later(_CLOSE_PATIENCE, self.drop)
-
-    def proven(self) -> None:
-        """The connection does what it is for: the next failure begins with the shortest pause again.
+    def used(self) -> None:
+        """The link has done what it is for: the next failure begins with the shortest pause again.
 
         Merely opening is no proof, or a broker that closes it at once would be asked without a pause.
         """
-        self._failures = 0
+        self._ever_used = True
+        self._failures = self._useless = 0
         self.trouble = ""
 
+    def accepted(self) -> None:
+        """The broker has let a member do what it came for: a later refusal is taken for an accident."""
+        self._ever_used = True
+        self.trouble = ""
+
+    def suspect(self, member: Member) -> None:
+        """A member gets no answers: give up the link, unless others do well on it."""
+        if not any(each.is_well for each in self._greeted if each is not member):
+            self.drop()
+
     def drop(self) -> None:
-        """Give up this connection without a word and open another; for a peer that doesn't answer."""
-        if self._services is not None and self._services.transport is not None:
-            self._services.transport.fail(ConnectionAbortedError("given up"))
+        """Give up the link without a word and seek another; for a peer that doesn't answer."""
+        if self._link is not None:
+            self._link.drop()
 
-    def sibling(
-        self, on_open: Callable[[SelectConnection], None], on_gone: Callable[[str], None]
-    ) -> None:
-        """A second connection to the same broker on the same loop, for what may cost a connection.
+    # ---- the thread
 
-        :param on_gone: called once, with the reason, whether it was open before or not
-        """
-        assert self._loop is not None
-        SelectConnection(
-            copy.copy(self.amqp.params),
-            on_open_callback=on_open,
-            on_open_error_callback=lambda _, error: on_gone(describe(error)),
-            on_close_callback=lambda _, error: on_gone(describe(error)),
-            custom_ioloop=Services(self._loop),  # type: ignore[arg-type]  # generic in stubs only
-        )
+    def _run(self) -> None:
+        while True:
+            try:
+                self._turn()
+            except Exception as error:  # members wait for what only a living loop brings
+                _log.exception("the loop of a connection failed; starting it again")
+                self._tell_lost(error)
+                time.sleep(_RESTART_PAUSE)
+            with self._lock:
+                if not self._members:
+                    self._thread = None
+                    return
+
+    def _turn(self) -> None:
+        """Run one loop, until the last member has left or something fails."""
+        loop = self._loop = IOLoop()
+        try:
+            loop.add_callback(self._run_calls)
+            loop.add_callback(self._connect)
+            loop.start()
+        finally:
+            self._loop = None
+            if self._link is not None:
+                self._link.shut()
+            loop.close()
 
     def _run_calls(self) -> None:
         if self._awake.locked():
@@ -192,69 +232,140 @@ class Connection:
             try:
                 self._calls.popleft()()
             except Exception:
-                _log.exception("a call on the connection's loop failed")
+                _log.exception("a call on the loop of a connection failed")
 
-    def _connect(self, hosts: Parameters) -> None:
-        if self._closing:
-            self.close()
+    # ---- the course of a link
+
+    def _connect(self) -> None:
+        if not self._members:
+            self._close()
             return
         assert self._loop is not None
-        host = hosts[self._failures % len(hosts)]
-        self._services = Services(self._loop)  # type: ignore[arg-type]  # generic in stubs only
-        self._amqp = SelectConnection(
-            copy.copy(host),
-            on_open_callback=lambda _: self._on_open(),
-            on_open_error_callback=lambda _, error: self._on_open_error(hosts, host, error),
-            on_close_callback=lambda _, error: self._on_close(hosts, error),
-            custom_ioloop=self._services,
+        hosts = self.address.parameters
+        self._link = Link(
+            self._loop,
+            self.call,
+            hosts[self._failures % len(hosts)],
+            self._on_open,
+            self._on_failed,
+            self._on_lost,
         )
 
-    def _on_open(self) -> None:
-        assert self._listener is not None
-        self._listener.on_open()
+    def _on_open(self, link: Link) -> None:
+        self._opened_at = time.monotonic()
+        link.amqp.add_on_connection_blocked_callback(self._on_blocked)
+        link.amqp.add_on_connection_unblocked_callback(
+            lambda *_: _log.warning("the broker takes messages again")
+        )
+        with self._lock:
+            members = list(self._members)
+        for member in members:
+            self._greet(member)
+        if not members:
+            self._close()
 
-    def _on_open_error(
-        self, hosts: Parameters, host: pika.ConnectionParameters, error: BaseException
-    ) -> None:
-        assert self._listener is not None
-        self._amqp = None
-        if self._closing:
-            self.close()
-            return
+    def _greet(self, member: Member) -> None:
+        link = self._link
+        if link is None or not link.is_open or member in self._greeted:
+            return  # told with the others, once there is a link
+        if member in self._members:
+            self._greeted.append(member)
+            member.on_open(link)
+
+    def _on_failed(self, link: Link, error: BaseException) -> None:
+        self._link = None
+        hosts = self.address.parameters
+        host = hosts[self._failures % len(hosts)]
         self._failures += 1
         reason = permanent_reason(
             error, host.virtual_host, getattr(host.credentials, "username", "")
         )
-        if reason and self._listener.on_refused(reason):
-            return
-        pause = self._pause(len(hosts))
         self.trouble = f"no connection to {host.host}:{host.port}: {reason or describe(error)}"
-        # One line for every step of the pause, then one now and then.
-        rounds = self._failures // len(hosts)
-        level = logging.WARNING if rounds <= 6 or rounds % 60 == 0 else logging.DEBUG
-        _log.log(
-            level, "%s; trying again in %.2f s (attempt %d)", self.trouble, pause, self._failures
+        if not self._members:
+            self._close()
+            return
+        if reason and not self._ever_used:
+            self._give_up(reason)
+            return
+        if reason:
+            self.address.ask_again()
+        pause = self._pause(len(hosts))
+        self._complain(
+            self.trouble, f"trying again in {pause:.2f} s (attempt {self._failures})", len(hosts)
         )
         self.on_failure(self._failures)
-        self._retry(pause, hosts)
+        self.later(pause, self._connect)
 
-    def _on_close(self, hosts: Parameters, error: BaseException) -> None:
-        assert self._listener is not None
-        self._amqp = None
+    def _give_up(self, reason: str) -> None:
+        with self._lock:
+            members, self._members = self._members, []
+        for member in members:
+            member.on_refused(reason)
+        if not self._members:
+            self._close()
+        else:
+            self.later(_RESTART_PAUSE, self._connect)
+
+    def _on_lost(self, link: Link, error: BaseException) -> None:
+        if time.monotonic() - self._opened_at >= _AGE_OF_PROOF:
+            self._failures = self._useless = 0
         self._failures += 1
-        self._listener.on_lost()
-        if self._closing:
-            self.close()
+        self._useless += 1
+        self._tell_lost(error)
+        if not self._members:
+            self._close()
             return
-        _log.warning("connection lost: %s; connecting again", describe(error))
-        self._retry(self._pause(1), hosts)
+        if not isinstance(error, ConnectionClosedByClient):  # somebody joined while we were closing
+            self._complain(f"connection lost: {describe(error)}", "connecting again")
+        self.later(self._pause(1), self._connect)
+
+    def _tell_lost(self, error: BaseException) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            link.end()
+        greeted, self._greeted = self._greeted, []
+        for member in greeted:
+            member.on_lost(error)
+
+    def _close(self) -> None:
+        """Close politely, and end the loop."""
+        link = self._link
+        if link is None or not (link.amqp.is_open or link.amqp.is_closing):
+            # Not while it is opening: pika trips over its own assertion then.
+            if self._loop is not None:
+                self._loop.stop()
+        elif not link.amqp.is_closing:
+            link.end()
+            link.amqp.close()
+            self.later(_CLOSE_PATIENCE, link.drop)
 
     def _pause(self, hosts: int) -> float:
         """Seconds until the next attempt, drawn at random so that services don't come back in step."""
         if self._failures % hosts:
             return 0.0  # the next host may be up
-        step = min(self._failures // hosts, 10)
-        return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**step) * (0.5 + os.urandom(1)[0] / 512)
+        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures // hosts, 10))
+        rest = min(_LONGEST_REST, _FIRST_REST * 2.0 ** min(self._useless, 10))
+        return max(pause, rest) * (0.5 + os.urandom(1)[0] / 512)
 
-    def _retry(self, pause: float, hosts: Parameters) -> None:
-        self.later(pause, lambda: self._connect(hosts))
+    def _complain(self, what: str, remedy: str, hosts: int = 1) -> None:
+        """One line for every step of the pause and for each new reason, then one now and then."""
+        last, times = self._logged
+        times = times + 1 if what == last else 1
+        self._logged = (what, times)
+        rounds = times // hosts
+        often = rounds > _LOGGED_AT_FIRST and rounds % _LOGGED_AGAIN
+        _log.log(logging.DEBUG if often else logging.WARNING, "%s; %s", what, remedy)
+
+    def _on_blocked(self, _connection: Any, frame: Any) -> None:
+        _log.warning("the broker takes no messages: %s; replies wait", frame.method.reason)
+
+
+def connection_to(
+    where: Connection | Address | pika.ConnectionParameters | Parameters,
+) -> Connection:
+    """The connection that is given, or one of its own to what is given."""
+    if isinstance(where, Connection):
+        return where
+    if isinstance(where, pika.ConnectionParameters):
+        return Connection([where])
+    return Connection(where if isinstance(where, Address) else list(where))

@@ -2,20 +2,57 @@
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import Callable
 from typing import Any
 
 from pika.channel import Channel
 
-from ..connection.scratch import Operation, Steps
-from ..errors import ChannelError, StartError
+from ..connection.broker import (
+    ACCESS_REFUSED,
+    INTERNAL_ERROR,
+    NOT_FOUND,
+    PRECONDITION_FAILED,
+    RESOURCE_LOCKED,
+    UNANSWERED,
+)
+from ..connection.scratch import Done, Operation, Steps
+from ..errors import ChannelError, MQError, StartError
+from ..logs import Logger
+from .opened import OpenedChannel
 
-_log = logging.getLogger(__name__)
+_log = Logger(__name__)
 
 _QUORUM = {"x-queue-type": "quorum"}
-_NOT_FOUND, _LOCKED, _REFUSED, _MISMATCH, _UNANSWERED, _DENIED = 404, 405, 403, 406, 504, 541
+
+
+def ready(opened: OpenedChannel, queue: str, kind: str, done: Done) -> None:
+    """Find the queue, or make it.
+
+    :param opened: its `scratch` channels are used
+    :param kind: one of `mq_connector.config.KINDS`
+    :param done: called with nothing, or with the error that keeps us from consuming
+    """
+
+    def looked(found: Any, error: MQError | None) -> None:
+        if error is not None:
+            done(None, error)
+        elif found is not None:
+            opened.scratch_for_transient.run(compare(queue, kind), done)
+        elif kind != "auto":
+            make_it(None, None)
+        elif not opened.broker.may_relax:
+            make_it(False, None)
+        else:
+            opened.scratch_for_transient.run(tolerates_legacy(queue), make_it)
+
+    def make_it(tolerant: bool | None, error: MQError | None) -> None:
+        if error is not None:
+            done(None, error)
+        else:
+            opened.scratch_for_transient.run(make(queue, kind, tolerant), done)
+
+    opened.scratch.run(exists(queue), looked)
 
 
 def declare(queue: str, **options: Any) -> Operation:
@@ -41,7 +78,7 @@ def exists(queue: str) -> Steps:
     try:
         return (yield declare(queue, passive=True)).method
     except ChannelError as error:
-        if error.code != _NOT_FOUND:
+        if error.code != NOT_FOUND:
             raise
         return None
 
@@ -58,14 +95,14 @@ def tolerates_legacy(queue: str) -> Steps:
     try:
         yield declare(probe, durable=True, arguments=_QUORUM)
     except ChannelError as error:
-        if error.code == _UNANSWERED:
+        if error.code == UNANSWERED:
             raise  # a lost connection says nothing about the queue
         _log.debug("no probe queue: %s", error)
         return None
     try:
         yield declare(probe)
     except ChannelError as error:
-        if error.code == _UNANSWERED:
+        if error.code == UNANSWERED:
             raise
         _log.debug("a legacy re-declaration fails here: %s", error)
         tolerant = False
@@ -101,9 +138,9 @@ def make(queue: str, kind: str, tolerant: bool | None) -> Steps:
     try:
         yield _declaration(queue, wanted)
     except ChannelError as error:
-        if error.code == _UNANSWERED:
+        if error.code == UNANSWERED:
             raise
-        if error.code == _DENIED and kind == "auto":
+        if error.code == INTERNAL_ERROR and kind == "auto":
             _log.warning(
                 "queue %r becomes durable, because this broker denies transient ones (%s), though it "
                 "refuses Neon's clients then: see relaxed_checks_on_redeclaration in rabbitmq.conf",
@@ -111,7 +148,9 @@ def make(queue: str, kind: str, tolerant: bool | None) -> Steps:
                 error,
             )
             yield from make(queue, "quorum", None)
-        elif error.code != _MISMATCH:  # which says that somebody else has made it meanwhile
+        elif (
+            error.code != PRECONDITION_FAILED
+        ):  # which says that somebody else has made it meanwhile
             raise start_error(queue, error) from None
         return
     if wanted != kind:
@@ -144,8 +183,8 @@ def _declaration(queue: str, kind: str) -> Operation:
 
 def start_error(queue: str, error: ChannelError) -> StartError:
     """What a refusal means to the person who runs the service."""
-    if error.code == _LOCKED:
+    if error.code == RESOURCE_LOCKED:
         return StartError(f"queue {queue!r} belongs exclusively to another connection: {error}")
-    if error.code == _REFUSED:
+    if error.code == ACCESS_REFUSED:
         return StartError(f"no permission for queue {queue!r}: {error}")
     return StartError(f"queue {queue!r} can't be used: {error}")

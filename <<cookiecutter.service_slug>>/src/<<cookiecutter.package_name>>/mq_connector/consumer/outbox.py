@@ -1,102 +1,278 @@
-"""Publishes that can't leave now: the channel is gone, or their queue isn't there."""
+"""Decides how a message leaves: now, when there is a channel again, or behind returned ones."""
 
 from __future__ import annotations
 
-import logging
+import copy
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import pika
+from pika.spec import Basic
 
 from ..connection import Connection
-from ..errors import NotConnected
-from .channel import Channel, Publish
-from .returned import Message, ReturnedReplies
+from ..errors import MQError, NotConnected, PublishError, Unroutable
+from ..logs import Logger
+from ..publisher import Publisher
+from .opened import Confirms, Delivery, Message, OpenedChannel
+from .returned import ReturnedReplies
 
-_log = logging.getLogger(__name__)
+_log = Logger(__name__)
 
-#: Publishes that are held while there is no connection, and bytes of their bodies.
+#: Messages that wait at the same time, and bytes of their bodies.
 _MOST_HELD, _MOST_BYTES_HELD = 10_000, 64 * 1024 * 1024
+#: Seconds that a publisher waits for room among them.
+_ROOM_WITHIN = 30.0
+#: Bytes of a body that may be more than the broker takes: it doesn't say what its limit is (16 MiB from
+#: RabbitMQ 4 on, if nothing else is set).
+_LARGE = 4 * 1024 * 1024
+#: What an address of direct reply-to begins with.
+_DIRECT_REPLY = "amq.rabbitmq.reply-to."
+#: Seconds between two warnings that a queue isn't bound.
+_WARN_EVERY = 10.0
+
+#: Calls back when the broker has dealt with all that was sent on the channel so far.
+Barrier = Callable[[Callable[[], None]], None]
+
+
+class Room:
+    """Bounds what waits, by counting where the publisher is; it waits for room, too.
+
+    Its lock is held for the counting alone.
+    """
+
+    def __init__(self, most: int = _MOST_HELD, most_bytes: int = _MOST_BYTES_HELD) -> None:
+        self._most, self._most_bytes = most, most_bytes
+        self._count = self._bytes = 0
+        self._changed = threading.Condition()
+
+    def take(self, size: int, timeout: float) -> None:
+        """Count one more message.
+
+        :param size: bytes
+        :param timeout: seconds to wait for room
+        :raises NotConnected: there is none in time
+        """
+        with self._changed:
+            if not self._changed.wait_for(self._has_room, timeout):
+                raise NotConnected(
+                    f"{self._count} messages already wait for a connection, or for the queues that "
+                    "they go to"
+                )
+            self._count += 1
+            self._bytes += size
+
+    def add(self, size: int) -> None:
+        """Count a message that waits already, whether there is room or not."""
+        with self._changed:
+            self._count += 1
+            self._bytes += size
+
+    def give(self, size: int) -> None:
+        """One message waits no longer."""
+        with self._changed:
+            self._count -= 1
+            self._bytes -= size
+            self._changed.notify()
+
+    def _has_room(self) -> bool:
+        return self._count < self._most and self._bytes < self._most_bytes
 
 
 class Outbox:
-    """Holds publishes until there is a channel, and returned replies until there is their queue.
+    """Where the handlers of one consumer publish, whatever becomes of its channels."""
 
-    :param channel: the channel that may be published on now, if any
-    :param when_answered: calls back when the broker has dealt with all that was sent on a channel
-    """
-
-    def __init__(
-        self,
-        connection: Connection,
-        channel: Callable[[], Channel | None],
-        when_answered: Callable[[Channel, Callable[[], None]], None],
-    ) -> None:
-        self._connection = connection
-        self._channel = channel
-        self._when_answered = when_answered
-        self._held: deque[Publish] = deque()
-        self._bytes_held = 0
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._room = Room()
+        # Guards the two below: what is held before a channel comes isn't forgotten by it.
         self._lock = threading.Lock()
-        self.returned = ReturnedReplies(self)
+        self._opened: OpenedChannel | None = None
+        self._held: deque[Message] = deque()
+        self._barrier: Barrier = lambda _: None
+        self._returned = ReturnedReplies(self)
+        self._warned_at = 0.0
+        #: Whether whatever is published may be refused, as something in hand has just cost a channel.
+        self.is_careful = False
+        self._publisher: Publisher | None = None
+        self._expendable: Publisher | None = None
 
-    def publish(self, publish: Publish) -> None:
-        """Publish when that is possible; from any thread.
+    # ---- from any thread
 
+    def publish(
+        self, opened: OpenedChannel, message: Message, delivery: Delivery | None = None
+    ) -> None:
+        """Publish on a channel, or when that is possible.
+
+        :param opened: the channel on which the message came that is being handled
+        :param delivery: the message that is being handled: what the broker may refuse is confirmed before
+            that is acknowledged, and what is published after it leaves after it
+        :raises ValueError: the broker wouldn't take it, such as a name of more than 255 bytes
         :raises NotConnected: too many wait already
         """
-        exchange, queue, body, properties, _ = publish
-        if not exchange and queue in self.returned.waiting:
-            known = properties or pika.BasicProperties()
-            self._connection.call(lambda: self.returned.hold(queue, body, known))
+        opened.wait_for_room()
+        # Also for what has to wait: who publishes what can't be encoded is to hear of it.
+        data = opened.encode(message)
+        if self._may_be_refused(opened, message):
+            self._publish_confirmed(message, delivery)
+        elif delivery is not None and delivery.confirms is not None:
+            message = _copy(message)
+            self._room.take(len(message.body), _ROOM_WITHIN)
+            delivery.confirms.then(
+                lambda: self._send_or_hold(message), lambda _: self.let_go(message)
+            )
+        elif message.routing_key in self._returned.queues or not opened.send(data):
+            self._hold(message)
+
+    def _may_be_refused(self, opened: OpenedChannel, message: Message) -> bool:
+        """Whether it goes on a channel of its own, which a refusal may cost.
+
+        On the consumer's channel the broker wouldn't say which message it was, and all that is in hand
+        would be delivered again.
+        """
+        return (
+            bool(message.exchange)
+            or self.is_careful
+            or len(message.body) > _LARGE
+            or (opened.broker.fears_reply_to and message.routing_key.startswith(_DIRECT_REPLY))
+        )
+
+    def _publish_confirmed(self, message: Message, delivery: Delivery | None) -> None:
+        if not message.exchange and message.routing_key.startswith(_DIRECT_REPLY):
+            if self._expendable is None:
+                self._expendable = Publisher(Connection(self.connection.address))
+            publisher = self._expendable
+        else:
+            if self._publisher is None:
+                self._publisher = Publisher(self.connection)
+            publisher = self._publisher
+        confirms = None
+        if delivery is not None:
+            confirms = delivery.confirms = delivery.confirms or Confirms(self.connection.call)
+            confirms.expect()
+        try:
+            confirmed = publisher.publish(*message)
+        except MQError as error:
+            if confirms is not None:
+                confirms.outcome(error)
+            raise
+        confirmed.add_done_callback(lambda done: self._on_outcome(message, done, confirms))
+
+    def _on_outcome(
+        self, message: Message, confirmed: Future[None], confirms: Confirms | None
+    ) -> None:
+        """A reply whose queue isn't there is no failure of its request: it is sent again."""
+        error: Any = confirmed.exception()
+        if isinstance(error, Unroutable) and not message.exchange:
+            error = None
+            if not message.routing_key.startswith(_DIRECT_REPLY):
+                self.connection.call(lambda: self._returned.came_back(message))
+        elif error is not None:
+            where = f"exchange {message.exchange!r}" if message.exchange else "a reply"
+            error = PublishError(f"the broker refuses what was published to {where}: {error}")
+        if confirms is not None:
+            confirms.outcome(error)
+        elif error is not None:
+            _log.warning("%s", error)
+
+    def close(self) -> None:
+        """Close what was opened for publishing; from any thread but the loop."""
+        for publisher in (self._publisher, self._expendable):
+            if publisher is not None:
+                publisher.close()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether returned messages are still being sent again."""
+        return bool(self._returned.queues)
+
+    def _hold(self, message: Message) -> None:
+        message = _copy(message)
+        self._room.take(len(message.body), _ROOM_WITHIN)
+        with self._lock:
+            if self._opened is None:
+                self._held.append(message)
+                return
+        self.connection.call(lambda: self._send_or_hold(message))
+
+    # ---- on the loop
+
+    def on_channel(self, opened: OpenedChannel, barrier: Barrier) -> None:
+        """There is a channel to publish on."""
+        with self._lock:
+            self._opened, self._barrier = opened, barrier
+        while self._held and opened.is_open:
+            self._send_or_hold(self._held.popleft())
+        self._returned.on_channel()
+
+    def on_lost(self) -> None:
+        """It is gone."""
+        with self._lock:
+            self._opened = None
+        self._returned.on_lost()
+
+    def on_return(self, _amqp: Any, method: Basic.Return, *content: Any) -> None:
+        """pika's callback for a returned message."""
+        if not method.exchange:
+            self._returned.on_return(method, *content)
+        elif time.monotonic() - self._warned_at > _WARN_EVERY:
+            self._warned_at = time.monotonic()
+            _log.warning(
+                "nothing is bound to exchange %r for %r: messages dropped",
+                method.exchange,
+                method.routing_key,
+            )
+
+    def _send_or_hold(self, message: Message) -> None:
+        if not message.exchange and self._returned.hold(message):
+            return
+        if self.send_again(message):
+            self.let_go(message)
             return
         with self._lock:
-            # Looked at under the lock: `send_held`, which comes after there is one, misses nothing.
-            channel = self._channel()
-            if channel is None:
-                if len(self._held) >= _MOST_HELD or self._bytes_held >= _MOST_BYTES_HELD:
-                    raise NotConnected(
-                        f"{len(self._held)} messages already wait for the connection to the broker"
-                    )
-                self._held.append(publish)
-                self._bytes_held += len(body)
-                return
-        channel.publish(publish)
+            self._held.append(message)
 
-    def send_held(self, channel: Channel) -> None:
-        """There is a channel again."""
-        while channel.is_open:
-            with self._lock:
-                if not self._held:
-                    return
-                publish = self._held.popleft()
-                self._bytes_held -= len(publish[2])
-            channel.publish(publish)
+    # ---- on the loop: mq_connector.consumer.returned.Sender
 
-    def on_return(self, _amqp: Any, *returned: Any) -> None:
-        """pika's callback for a returned message."""
-        self.returned.on_return(*returned)
+    def send_again(self, message: Message) -> bool:
+        """Publish on the channel that there is, if any."""
+        opened = self._opened
+        return opened is not None and opened.send(opened.encode(message))
 
-    # ---- mq_connector.consumer.returned.Sender
+    def when_answered(self, answered: Callable[[], None]) -> None:
+        """Call back when all that comes back has come back."""
+        self._barrier(answered)
 
-    def resend(self, queue: str, messages: list[Message], answered: Callable[[], None]) -> bool:
-        """Publish as mandatory, and call back when all that comes back has come back."""
-        channel = self._channel()
-        if channel is None:
-            return False
-        for message in messages:
-            channel.publish_now(("", queue, message.body, message.properties, True))
-        self._when_answered(channel, answered)
-        return True
-
-    def declare_reply_queue(self, queue: str) -> None:
+    def declare(self, queue: str) -> None:
         """Declare a queue the way Neon's clients do."""
-        channel = self._channel()
-        if channel is not None:
-            channel.queue_declare(queue)
+        opened = self._opened
+
+        def done(_: Any, error: MQError | None) -> None:
+            if error is not None:
+                _log.warning("reply queue %r can't be declared: %s", queue, error)
+
+        def operation(channel: pika.channel.Channel, ok: Callable[[Any], None]) -> None:
+            channel.queue_declare(queue, callback=ok)
+
+        if opened is not None:
+            opened.scratch_for_transient.do(operation, done)
 
     def later(self, seconds: float, function: Callable[[], None]) -> None:
-        """Run a function on the loop after a while; on the next loop, where this one has just failed."""
-        self._connection.call(lambda: self._connection.later(seconds, function))
+        """Run a function on the loop after a while."""
+        self.connection.later(seconds, function)
+
+    def keep(self, message: Message) -> None:
+        """One more message waits: it was under way already, so it can't be made to wait for room."""
+        self._room.add(len(message.body))
+
+    def let_go(self, message: Message) -> None:
+        """It has arrived, or isn't worth sending any more."""
+        self._room.give(len(message.body))
+
+
+def _copy(message: Message) -> Message:
+    """With the properties as they are now: they are the caller's."""
+    return message._replace(properties=copy.copy(message.properties))

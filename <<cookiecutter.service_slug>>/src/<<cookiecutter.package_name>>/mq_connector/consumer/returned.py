@@ -6,21 +6,28 @@ that the broker returns is sent again until it would have expired. The queue isn
 client's place while its client can be expected to do so: for a client that has given up, that would
 leave a queue behind for ever, and under tight permissions (403), exclusive queues (405) or denied
 transient queues (541) it fails anyway.
+
+The course of one such queue (`MissingQueue`), whose messages keep their order::
+
+    COLLECTING ─▶ PAUSING ─▶ TRYING ─▶ RELEASING ─▶ gone
+                     ▲──────────┴──────────┘
 """
 
 from __future__ import annotations
 
-import logging
-import operator
+import enum
 import time
+from collections import deque
 from collections.abc import Callable
-from itertools import compress
 from typing import Protocol
 
 import pika
 from pika.spec import Basic
 
-_log = logging.getLogger(__name__)
+from ..logs import Logger
+from .opened import Message
+
+_log = Logger(__name__)
 
 #: Seconds between two attempts: doubled from the first up to the longest.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.05
@@ -28,67 +35,103 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.05
 _DECLARE_AFTER = 0.2
 #: Seconds for which a reply without an expiration is tried.
 _PATIENCE = 30.0
-#: Messages that wait at the same time, and bytes of their bodies; beyond, new ones are dropped with a
-#: warning.
-_MOST, _MOST_BYTES = 10_000, 64 * 1024 * 1024
 
 
-class Message:
+class Reply:
     """A message to a queue that wasn't there.
 
     :ivar since: when it was first published, as far as is known (`time.monotonic`)
     :ivar patience: seconds for which it is worth sending again
-    :ivar held: published when others had come back already, so behind all that come back by themselves
+    :ivar expires: whether it has an expiration of its own
     """
 
-    __slots__ = ("body", "expires", "held", "patience", "properties", "since")
+    __slots__ = ("expires", "message", "patience", "since")
 
-    def __init__(self, body: bytes, properties: pika.BasicProperties, held: bool = False) -> None:
-        self.body = body
-        self.held = held
-        self.properties = properties
+    def __init__(self, message: Message) -> None:
+        self.message = message
         self.since = time.monotonic()
-        expiration = properties.expiration
+        expiration = message.properties.expiration if message.properties else None
         self.expires = expiration is not None
         self.patience = _PATIENCE
         if expiration is not None and str(expiration).isdecimal():
             self.patience = int(expiration) / 1000
 
+    @property
+    def age(self) -> float:
+        """Seconds since it was published."""
+        return time.monotonic() - self.since
 
-class _Queue:
+
+class State(enum.Enum):
+    """Where a `MissingQueue` stands."""
+
+    #: The first message has come back; those that were published before it was known are on their way.
+    COLLECTING = enum.auto()
+    #: All that is known waits for the next attempt.
+    PAUSING = enum.auto()
+    #: The first message is under way, to find out whether the queue is there.
+    TRYING = enum.auto()
+    #: The queue is there: all others are under way.
+    RELEASING = enum.auto()
+
+
+class MissingQueue:
     """What waits for one queue, in the order in which it was published."""
 
-    __slots__ = ("awaiting", "complete", "held", "pause", "returned", "sent")
-
-    def __init__(self) -> None:
-        #: Whether the broker has yet to deal with the last attempt; otherwise a timer is set.
-        self.awaiting = False
-        #: Whether all that was published before the first one came back has come back, too. Until then
-        #: nothing that was published later may be sent.
-        self.complete = False
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.state = State.COLLECTING
+        #: To be sent, at the next attempt or behind what is under way.
+        self.waiting: deque[Reply] = deque()
+        #: Sent, and the broker hasn't dealt with it yet.
+        self.under_way: deque[Reply] = deque()
+        #: Come back since the last attempt began: ahead of all that waits.
+        self.back: list[Reply] = []
         self.pause = _FIRST_PAUSE
-        #: Sent again, and not known to have arrived.
-        self.sent: list[Message] = []
-        #: Come back.
-        self.returned: list[Message] = []
-        #: Published meanwhile.
-        self.held: list[Message] = []
+        self.was_declared = False
+        #: Stands for the timer that is set; an older one does nothing.
+        self.timer = object()
+
+    def came_back(self, body: bytes) -> list[Reply] | None:
+        """Note that a message that was under way has been returned.
+
+        :returns: those before it, which have arrived, as the broker returns messages in the order of
+            their publishing; None where it wasn't one of those under way
+        """
+        for position, reply in enumerate(self.under_way):
+            if reply.message.body == body:
+                arrived = [self.under_way.popleft() for _ in range(position)]
+                self.back.append(self.under_way.popleft())
+                return arrived
+        return None
+
+    def gather(self) -> None:
+        """All that waits, in order again."""
+        self.waiting.extendleft(reversed([*self.back, *self.under_way]))
+        self.back.clear()
+        self.under_way.clear()
 
 
 class Sender(Protocol):
-    """What the consumer does for returned replies, on its loop."""
+    """What the outbox does for returned replies, on the loop."""
 
-    def resend(self, queue: str, messages: list[Message], answered: Callable[[], None]) -> bool:
-        """Publish as mandatory, and call ``answered`` when all that comes back has come back.
+    def send_again(self, message: Message) -> bool:
+        """:returns: False, with nothing done, while there is no channel"""
 
-        :returns: False, with nothing done, while there is no channel
-        """
+    def when_answered(self, answered: Callable[[], None]) -> None:
+        """Call back when the broker has dealt with all that was sent so far; never after a loss."""
 
-    def declare_reply_queue(self, queue: str) -> None:
+    def declare(self, queue: str) -> None:
         """Declare a queue the way Neon's clients do, on a channel that may die."""
 
     def later(self, seconds: float, function: Callable[[], None]) -> None:
         """Run a function after a while."""
+
+    def keep(self, message: Message) -> None:
+        """One more message waits."""
+
+    def let_go(self, message: Message) -> None:
+        """It waits no longer."""
 
 
 class ReturnedReplies:
@@ -96,111 +139,119 @@ class ReturnedReplies:
 
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
-        #: By name. What is published to one of these queues has to line up, see `hold`; any thread
-        #: may look for a name.
-        self.waiting: dict[str, _Queue] = {}
-        self._count = self._bytes = 0
+        #: By name. What is published to one of these has to line up, see `hold`; any thread may look
+        #: for a name.
+        self.queues: dict[str, MissingQueue] = {}
 
     def on_return(
         self, method: Basic.Return, properties: pika.BasicProperties, body: bytes
     ) -> None:
         """The broker has returned a message as unroutable."""
-        name = method.routing_key or ""
-        if method.exchange:
-            _log.warning(
-                "nothing is bound to exchange %r for %r: message dropped", method.exchange, name
-            )
-            return
-        queue = self.waiting.get(name)
-        if queue is None:
-            queue = self.waiting[name] = _Queue()
-            self._pause(name, queue)
-        message = self._sent_before(queue, body) or Message(body, properties)
-        self._add(name, queue.returned, message)
+        self.came_back(Message("", method.routing_key or "", body, properties, True))
 
-    def hold(self, name: str, body: bytes, properties: pika.BasicProperties) -> None:
-        """Publish behind what waits for the same queue."""
-        message = Message(body, properties, held=True)
-        queue = self.waiting.get(name)
+    def came_back(self, message: Message) -> None:
+        """As `on_return`."""
+        name = message.routing_key
+        queue = self.queues.get(name)
+        if queue is None:
+            queue = self.queues[name] = MissingQueue(name)
+            self._sender.when_answered(lambda: self._on_answered(queue))
+        arrived = queue.came_back(message.body)
+        if arrived is None:  # published before the queue was known to be missing
+            queue.back.append(Reply(message))
+            self._sender.keep(message)
+        else:
+            self._arrived(arrived)
+
+    def hold(self, message: Message) -> bool:
+        """Publish behind what waits for the same queue.
+
+        :returns: False, with nothing done, where nothing waits any more
+        """
+        queue = self.queues.get(message.routing_key)
         if queue is not None:
-            self._add(name, queue.held, message)
-        elif not self._sender.resend(name, [message], lambda: None):
-            queue = self.waiting[name] = _Queue()
-            self._add(name, queue.held, message)
-            self._pause(name, queue)
+            queue.waiting.append(Reply(message))
+        return queue is not None
+
+    def on_channel(self) -> None:
+        """There is a channel again."""
+        for queue in self.queues.values():
+            self._pause(queue, 0.0)
 
     def on_lost(self) -> None:
-        """The channel is gone, and with it the news of what was under way."""
-        for name, queue in self.waiting.items():
-            queue.complete = True
-            if queue.awaiting:
-                queue.awaiting = False
-                queue.returned, queue.sent = queue.sent + queue.returned, []
-                self._pause(name, queue)
+        """The channel is gone: what was under way may not have arrived, and is sent again."""
+        for queue in self.queues.values():
+            queue.gather()
+            queue.state = State.PAUSING
+            queue.timer = object()
 
-    def on_restart(self) -> None:
-        """The loop is another one, and its timers are gone."""
-        for queue in self.waiting.values():
-            queue.awaiting = True
-        self.on_lost()
+    def _pause(self, queue: MissingQueue, seconds: float) -> None:
+        queue.state = State.PAUSING
+        timer = queue.timer = object()
+        self._sender.later(seconds, lambda: self._try(queue, timer))
 
-    def _add(self, name: str, to: list[Message], message: Message) -> None:
-        if self._count >= _MOST or self._bytes >= _MOST_BYTES:
-            _log.warning("queue %r doesn't exist and too many messages wait: one dropped", name)
+    def _try(self, queue: MissingQueue, timer: object) -> None:
+        if timer is not queue.timer:
             return
-        self._count += 1
-        self._bytes += len(message.body)
-        to.append(message)
+        self._drop_expired(queue)
+        if not queue.waiting:
+            self._forget(queue)
+            return
+        first = queue.waiting[0]
+        if not first.expires and first.age > _DECLARE_AFTER and not queue.was_declared:
+            queue.was_declared = (
+                True  # once: what is refused, or whose queue is gone again, is refused
+            )
+            self._sender.declare(queue.name)
+        if self._send(queue, 1):
+            queue.state = State.TRYING
 
-    def _done_with(self, messages: list[Message]) -> None:
-        self._count -= len(messages)
-        self._bytes -= sum(len(message.body) for message in messages)
-
-    def _sent_before(self, queue: _Queue, body: bytes) -> Message | None:
-        for position, message in enumerate(queue.sent):
-            if message.body == body:
-                self._done_with([message])
-                return queue.sent.pop(position)
-        return None
-
-    def _pause(self, name: str, queue: _Queue) -> None:
-        self._sender.later(queue.pause, lambda: self._try_again(name, queue))
-        queue.pause = min(max(queue.pause * 2, _FIRST_PAUSE), _LONGEST_PAUSE)
-
-    def _try_again(self, name: str, queue: _Queue) -> None:
-        # While some were under way again, others may have come back for the first time.
-        queue.returned.sort(key=lambda each: (each.held, each.since))
-        worth = [self._is_worth_it(name, each) for each in queue.returned]
-        self._done_with(list(compress(queue.returned, map(operator.not_, worth))))
-        messages = list(compress(queue.returned, worth))
-        queue.returned = []
-        if queue.complete or not messages:
-            messages += queue.held
-            queue.held = []
-        if not messages:
-            del self.waiting[name]
-        elif self._sender.resend(name, messages, lambda: self._on_answered(name, queue)):
-            queue.sent, queue.awaiting = messages, True
+    def _on_answered(self, queue: MissingQueue) -> None:
+        """What of the last attempt hasn't come back by now has arrived."""
+        if self.queues.get(queue.name) is not queue:
+            return
+        missing = bool(queue.back)
+        self._arrived(list(queue.under_way))
+        queue.under_way.clear()
+        queue.gather()
+        if missing:
+            self._pause(queue, queue.pause)
+            queue.pause = min(queue.pause * 2, _LONGEST_PAUSE)
+        elif not queue.waiting:
+            self._forget(queue)
         else:
-            queue.returned = messages
-            self._pause(name, queue)
+            queue.pause = _FIRST_PAUSE
+            self._drop_expired(queue)
+            if self._send(queue, len(queue.waiting)):
+                queue.state = State.RELEASING
 
-    def _is_worth_it(self, name: str, message: Message) -> bool:
-        waited = time.monotonic() - message.since
-        if waited >= message.patience:
-            _log.info("queue %r doesn't exist: its client has gone, reply dropped", name)
-            return False
-        if not message.expires and waited > _DECLARE_AFTER:
-            self._sender.declare_reply_queue(name)
+    def _send(self, queue: MissingQueue, count: int) -> bool:
+        """Send the first messages that wait.
+
+        :returns: False where there is no channel; `on_channel` comes when there is
+        """
+        for _ in range(count):
+            if not self._sender.send_again(queue.waiting[0].message):
+                return False
+            queue.under_way.append(queue.waiting.popleft())
+        self._sender.when_answered(lambda: self._on_answered(queue))
         return True
 
-    def _on_answered(self, name: str, queue: _Queue) -> None:
-        """What of the last attempt hasn't come back by now has arrived."""
-        self._done_with(queue.sent)
-        queue.sent, queue.awaiting, queue.complete = [], False, True
-        if queue.returned or queue.held:
-            if not queue.returned:
-                queue.pause = 0.0
-            self._pause(name, queue)
-        else:
-            del self.waiting[name]
+    def _drop_expired(self, queue: MissingQueue) -> None:
+        expired = 0
+        while queue.waiting and queue.waiting[0].age >= queue.waiting[0].patience:
+            self._arrived([queue.waiting.popleft()])
+            expired += 1
+        if expired:
+            _log.info(
+                "queue %r doesn't exist: its client has gone, %d replies dropped",
+                queue.name,
+                expired,
+            )
+
+    def _arrived(self, replies: list[Reply]) -> None:
+        for reply in replies:
+            self._sender.let_go(reply.message)
+
+    def _forget(self, queue: MissingQueue) -> None:
+        del self.queues[queue.name]

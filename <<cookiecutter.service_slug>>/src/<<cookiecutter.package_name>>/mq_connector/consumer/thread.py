@@ -1,51 +1,50 @@
-"""A thread that consumes one queue, and goes on doing so whatever happens to the broker."""
+"""A thread that handles the messages of one queue, whatever happens to the broker."""
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pika
-from pika.exceptions import ChannelClosed
 
 from ..config import Limits
 from ..connection import Connection
-from ..connection.refusals import describe
-from ..connection.scratch import Done, Scratch
-from ..errors import ChannelError, ConfigurationError, MQError, NotConnected, StartError
+from ..connection.broker import ACCESS_REFUSED, RESOURCE_LOCKED, is_our_doing
+from ..connection.link import Link
+from ..connection.scratch import Done
+from ..connection.supervised import connection_to
+from ..errors import ChannelError, ConfigurationError, MQError, StartError
+from ..fork import Process
+from ..logs import Logger
 from . import input_queue
 from .channel import Channel
+from .consumption import Consumption, is_lost, is_stuck
+from .opened import Delivery, OpenedChannel
 from .outbox import Outbox
+from .suspicion import Suspicion
 from .workers import Callback, Workers
 
-_log = logging.getLogger(__name__)
+_log = Logger(__name__)
 
 #: Reply codes for which a consumer that has never consumed gives up.
-_FORBIDDEN = frozenset((403, 405))
-#: Seconds from an open channel to an active consumer, before another connection is tried.
-_PATIENCE = 10.0
-#: Seconds between two looks at whether the drain is over.
-_DRAIN_STEP = 0.01
-#: Seconds before a loop that failed is started again.
-_RESTART_PAUSE = 1.0
-#: Quorum queues that tolerate a legacy re-declaration exist since this version.
-_TOLERANT_SINCE = (4,)
-#: A consumer that doesn't settle in time is cancelled since this version; before, its channel is closed.
-_CANCELS_LATE_SINCE = (4, 3)
+_FORBIDDEN = frozenset((ACCESS_REFUSED, RESOURCE_LOCKED))
+#: Seconds of the first pause before a channel is opened again, and of the longest.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.8
+#: Seconds for which `ConsumerThread.join` waits for callbacks that ought to have ended.
+_LAST_WAIT = 1.0
 
 
 class ConsumerThread(threading.Thread):
-    """Consumes a queue on a connection of its own.
+    """Consumes a queue.
 
-    The thread itself runs the connection's loop and nothing else; callbacks run on worker threads.
-    It counts as consuming only while the broker has a consumer of ours. Everything else, be it a lost
-    connection, a closed channel, a cancelled consumer or a deleted queue, is recovered from.
+    The thread is the first worker: callbacks run on it, and on more threads if there are to be more
+    workers. It counts as consuming only while the broker has a consumer of ours. Everything else, be it
+    a lost connection, a closed channel, a cancelled consumer or a deleted queue, is recovered from.
 
-    :param connection: the connection to the vhost, or pika's parameters for it; the thread opens one
-        of its own
+    :param connection: the connection to the vhost, shared with whoever else is given it; pika's
+        parameters stand for a connection of its own
     :param queue: the input queue; made where it is missing, see `mq_connector.consumer.input_queue`
     :param callback_func: ``callback(channel, method, properties, body)``. When it returns, the message
         is acknowledged unless the callback has settled it; when it raises, it is dead-lettered
@@ -60,52 +59,53 @@ class ConsumerThread(threading.Thread):
         connection: Connection | pika.ConnectionParameters | Sequence[pika.ConnectionParameters],
         queue: str,
         callback_func: Callback,
-        error_func: Callable[[ConsumerThread, Exception], None] | None = None,
+        error_func: Callable[[Any, Exception], None] | None = None,
         *,
         limits: Limits | None = None,
         auto_ack: bool = True,
     ) -> None:
         super().__init__(name=f"consumer-{queue}", daemon=True)
-        if isinstance(connection, Connection):
-            self.connection = connection.another()
-        elif isinstance(connection, pika.ConnectionParameters):
-            self.connection = Connection([connection])
-        else:
-            self.connection = Connection(list(connection))
+        self.connection = connection_to(connection)
         self.queue = queue
         self.callback_func = callback_func
         self.error_func = error_func
         self.auto_ack = auto_ack
-        #: Why the consumer could not start; None while it may yet.
-        self.failure: MQError | None = None
-        #: Messages that were in hand when the deadline of `stop` passed; they are delivered again.
-        self.unfinished = 0
-        #: Called, on the consumer's thread, when it begins and when it stops to consume.
+        #: Called when it begins and when it stops to consume, or has failed; not on one thread only.
         self.on_change: Callable[[], None] = lambda: None
         self._limits = limits
-        self._workers: Workers | None = None
-        self._channel: Channel | None = None
-        self._amqp_channel: pika.channel.Channel | None = None
-        self._consumer_tag: str | None = None
-        self._ever_consumed = False
-        self._preparations = 0
-        self._outbox: Outbox | None = None
-        self._deadline: float | None = None
-        self._answered = False
-        self._stopping = threading.Event()
+        self._supervision = Supervision(self)
 
     # ---- from any thread
 
     @property
     def is_consuming(self) -> bool:
         """Whether the broker has an active consumer of ours."""
-        channel = self._channel
-        return self._consumer_tag is not None and channel is not None and channel.is_open
+        return self._supervision.is_well
 
     @property
     def is_private(self) -> bool:
         """Whether the queue is this thread's alone, with a name that nobody else knows."""
         return False
+
+    @property
+    def failure(self) -> MQError | None:
+        """Why the consumer could not start; None while it may yet."""
+        return self._supervision.failure
+
+    @property
+    def unfinished(self) -> int:
+        """Messages that were in hand when the deadline of `stop` passed; they are delivered again."""
+        return self._supervision.unfinished
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether `stop` was called, or the start has failed."""
+        return self._supervision.stopping.is_set()
+
+    @property
+    def channel(self) -> Channel | None:
+        """The channel as a callback would get it, while there is one."""
+        return self._supervision.channel
 
     def stop(self, timeout: float = 25.0) -> None:
         """Stop consuming, finish what the workers have in hand, acknowledge it, close; returns at once.
@@ -116,249 +116,81 @@ class ConsumerThread(threading.Thread):
         :param timeout: seconds after which unfinished messages are left for redelivery; 0 on a second
             call cuts the first one short
         """
-        deadline = time.monotonic() + timeout
-        self._deadline = deadline if self._deadline is None else min(deadline, self._deadline)
-        if not self._stopping.is_set():
-            self._stopping.set()
-            self.connection.call(self._begin_stop)
-        self.connection.call(lambda: self.connection.later(timeout, self._close))
+        self._supervision.stop(timeout)
+
+    def is_alive(self) -> bool:
+        """Whether it has yet to end; a callback that hangs on past the deadline of `stop` doesn't count."""
+        return super().is_alive() and not self._supervision.over.is_set()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until it has ended; a callback that hangs on past the deadline of `stop` isn't waited for.
+
+        :param timeout: seconds
+        """
+        began = time.monotonic()
+        if self.ident is None:
+            super().join(timeout)  # which says that it was never started
+        elif self._supervision.over.wait(timeout):
+            left = _LAST_WAIT if timeout is None else timeout - (time.monotonic() - began)
+            super().join(max(0.0, min(left, _LAST_WAIT)))
+
+    def look(self, done: Callable[[str], None]) -> None:
+        """Ask the broker itself whether the queue has a consumer; for the connection's loop.
+
+        :param done: gets the reason why all isn't well; empty if it is
+        """
+        self._supervision.look(done)
 
     # ---- the thread
 
     def run(self) -> None:
-        """The loop; ends after `stop` or when the broker refuses us for good."""
-        if self._stopping.is_set():
-            return
+        """Handle messages; ends after `stop`, or when the broker refuses us for good."""
+        workers = None
         try:
-            self.connection.parameters  # noqa: B018 - reads the configuration, and with it .env
-            limits = self._limits = self._limits or Limits.from_environment()
+            if not self._supervision.stopping.is_set():
+                workers = self._start()
         except MQError as error:
-            self._fail(error)
-            return
+            self._supervision.fail(error)
         except Exception as error:  # a thread that ends without a failure is a service that idles
-            self._fail(ConfigurationError(f"the configuration can't be used: {error!r}"))
-            return
-        self._workers = Workers(
-            limits, self.name, self.callback_func, self._on_handler_error, self.auto_ack
-        )
-        self._outbox = Outbox(self.connection, self._usable_channel, self._when_answered)
-        try:
-            self._workers.start()
-        except RuntimeError as error:
-            self._workers.stop()
-            self._fail(
-                StartError(
-                    f"{limits.workers} worker threads can't be started ({error}): lower MQ_WORKERS, "
-                    "or raise the limit on processes"
-                )
+            self._supervision.fail(
+                ConfigurationError(f"the configuration can't be used: {error!r}")
             )
+        if workers is None:
+            self._supervision.over.set()
             return
-        while True:
-            try:
-                self.connection.run(self)
-                break
-            except Exception:  # a consumer never dies silently, not even of its own faults
-                _log.exception("the loop of %r failed; starting it again", self.queue)
-                self._forget_channel()
-                self._outbox.returned.on_restart()
-                if self._stopping.wait(_RESTART_PAUSE):
-                    break
-        self._workers.stop()
-        self.on_change()
+        workers.work()
+        self._supervision.close()
 
-    # ---- the connection's fate
-
-    def on_open(self) -> None:
-        """Part of `mq_connector.connection.supervised.Listener`."""
-        amqp = self.connection.amqp
-        amqp.add_on_connection_blocked_callback(self._on_blocked)
-        amqp.add_on_connection_unblocked_callback(
-            lambda *_: _log.warning("the broker takes messages again")
+    def _start(self) -> Workers:
+        limits = self._limits or Limits.from_environment()
+        supervision = self._supervision
+        workers = Workers(
+            limits,
+            self.name,
+            self.callback_func,
+            supervision.channel_of,
+            self.tell,
+            supervision.suspicion,
+            supervision.on_pace,
+            self.auto_ack,
         )
-        amqp.channel(on_open_callback=self._on_channel_open)
+        try:
+            workers.start()
+        except RuntimeError as error:
+            workers.stop()
+            raise StartError(
+                f"{limits.workers} worker threads can't be started ({error}): lower MQ_WORKERS, "
+                "or raise the limit on processes"
+            ) from None
+        try:
+            supervision.start(limits, workers)
+        except MQError:
+            workers.stop()
+            raise
+        return workers
 
-    def on_lost(self) -> None:
-        """Part of `mq_connector.connection.supervised.Listener`."""
-        self._forget_channel()
-
-    def on_refused(self, reason: str) -> bool:
-        """Part of `mq_connector.connection.supervised.Listener`."""
-        if self._ever_consumed:
-            return False
-        self._fail(StartError(reason))
-        return True
-
-    def _on_blocked(self, _connection: Any, frame: Any) -> None:
-        _log.warning("the broker takes no messages: %s; replies wait", frame.method.reason)
-
-    # ---- from an open channel to an active consumer
-
-    def _on_channel_open(self, amqp: pika.channel.Channel) -> None:
-        assert self._limits is not None
-        assert self._workers is not None
-        assert self._outbox is not None
-        if self._stopping.is_set():
-            self._close()
-            return
-        burst = max(1, self._limits.prefetch // 4)
-        channel = Channel(
-            self.connection,
-            amqp,
-            self._workers.inbox,
-            burst,
-            self._outbox.publish,
-            self._outbox.returned.waiting,
-        )
-        self._channel, self._amqp_channel = channel, amqp
-        amqp.add_on_close_callback(self._on_channel_closed)
-        amqp.add_on_cancel_callback(self._on_cancelled)
-        amqp.add_on_return_callback(self._outbox.on_return)
-        self._prepare(channel)
-
-    def _prepare(self, channel: Channel) -> None:
-        """Get the queue ready, then consume it."""
-
-        def ready(_: Any, error: MQError | None) -> None:
-            if error is not None:
-                self._unusable(channel, error)
-            elif channel is self._channel and channel.is_open:
-                self._consume(channel)
-
-        self._preparations += 1
-        number = self._preparations
-        self.connection.later(_PATIENCE, lambda: self._check_progress(channel, number))
-        self.ready_queue(channel, ready)
-
-    def ready_queue(self, channel: Channel, done: Done) -> None:
-        """Find the queue or make it, on every new channel; a subclass may do more before or after.
-
-        :param done: called with nothing, or with the error that keeps us from consuming
-        """
-        assert self._limits is not None
-        kind = self._limits.queue_type
-        queue = self.queue
-
-        def looked(found: Any, error: MQError | None) -> None:
-            if error is not None:
-                done(None, error)
-            elif found is not None:
-                channel.scratch_for_transient.run(input_queue.compare(queue, kind), done)
-            elif kind != "auto":
-                make(None, None)
-            elif self.connection.broker_version < _TOLERANT_SINCE:
-                make(False, None)
-            else:
-                channel.scratch_for_transient.run(input_queue.tolerates_legacy(queue), make)
-
-        def make(tolerant: bool | None, error: MQError | None) -> None:
-            if error is not None:
-                done(None, error)
-            else:
-                channel.scratch_for_transient.run(input_queue.make(queue, kind, tolerant), done)
-
-        channel.scratch.run(input_queue.exists(queue), looked)
-
-    def _consume(self, channel: Channel) -> None:
-        assert self._limits is not None and self._amqp_channel is not None
-        amqp = self._amqp_channel
-        if self._stopping.is_set():
-            return  # whatever is in hand is being drained
-        amqp.basic_qos(prefetch_count=self._limits.prefetch)
-        amqp.basic_consume(
-            self.queue,
-            lambda _, method, properties, body: channel.deliver(method, properties, body),
-            callback=self._on_consuming,
-        )
-
-    def _check_progress(self, channel: Channel, number: int) -> None:
-        """A broker may answer heartbeats and nothing else, as for a quorum queue without a leader."""
-        latest = channel is self._channel and number == self._preparations
-        if latest and not self.is_consuming and not self._stopping.is_set():
-            message = f"the broker doesn't let us consume {self.queue!r} within {_PATIENCE:g} s"
-            self._unusable(channel, ChannelError(504, message))
-
-    def _on_consuming(self, frame: Any) -> None:
-        self._consumer_tag = frame.method.consumer_tag
-        if self._stopping.is_set():
-            self._begin_stop()  # it was asked for while the broker was making this consumer
-            return
-        again, self._ever_consumed = self._ever_consumed, True
-        self.connection.proven()
-        _log.info("consuming %r%s", self.queue, " again" if again else "")
-        if self._outbox is not None and self._channel is not None:
-            self._outbox.send_held(self._channel)
-        self.on_change()
-
-    # ---- failures and what follows from them
-
-    def _on_cancelled(self, frame: Any) -> None:
-        """The broker has cancelled the consumer: its queue was deleted or failed over, or (since 4.3)
-        a message wasn't settled in time.
-
-        In the last case each late message brings another cancel, but the broker keeps the consumer and
-        revives it with the late ack. And what waits for a worker is late, too, or soon will be.
-        """
-        tag = frame.method.consumer_tag
-        if tag != self._consumer_tag:
-            return
-        _log.warning("the broker cancelled the consumer of %r; consuming again", self.queue)
-        self._consumer_tag = None
-        self.on_change()
-        if self._channel is None or self._stopping.is_set():
-            return
-        assert self._workers is not None
-        if self.connection.broker_version >= _CANCELS_LATE_SINCE:
-            self._workers.hand_back()
-        self._channel.cancel(tag)
-        self._prepare(self._channel)
-
-    def _on_channel_closed(self, amqp: pika.channel.Channel, reason: BaseException) -> None:
-        if amqp is not self._amqp_channel:
-            return
-        if self._stopping.is_set() and isinstance(reason, ChannelClosed):
-            self._close()  # whatever the drain was waiting for won't come
-            return
-        channel = self._channel
-        self._forget_channel()
-        if self._stopping.is_set() or not isinstance(reason, ChannelClosed):
-            return  # the connection was lost or closed, which has its own course
-        _log.warning("the broker closed the channel of %r: %s", self.queue, describe(reason))
-        assert channel is not None
-        self._unusable(channel, ChannelError(reason.reply_code, reason.reply_text))
-
-    def _unusable(self, channel: Channel, error: MQError) -> None:
-        """The queue can't be consumed now: give up if that is final, otherwise try again."""
-        if isinstance(error, NotConnected) or self._stopping.is_set():
-            return
-        if isinstance(error, ChannelError) and error.code in _FORBIDDEN:
-            error = input_queue.start_error(self.queue, error)
-        if isinstance(error, StartError) and not self._ever_consumed:
-            self._fail(error)
-            return
-        _log.warning("%s; trying again", error)
-        self._forget_channel()
-        # A fresh connection, because its pauses grow with every failure in a row.
-        self.connection.drop()
-
-    def _forget_channel(self) -> None:
-        channel = self._channel
-        self._channel = self._amqp_channel = self._consumer_tag = None
-        if channel is not None:
-            channel.end()
-            if self._outbox is not None and not self._stopping.is_set():
-                self._outbox.returned.on_lost()
-            self.on_change()
-
-    def _fail(self, error: MQError) -> None:
-        self.failure = error
-        self._tell(error)
-        self.on_change()
-        self.stop(0)
-
-    def _on_handler_error(self, error: Exception) -> None:
-        self._tell(error)
-
-    def _tell(self, error: Exception) -> None:
+    def tell(self, error: Exception) -> None:
+        """Tell `error_func` of an error."""
         if self.error_func is None:
             return
         try:
@@ -366,106 +198,226 @@ class ConsumerThread(threading.Thread):
         except BaseException:  # the last line of defence must hold, against SystemExit too
             _log.exception("the error handler of %r failed", self.queue)
 
-    # ---- what the outbox needs
+    # ---- for subclasses
 
-    def _usable_channel(self) -> Channel | None:
-        """The channel that replies may leave on: while draining, too, when nothing is consumed."""
-        channel = self._channel
-        usable = self.is_consuming or self._stopping.is_set()
-        return channel if channel is not None and channel.is_open and usable else None
+    def ready_queue(self, opened: OpenedChannel, done: Done) -> None:
+        """Find the queue or make it, on every new channel; a subclass may do more before or after.
 
-    def _when_answered(self, channel: Channel, answered: Callable[[], None]) -> None:
-        """Call back when the broker has dealt with all that was sent on the channel so far.
-
-        It works through a channel in order, so the answer to any method stands behind all returns.
+        :param opened: its `scratch` channels are for this
+        :param done: called with nothing, or with the error that keeps us from consuming
         """
-        assert self._limits is not None and self._amqp_channel is not None
-        channel.flush()
-        self._amqp_channel.basic_qos(
-            prefetch_count=self._limits.prefetch, callback=lambda _: answered()
-        )
+        input_queue.ready(opened, self.queue, self._supervision.limits.queue_type, done)
+
+
+class Supervision:
+    """Sees to it that a queue is consumed: opens a channel whenever there is none, until it is stopped.
+
+    Its methods are for the loop of the connection, but for those named otherwise.
+    """
+
+    def __init__(self, thread: ConsumerThread) -> None:
+        self.queue = thread.queue
+        self.failure: MQError | None = None
+        self.unfinished = 0
+        self.limits = Limits()
+        #: Set once a stop was asked for, and once all is over but for callbacks that hang.
+        self.stopping, self.over = threading.Event(), threading.Event()
+        self._thread = thread
+        self._connection = thread.connection
+        self._outbox = Outbox(thread.connection)
+        self._process = Process()
+        self.suspicion = Suspicion()
+        self._workers: Workers | None = None
+        self._link: Link | None = None
+        self._consumption: Consumption | None = None
+        self._ever_consumed = False
+        self._failures = 0
+        #: Why there is no consumer, in words.
+        self.trouble = ""
+        self._deadline = 0.0
+
+    # ---- from any thread
+
+    @property
+    def is_well(self) -> bool:
+        """Whether the broker has an active consumer of ours; part of `Member`."""
+        consumption = self._consumption
+        return consumption is not None and consumption.is_consuming
+
+    @property
+    def channel(self) -> Channel | None:
+        """The channel as a callback would get it."""
+        consumption = self._consumption
+        if consumption is None or not consumption.opened.is_open:
+            return None
+        return Channel(consumption.opened, self._outbox, self._process)
+
+    def channel_of(self, delivery: Delivery) -> Channel:
+        """What the callback gets with a delivery."""
+        return Channel(delivery.opened, self._outbox, self._process, delivery)
+
+    def on_pace(self) -> None:
+        """Another number of messages in hand is better."""
+        self._connection.call(self._adapt)
+
+    def start(self, limits: Limits, workers: Workers) -> None:
+        """Join the connection.
+
+        :raises ConfigurationError: something is missing in the configuration
+        """
+        self.limits, self._workers = limits, workers
+        self._process = Process()
+        self._connection.join(self)
+        if self.stopping.is_set():  # just now, when there was nobody on the loop to hear of it
+            self._connection.call(self._stop)
+
+    def stop(self, timeout: float) -> None:
+        """As `ConsumerThread.stop`."""
+        deadline = time.monotonic() + timeout
+        self._deadline = min(deadline, self._deadline) if self.stopping.is_set() else deadline
+        self.stopping.set()
+        self._connection.call(self._stop)
+
+    def fail(self, error: MQError) -> None:
+        """The start has failed."""
+        self.failure = error
+        self._thread.tell(error)
+        self.stop(0)
+        self._thread.on_change()
+
+    def close(self) -> None:
+        """All is over: close what was opened beside the channel."""
+        if not self._process.forked:
+            self._outbox.close()
+
+    # ---- mq_connector.connection.supervised.Member
+
+    def on_open(self, link: Link) -> None:
+        """There is a link."""
+        self._link = link
+        self._open_channel(link)
+
+    def on_lost(self, error: BaseException) -> None:
+        """The link is gone."""
+        self._link = None
+        consumption, self._consumption = self._consumption, None
+        if consumption is not None:
+            if self.stopping.is_set():
+                self.unfinished = consumption.opened.outstanding
+            idle = consumption.is_consuming and not consumption.opened.outstanding
+            if not idle and is_our_doing(error):
+                self.on_suspicion(consumption)
+            consumption.abandon()
+            if idle:
+                self._connection.used()  # nothing that we had in hand can be to blame
+        if self.stopping.is_set():
+            self._end()
+
+    def on_refused(self, reason: str) -> None:
+        """The broker says no."""
+        self.fail(StartError(reason))
+        self._end()
+
+    def on_suspicion(self, consumption: Consumption) -> None:
+        """Part of `mq_connector.consumer.consumption.Owner`: what is in hand may be to blame for a loss."""
+        opened = consumption.opened
+        alone = opened.latest if consumption.has_one_in_hand else None
+        self.suspicion.lost(opened.outstanding, alone)
+        self._outbox.is_careful = True
+
+    def _adapt(self) -> None:
+        self._outbox.is_careful &= self.suspicion.is_careful
+        if self._consumption is not None:
+            self._consumption.adapt()
+
+    # ---- channels
+
+    def _open_channel(self, link: Link) -> None:
+        if link is not self._link or self._consumption is not None:
+            return
+        if self.stopping.is_set():
+            self._end()
+            return
+
+        def opened(amqp: pika.channel.Channel) -> None:
+            assert self._workers is not None
+            if self.over.is_set():
+                amqp.close()
+            elif link is self._link:
+                self._consumption = Consumption(
+                    self, link, amqp, self._workers, self._outbox, self.limits, self.suspicion
+                )
+                if self.stopping.is_set():
+                    self._stop()
+
+        link.amqp.channel(on_open_callback=opened)
+
+    def ready_queue(self, opened: OpenedChannel, done: Done) -> None:
+        """Part of `mq_connector.consumer.consumption.Owner`."""
+        self._thread.ready_queue(opened, done)
+
+    def on_change(self, consumption: Consumption) -> None:
+        """Part of `mq_connector.consumer.consumption.Owner`."""
+        if consumption.is_consuming:
+            _log.info("consuming %r%s", self.queue, " again" if self._ever_consumed else "")
+            self._ever_consumed = True
+            self._failures = 0
+            self.trouble = ""
+            self._connection.accepted()
+        self._thread.on_change()
+
+    def on_failed(self, consumption: Consumption, error: MQError) -> None:
+        """Part of `mq_connector.consumer.consumption.Owner`: give up if that is final, or try again."""
+        link = self._link
+        if is_lost(error) or link is None:
+            return  # which has its own course
+        consumption.abandon()
+        self._consumption = None
+        if isinstance(error, ChannelError) and error.code in _FORBIDDEN:
+            error = input_queue.start_error(self.queue, error)
+        if isinstance(error, StartError) and not self._ever_consumed:
+            self.fail(error)
+            return
+        self._failures += 1
+        self.trouble = str(error)
+        _log.warning("%s; trying again", error)
+        if is_stuck(error):
+            self._connection.suspect(self)
+        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures, 10))
+        self._connection.later(pause, lambda: self._open_channel(link))
 
     # ---- the end
 
-    def _begin_stop(self) -> None:
-        if (
-            self._consumer_tag is not None
-            and self._amqp_channel is not None
-            and self._amqp_channel.is_open
-        ):
-            self._amqp_channel.basic_cancel(self._consumer_tag, callback=lambda _: self._drain())
-        elif self._channel is not None and self._channel.is_open and self._channel.outstanding:
-            self._drain()  # the broker has just cancelled us, but what is in hand is in hand
+    def _stop(self) -> None:
+        if self._consumption is not None:
+            self._consumption.stop(self._deadline)
         else:
-            self._close()
+            self._end()
 
-    def _remaining(self) -> float:
-        return (self._deadline or 0.0) - time.monotonic()
+    def on_ended(self, consumption: Consumption) -> None:
+        """Part of `mq_connector.consumer.consumption.Owner`."""
+        self.unfinished = consumption.unfinished
+        self._end()
 
-    def _drain(self) -> None:
-        """No more deliveries come; wait for those in hand."""
-        assert self._workers is not None
-        self._consumer_tag = None
-        self.on_change()
-        returned = self._workers.hand_back()
-        if returned:
-            _log.info("%d messages that nobody has begun go back to %r", returned, self.queue)
-        self._wait_for_workers()
+    def _end(self) -> None:
+        self._connection.leave(self)
+        if not self.over.is_set():
+            self.over.set()
+            if self._workers is not None:
+                self._workers.stop()
+            self._thread.on_change()
 
-    def _wait_for_workers(self) -> None:
-        channel = self._channel
-        if channel is None:
-            self._close()
-            return
-        channel.reject_retries()  # those too that a handler has just asked for
-        outstanding = channel.outstanding
-        resending = bool(self._outbox and self._outbox.returned.waiting)
-        if self._remaining() <= 0 or (self._answered and not outstanding and not resending):
-            self._close()
-        elif outstanding or resending:
-            self._answered = False
-            self.connection.later(_DRAIN_STEP, self._wait_for_workers)
+    def look(self, done: Callable[[str], None]) -> None:
+        """Ask the broker whether the queue has a consumer."""
+        consumption, workers = self._consumption, self._workers
+        trouble = self._connection.trouble or self.trouble or "no consumer"
+
+        def looked(consuming: bool) -> None:
+            done("" if consuming else trouble)
+
+        if workers is not None and workers.trouble:
+            done(workers.trouble)
+        elif consumption is None:
+            done(trouble)
         else:
-            self._wait_for_returns(channel)
-
-    def _wait_for_returns(self, channel: Channel) -> None:
-        """The last reply may come back as unroutable: before the answer to a method sent behind it."""
-
-        def answered() -> None:
-            self._answered = True
-            self._wait_for_workers()
-
-        self._when_answered(channel, answered)
-
-    def _close(self) -> None:
-        channel = self._channel
-        if channel is not None:
-            channel.flush()
-            # Here, because the deadline's own timer may be the first to end a drain.
-            self.unfinished = channel.outstanding
-            if self.unfinished:
-                _log.warning(
-                    "%d messages are unfinished; the broker has them again", self.unfinished
-                )
-            self._forget_channel()
-        self.connection.close()
-
-    # ---- for the health check
-
-    def look(self, done: Callable[[bool], None]) -> None:
-        """Ask the broker itself whether the queue has a consumer; for the connection's loop."""
-        channel: Channel | None = self._channel
-        if channel is None or not self.is_consuming:
-            done(False)
-            return
-        scratch: Scratch = channel.scratch
-
-        def looked(found: Any, error: MQError | None) -> None:
-            done(
-                error is None
-                and found is not None
-                and found.consumer_count > 0
-                and self.is_consuming
-            )
-
-        scratch.run(input_queue.exists(self.queue), looked)
+            consumption.look(looked)

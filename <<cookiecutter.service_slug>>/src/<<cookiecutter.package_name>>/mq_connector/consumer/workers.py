@@ -2,37 +2,67 @@
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any
 
 import pika
 from pika.spec import Basic
 
 from ..config import Limits
-from ..connection.fork import Process
-from ..errors import MQError, RetryMessage
+from ..errors import Culprit, MQError, RetryMessage
+from ..fork import Process
+from ..logs import Logger, text_of
 from ..payload import Bounds, bounds
-from ..payload.request import REPLY_PROPERTIES, error_reply
+from ..payload.request import error_reply
 from .channel import Channel
+from .opened import Confirms, Delivery, OpenedChannel
+from .suspicion import Suspicion, deliveries_before
 
-_log = logging.getLogger(__name__)
+_log = Logger(__name__)
 
 #: Seconds that a message waits for its next delivery at the most.
 _LONGEST_RETRY = 60.0
+#: Deliveries after which a message isn't put back once more.
+_MOST_RETRIES = 20
+#: Seconds of work that are worth having in hand, and messages at the most: quick callbacks get no faster
+#: with more, and what one service has in hand no other can take.
+_IN_HAND, _MOST_IN_HAND = 0.2, 200
+#: Messages over which the time of a callback is averaged.
+_WEIGHT = 8
+#: Threads for each worker that may be replaced because they hang, itself included.
+_MOST_REPLACED = 4
 
 #: pika's documented signature of a consumer's callback.
 Callback = Callable[[Channel, Basic.Deliver, pika.BasicProperties, bytes], None]
-Delivery = tuple[Channel, Basic.Deliver, pika.BasicProperties, bytes]
+
+
+class _Worker:
+    """One thread, and what it has in hand."""
+
+    __slots__ = ("began", "delivery", "is_replaced", "thread")
+
+    def __init__(self, thread: threading.Thread) -> None:
+        self.thread = thread
+        self.delivery: Delivery | None = None
+        self.began = 0.0
+        self.is_replaced = False
 
 
 class Workers:
-    """A fixed number of threads that hand deliveries to the callback, in the order of arrival.
+    """Threads that hand deliveries to the callback, in the order of arrival.
+
+    The first of them is the thread that calls `work`. They measure how long the callback takes, for the
+    number of messages that is worth having in hand.
 
     :param limits: how many they are (1 keeps the order of the messages), and what they decode
+    :param channel_of: makes the channel that the callback gets with a delivery
     :param on_error: told of what a callback raised, after the message was dead-lettered; may not raise
+    :param suspicion: which messages aren't to be tried again
+    :param on_pace: called now and then, when another number of messages in hand may be better
     :param auto_ack: acknowledge what a callback has left unsettled when it returns
     """
 
@@ -41,28 +71,42 @@ class Workers:
         limits: Limits,
         name: str,
         callback: Callback,
+        channel_of: Callable[[Delivery], Channel],
         on_error: Callable[[Exception], None],
+        suspicion: Suspicion,
+        on_pace: Callable[[], None] = lambda: None,
         auto_ack: bool = True,
     ) -> None:
-        self.inbox: SimpleQueue[Delivery | None] = SimpleQueue()
+        #: What is to be done: deliveries, and what else a worker is to call; None ends one.
+        self.inbox: SimpleQueue[Delivery | Callable[[], None] | None] = SimpleQueue()
+        #: Messages that the broker sends ahead; set by whoever asks it to.
+        self.prefetch = 1
+        self._limits = limits
+        self._name = name
         self._callback = callback
+        self._channel_of = channel_of
         self._on_error = on_error
+        self._suspicion = suspicion
+        self._on_pace = on_pace
         self._auto_ack = auto_ack
         self._bounds = Bounds(limits.max_body, limits.max_depth)
         self._process = Process()
-        self._threads = [
-            threading.Thread(target=self._work, name=f"{name}-worker-{number}", daemon=True)
-            for number in range(1, limits.workers + 1)
-        ]
+        self._workers: list[_Worker] = []
+        self._started = 1
+        # Seconds that the callback takes, as a moving average; 0 before the first time.
+        self._average = 0.0
+        self._until_look = 0
+
+    # ---- from any thread
 
     def start(self) -> None:
-        """Start the threads."""
-        for thread in self._threads:
-            thread.start()
+        """Start the threads but for the first."""
+        for _ in range(1, self._limits.workers):
+            self._start_one()
 
     def stop(self) -> None:
         """Let each thread end when it has nothing in hand; one that hangs is left behind."""
-        for _ in self._threads:
+        for _ in range(self._started):
             self.inbox.put(None)
 
     def hand_back(self) -> int:
@@ -70,83 +114,168 @@ class Workers:
 
         :returns: the number of messages
         """
-        count = 0
-        while True:
+        waiting = []
+        with suppress(Empty):
+            while True:
+                waiting.append(self.inbox.get_nowait())
+        for each in waiting:
+            if isinstance(each, Delivery):
+                each.opened.nack(each.tag, requeue=True)
+            else:
+                self.inbox.put(each)
+        return sum(isinstance(each, Delivery) for each in waiting)
+
+    def replace_late(self, opened: OpenedChannel) -> None:
+        """The broker has waited too long for some of a channel's messages: others take over from the
+        threads that have them in hand."""
+        for worker in list(self._workers):
+            delivery = worker.delivery
+            if delivery is None or delivery.opened is not opened or worker.is_replaced:
+                continue
+            self._suspicion.strike(delivery)
+            if self._started < self._limits.workers * _MOST_REPLACED:
+                worker.is_replaced = True
+                self._start_one()
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing will be handled, in words; empty if all is well."""
+        workers = [each for each in self._workers if not each.is_replaced]
+        alive = [each for each in workers if threading.Thread.is_alive(each.thread)]
+        if workers and not alive:
+            return "no worker is alive"
+        stuck = self._limits.stuck
+        now = time.monotonic()
+        if stuck and alive and all(each.delivery and now - each.began > stuck for each in alive):
+            return f"every worker has been in its callback for more than {stuck} s"
+        return ""
+
+    def pace(self, waiting: int) -> int:
+        """Messages that are handled in a short time: as many are worth having in hand.
+
+        :param waiting: messages in hand that occupy no worker, as they wait for their retry
+        """
+        least = 2 * self._limits.workers
+        handled = int(_IN_HAND * self._limits.workers / self._average) if self._average else 0
+        # Twice, so that a change comes before all that is in hand waits.
+        return min(max(least, handled) + 2 * waiting, max(_MOST_IN_HAND, least))
+
+    def _start_one(self) -> None:
+        self._started += 1
+        name = f"{self._name}-worker-{self._started}"
+        threading.Thread(target=self.work, name=name, daemon=True).start()
+
+    # ---- the threads
+
+    def work(self) -> None:
+        """Be one of the threads, until `stop`."""
+        bounds.set(self._bounds)
+        worker = _Worker(threading.current_thread())
+        self._workers.append(worker)
+        get, handle, suspicion, now = self.inbox.get, self.handle, self._suspicion, time.monotonic
+        while not worker.is_replaced:
+            delivery = get()
+            if not isinstance(delivery, Delivery):
+                if delivery is None:
+                    return
+                delivery()
+                continue
+            if not delivery.opened.is_open:
+                continue  # the broker delivers it again on the next channel
+            worker.began = began = now()
+            worker.delivery = delivery
             try:
-                delivery = self.inbox.get_nowait()
-            except Empty:
-                return count
-            if delivery is not None:
-                delivery[0].basic_nack(_tag(delivery), requeue=True)
-                count += 1
+                if suspicion.is_careful:
+                    self._handle_carefully(delivery)
+                else:
+                    handle(delivery)
+            except BaseException as error:  # SystemExit, asyncio.CancelledError: the thread stays
+                self._failed(delivery, RuntimeError(f"the callback wanted to end: {error!r}"))
+            if self._process.forked:
+                return  # a child that a callback has made, and let return: its parent goes on
+            worker.delivery = None
+            self._note_pace(now() - began)
+
+    def _handle_carefully(self, delivery: Delivery) -> None:
+        verdict = self._suspicion.verdict(delivery)
+        if verdict:
+            self._failed(delivery, Culprit(verdict))
+            return
+        suspected = self._suspicion.suspects(delivery)
+        if suspected:
+            self.handle(delivery)
+            self._suspicion.passed()
+        if not self._suspicion.is_careful:
+            self._on_pace()
+        if not suspected:
+            self.handle(delivery)
+
+    def _note_pace(self, took: float) -> None:
+        average = self._average
+        self._average = average + (took - average) / _WEIGHT if average else took
+        self._until_look -= 1
+        if self._until_look < 0:
+            self._until_look = _WEIGHT
+            self._on_pace()
 
     def handle(self, delivery: Delivery) -> None:
         """Hand one delivery to the callback and see that it is settled afterwards."""
-        channel, method, properties, body = delivery
+        channel = self._channel_of(delivery)
         try:
-            self._callback(channel, method, properties, body)
+            self._callback(channel, delivery.method, delivery.properties, delivery.body)
         except RetryMessage as error:
             self._retry(delivery, error)
         except Exception as error:  # whatever a handler raises, the next message is handled
             self._failed(delivery, error)
         else:
-            if self._auto_ack:
-                channel.settle(_tag(delivery))
+            if delivery.confirms is not None:
+                self._settle_when_confirmed(delivery, delivery.confirms)
+            elif self._auto_ack:
+                delivery.opened.ack(delivery.tag)
 
-    def _work(self) -> None:
-        bounds.set(self._bounds)
-        get, handle = self.inbox.get, self.handle
-        while True:
-            delivery = get()
-            if delivery is None:
-                return
-            if not delivery[0].is_open:
-                continue  # the broker delivers it again on the next channel
-            try:
-                handle(delivery)
-            except BaseException as error:  # SystemExit, asyncio.CancelledError: the thread stays
-                self._failed(delivery, RuntimeError(f"the callback wanted to end: {error!r}"))
-            if self._process.forked:
-                return  # a child that a callback has made, and let return: its parent goes on
+    def _settle_when_confirmed(self, delivery: Delivery, confirms: Confirms) -> None:
+        """The broker's no to a publish is the failure of the message whose callback has published."""
+
+        def confirmed() -> None:
+            if self._auto_ack:
+                delivery.opened.ack(delivery.tag)
+
+        # By a worker, as who is told of it may take his time.
+        confirms.then(
+            confirmed, lambda error: self.inbox.put(partial(self._failed, delivery, error))
+        )
 
     def _retry(self, delivery: Delivery, error: RetryMessage) -> None:
         """Hand the message back after a pause, in a way that the broker counts."""
-        channel, method, properties, _ = delivery
-        headers: Mapping[str, Any] = properties.headers or {}
-        count = headers.get("x-delivery-count")
-        if count is None and method.redelivered:
-            self._failed(delivery, error)  # a queue that doesn't count would never have enough
+        count = deliveries_before(delivery)
+        # A queue that doesn't count would never have enough.
+        if delivery.method.redelivered if count is None else count >= _MOST_RETRIES:
+            self._failed(delivery, error)
             return
-        pause = min(error.delay * 2 ** min(int(count or 0), 16), _LONGEST_RETRY)
-        channel.reject_later(_tag(delivery), pause)
+        pause = min(error.delay * 2 ** min(count or 0, 16), _LONGEST_RETRY)
+        delivery.opened.reject_later(delivery.tag, pause)
+        self._on_pace()
 
     def _failed(self, delivery: Delivery, error: Exception) -> None:
         """Dead-letter the message, answer who waits for it, tell who wants to know."""
         if self._process.forked:
             _log.error("a callback returned in a forked child too: %s", error)
             return
-        channel, method, properties, body = delivery
-        tag = _tag(delivery)
-        bad_body = isinstance(error, MQError)
+        opened, tag = delivery.opened, delivery.tag
+        foreseen = isinstance(error, MQError)
         _log.error(
-            "message %d of %r is dead-lettered: %s: %s",
+            "message %d of %r is dead-lettered: %s",
             tag,
-            method.routing_key,
-            type(error).__name__,
-            error,
-            exc_info=None if bad_body else error,
+            delivery.method.routing_key,
+            text_of(error),
+            exc_info=None if foreseen else error,
         )
         try:
-            reply = None if channel.is_settled(tag) else error_reply(body, properties, error)
-            if reply is not None:
-                channel.basic_publish("", reply[0], reply[1], REPLY_PROPERTIES)
+            reply = error_reply(delivery.body, delivery.properties, error)
+            if reply is not None and not opened.is_settled(tag):
+                delivery.confirms = None  # what was published before is of no importance any more
+                self._channel_of(delivery).basic_publish("", *reply)
         except Exception:  # no reply is worth losing the message for
             _log.exception("no error reply could be sent")
-        channel.basic_reject(tag, requeue=False)
+        opened.reject(tag, requeue=False)
         self._on_error(error)
-
-
-def _tag(delivery: Delivery) -> int:
-    tag = delivery[1].delivery_tag
-    assert tag is not None  # whatever was delivered has one
-    return tag

@@ -1,4 +1,4 @@
-"""Bodies of messages: dicts as Neon's peers encode them, decoded without running what they sent.
+"""Bodies of messages: what Neon's peers have encoded, read without running what they sent.
 
 A peer sends `base64(json(str(dict)))`: a Python literal, inside a JSON string, inside base64. The
 incumbents run that literal as code; here it is only read. Other programs may send a JSON object,
@@ -10,19 +10,18 @@ from __future__ import annotations
 import enum
 import json
 from binascii import Error as Base64Error
-from binascii import a2b_base64, b2a_base64
-from collections.abc import Mapping
+from binascii import a2b_base64
 from contextvars import ContextVar
-from json.encoder import encode_basestring_ascii
-from math import isfinite
 from typing import Any, NamedTuple
 
 from ..errors import PayloadError
 from . import jsontext, literal
 
-#: The longest body that is decoded, in bytes: two minutes of speech (16 kHz, 16 bits), in base64 as
-#: messages carry it. Larger things belong beside the broker, not in it.
-MAX_SIZE = 8 * 1024 * 1024
+#: The longest body that is decoded, in bytes: a minute of speech (16 kHz, 16 bits), in base64 as
+#: messages carry it. Larger things belong beside the broker, not in it. A body of this size costs @DEC@
+#: at worst, and where it is sent back as a whole, @ECHO@ (docs/reliability.md has the
+#: kinds); each worker may have one of them in hand, in a container of 256 MiB.
+MAX_SIZE = 4 * 1024 * 1024
 
 #: Levels of brackets that are decoded. Python's own parser gives up at 200, and messages need about
 #: five.
@@ -44,6 +43,10 @@ _DEFAULT = Bounds()
 bounds: ContextVar[Bounds] = ContextVar("bounds", default=_DEFAULT)
 
 
+#: How nearly all bodies begin: base64 of a quotation mark and a bracket.
+_LITERAL = b"In"
+
+
 class Form(enum.Enum):
     """How a body is written. An answer goes out in the form of its request."""
 
@@ -60,17 +63,26 @@ def form_of(body: bytes) -> Form:
 
     :returns: LITERAL also for what is in no form at all, as most peers will understand that
     """
-    if body.startswith(b"In"):  # Base64 of a quotation mark and a bracket.
+    if body.startswith(_LITERAL):
         return Form.LITERAL
     beginning = body[:64].lstrip()
-    if beginning.startswith(b"{"):
+    # A list or a string is no request, but who sends one in JSON is to be told in JSON.
+    if _begins_json(beginning, '{["'):
         return Form.JSON
     try:
-        if a2b_base64(beginning[: len(beginning) // 4 * 4]).lstrip().startswith(b"{"):
+        if _begins_json(a2b_base64(beginning[: len(beginning) // 4 * 4]), "{["):
             return Form.JSON_BASE64
     except Base64Error:
         pass
     return Form.LITERAL
+
+
+def _begins_json(raw: bytes, openings: str) -> bool:
+    """Whether one of these characters is the first, in UTF-8, UTF-16 or UTF-32, with a BOM or without."""
+    if raw[:1].isascii() and raw[:1] != b"\0":
+        return raw.lstrip()[:1].decode("ascii", "replace") in tuple(openings)
+    text = raw[:64].decode(json.detect_encoding(raw[:64]), "ignore")
+    return text.lstrip("\ufeff \t\n\r").startswith(tuple(openings))
 
 
 def decode(
@@ -85,21 +97,25 @@ def decode(
     :param max_depth: levels of brackets that it may have; the same
     :raises PayloadError: anything wrong with the body; no other exception leaves this function
     """
-    if max_size is None:
-        max_size = bounds.get().size
-    if max_depth is None:
-        max_depth = bounds.get().depth
+    if max_size is None or max_depth is None:
+        size, depth = bounds.get()
+        max_size = size if max_size is None else max_size
+        max_depth = depth if max_depth is None else max_depth
     if len(body) > max_size:
         raise PayloadError(
             f"message has {len(body)} bytes where {max_size} are allowed: send it in parts"
         )
     try:
-        raw = body if body.lstrip().startswith(b"{") else a2b_base64(body)
+        if body.startswith(_LITERAL):
+            raw = a2b_base64(body)
+        else:
+            raw = body if body.startswith(b"{") or _begins_json(body, "{") else a2b_base64(body)
         try:
             text = str(raw, "utf-8")
             if text.startswith('"'):
                 content, end = jsontext.scan(text, 0)
                 if end == len(text):
+                    del raw, text  # Each is as long as the body, or four times as long.
                     return literal.parse(content, max_depth)
         except PayloadError:
             raise
@@ -128,65 +144,3 @@ def _decode_json(raw: bytes, max_depth: int) -> dict[Any, Any]:
     if not isinstance(value, dict):
         raise PayloadError(f"message holds a {type(value).__name__} where a dict is expected")
     return value
-
-
-def encode(data: Mapping[Any, Any], form: Form = Form.LITERAL) -> bytes:
-    """The body for a dict. In the literal form it is, byte for byte, what the incumbents send.
-
-    What is no literal is not looked for in the literal form, as that would cost as much as the
-    encoding itself. So peers can't read it if the dict contains, at any depth, other objects than
-    `literal.parse` returns (a datetime, a Decimal, an OrderedDict), or the numbers nan and inf, or
-    itself.
-
-    :raises PayloadError: nested too deep for Python, an integer with more digits than Python
-        converts, or, in the JSON forms, a key or value that JSON hasn't, such as bytes, tuples and
-        sets
-    """
-    try:
-        if type(data) is not dict:
-            data = dict(data)
-        if form is Form.LITERAL:
-            return b2a_base64(encode_basestring_ascii(str(data)).encode(), newline=False)
-        _refuse_types(data, "")
-        text = json.dumps(data).encode()
-    except PayloadError:
-        raise
-    except RecursionError:
-        raise PayloadError(
-            "message can't be encoded: it is nested too deep, or contains itself"
-        ) from None
-    except ValueError as error:
-        raise PayloadError(f"message can't be encoded: {str(error)[:100]}") from None
-    return b2a_base64(text, newline=False) if form is Form.JSON_BASE64 else text
-
-
-def _refuse_types(value: Any, path: str) -> None:
-    """Refuse what would reach a JSON peer as something else, or not at all.
-
-    :param path: where the value stands, such as `context.users[2]`
-    """
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise PayloadError(
-                    f"message can't be JSON: key {ascii(key)[:40]} in {_short(path)} is a "
-                    f"{type(key).__name__}, only str can be one"
-                )
-            _refuse_types(item, f"{path}.{key}" if path else key)
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            _refuse_types(item, f"{path}[{index}]")
-    elif not (
-        value is None
-        or isinstance(value, (str, int))
-        or (isinstance(value, float) and isfinite(value))
-    ):
-        what = repr(value) if isinstance(value, float) else f"a {type(value).__name__}"
-        raise PayloadError(
-            f"message can't be JSON: key {_short(path)} holds {what}, "
-            "convert it to str, int, float, list or dict"
-        )
-
-
-def _short(path: str) -> str:
-    return ascii(path)[:40] if path else "the dict"

@@ -22,6 +22,10 @@ from . import jsontext
 #: them mustn't be.
 _MAX_MARKED = 10_000
 
+#: Words, or double quotation marks, that are replaced one by one: each costs a hundred bytes on the
+#: way, so of more of them the tokenizer takes care, which holds none.
+_MAX_REPLACED = 50_000
+
 #: Keys that stand for parentheses. No other key begins with a NUL where they are used.
 _OPENED, _CLOSED = "\0(", "\0)"
 
@@ -47,8 +51,9 @@ def parse(text: str, max_depth: int) -> dict[Any, Any]:
     :param max_depth: levels of brackets of any kind allowed
     :returns: a dict of str, bytes, int, float, complex, bool, None, Ellipsis, and tuples, lists,
         dicts, sets of them
-    :raises PayloadError: not the literal of a dict, too deep, or an integer with more digits than
-        Python converts
+    :raises PayloadError: not the literal of a dict, too deep, an integer with more digits than
+        Python converts, more than `jsontext.MAX_TOKENS`, or more odd keys than
+        `literal_parser.MAX_ODD_KEYS`
     """
     if not text.isascii():
         _refuse_surrogates(text)
@@ -57,7 +62,7 @@ def parse(text: str, max_depth: int) -> dict[Any, Any]:
     if "(" in json_text:
         json_text = _mark_tuples(json_text)
         scan = _scan_tuples
-    if not jsontext.is_deep(json_text, max_depth):
+    if not jsontext.excess(json_text, max_depth):
         try:
             value, end = scan(json_text, 0)
         except (ValueError, StopIteration, RecursionError):
@@ -65,6 +70,7 @@ def parse(text: str, max_depth: int) -> dict[Any, Any]:
         else:
             if end == len(json_text) and type(value) is dict:
                 return value
+    del json_text  # The tokenizer needs the room.
     # Its patterns take 10 ms to compile, and most services never need them.
     from .literal_parser import parse as parse_tokens
 
@@ -108,6 +114,8 @@ def _as_json(text: str) -> str:
 
 def _replace_outside(text: str, word: str, new: str) -> str:
     """Replace a word outside strings: where the quotation marks before it are even in number."""
+    if text.count(word) > _MAX_REPLACED:
+        return _NO_JSON
     pieces = text.split(word)
     marks = 0
     for index in range(len(pieces) - 1):
@@ -122,6 +130,8 @@ def _requoted(text: str) -> str:
     `start` is never inside a string. So a double mark behind an odd number of single ones is inside
     the string that the last of them began, and behind an even number it begins a string itself.
     """
+    if text.count('"') > _MAX_REPLACED:
+        return _NO_JSON
     result = []
     start = 0
     while (mark := text.find('"', start)) >= 0:

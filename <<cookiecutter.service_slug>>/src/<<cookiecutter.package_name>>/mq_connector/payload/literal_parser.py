@@ -12,7 +12,7 @@ from collections import Counter
 from typing import Any
 
 from ..errors import PayloadError
-from .jsontext import excerpt
+from .jsontext import MAX_TOKENS, TOO_MANY, excerpt, too_deep
 from .literal_string import string_at
 
 #: One token, with the blank space before it. The number of the group that matched tells its kind.
@@ -48,6 +48,12 @@ _BLANK_LINE = re.compile(r"[ \t\f]*(?:#[^\n]*)?\n")
 #: A form feed takes an indentation back.
 _NO_INDENT = re.compile(r"(?:[ \t\f]*\f)?")
 
+#: Keys of a dict, or members of a set, that are neither text nor bytes. Python salts the hashes of
+#: those two; of numbers, and of tuples of numbers, anybody can compute them, and lay keys along the
+#: way that a table searches: each then passes by all others, in quadratic time and while no other
+#: thread runs (a megabyte takes 25 s). With a thousand that is 5 ms.
+MAX_ODD_KEYS = 1000
+
 #: Different keys of one hash in a dict or set; by chance there are hardly ever two.
 _MOST_COLLISIONS = 100
 
@@ -66,8 +72,8 @@ def parse(text: str, max_depth: int) -> dict[Any, Any]:
 
     :param text: the literal, without half surrogate pairs
     :param max_depth: levels of brackets of any kind allowed
-    :raises PayloadError: not the literal of a dict, too deep, or an integer with more digits than
-        Python converts
+    :raises PayloadError: not the literal of a dict, too deep, an integer with more digits than
+        Python converts, more than `MAX_TOKENS`, or more odd keys than `MAX_ODD_KEYS`
     """
     if "\0" in text:
         raise _error(text, text.index("\0"))
@@ -154,7 +160,7 @@ class _Brackets:
 
     def add_pairs(self, text: str, position: int) -> int:
         """Take the plain keys and values at `position`, where a key may be; the position behind."""
-        while pair := _PAIR.match(text, position):
+        while len(self.items) <= MAX_TOKENS and (pair := _PAIR.match(text, position)):
             position = pair.end()
             self.separator = ":"
             if pair.lastindex == 1:
@@ -171,20 +177,30 @@ class _Brackets:
         if self.opening == "(":
             return tuple(items)
         if self.opening == "set(" or (items and self.separator != ":"):
-            _refuse_collisions(items)
+            _refuse_attacks(items)
             return set(items)
-        _refuse_collisions(items[::2])
+        _refuse_attacks(items[::2])
         return dict(zip(items[::2], items[1::2], strict=True))
 
 
-def _refuse_collisions(keys: list[Any]) -> None:
-    """Refuse keys that were chosen to have one hash: a table of them takes quadratic time.
+def _refuse_attacks(keys: list[Any]) -> None:
+    """Refuse keys that can have been chosen to make a table of them take quadratic time.
 
-    Python salts the hashes of strings and bytes. Those of numbers, and of tuples of numbers, anybody
-    can compute: multiples of 2**61 - 1 all have the hash 0. One key that is repeated is no harm.
+    Those of one hash are worst, as they are compared, too: multiples of 2**61 - 1 all have the hash
+    0, and long tuples of one hash take long to compare. One key that is repeated is no harm.
     """
     if len(keys) <= _MOST_COLLISIONS:
         return
+    kinds = list(map(type, keys))
+    odd = len(keys) - kinds.count(str) - kinds.count(bytes)
+    if odd > MAX_ODD_KEYS:
+        raise PayloadError(
+            f"message has a dict or set of {odd} keys that are neither text nor bytes, where "
+            f"{MAX_ODD_KEYS} are allowed: send a list"
+        )
+    if odd <= _MOST_COLLISIONS:
+        return
+    keys = [key for key in keys if type(key) is not str and type(key) is not bytes]
     hashed, count = Counter(map(hash, keys)).most_common(1)[0]
     if count > _MOST_COLLISIONS:
         different = {repr(key) for key in keys if hash(key) == hashed}
@@ -208,6 +224,8 @@ def _joined(text: str, end: int, first: str | bytes) -> tuple[Any, int]:
     pieces: list[Any] = [first]
     while token := _TOKEN.match(text, end):
         kind = token.lastindex or 0
+        if len(pieces) > MAX_TOKENS:
+            raise PayloadError(f"message {TOO_MANY}")
         if kind == _STRING:
             piece, end = string_at(text, token.start(kind))
             pieces.append(piece)
@@ -231,21 +249,24 @@ def _read(text: str, end: int, max_depth: int) -> tuple[Any, int]:
     value: Any = None
     state = _WANTED
     start = end
+    tokens = 0  # Commas, colons and opening brackets, as in `jsontext.excess`.
     try:
         while token := _TOKEN.match(text, end):
+            if tokens > MAX_TOKENS:
+                raise PayloadError(f"message {TOO_MANY}")
             kind = token.lastindex or 0
             content: Any = token[kind]
             start, end = end, token.end()
             if kind == _OPEN and (state == _WANTED or (state == _SET and content == "(")):
                 if len(outer) == max_depth:
-                    raise PayloadError(
-                        f"message is nested deeper than {max_depth} levels: send it flatter"
-                    )
+                    raise PayloadError(f"message {too_deep(max_depth)}")
                 outer.append(inner)
                 inner = _Brackets(content if state == _WANTED else "set(")
                 state = _WANTED
+                tokens += 1
                 if content == "{":
                     end = inner.add_pairs(text, end)
+                    tokens += len(inner.items)
                 continue
             if state == _WANTED:
                 if kind < _STRING:
@@ -272,8 +293,11 @@ def _read(text: str, end: int, max_depth: int) -> tuple[Any, int]:
             elif kind == _SEPARATOR and state != _SET:
                 inner.add(value, content)
                 state = _WANTED
+                tokens += 1
                 if content == "," and inner.separator == ":":
+                    known = len(inner.items)
                     end = inner.add_pairs(text, end)
+                    tokens += len(inner.items) - known
                 continue
             elif kind == _CLOSE and content == _CLOSING.get(inner.opening):
                 if inner.opening == "(" and not inner.separator:

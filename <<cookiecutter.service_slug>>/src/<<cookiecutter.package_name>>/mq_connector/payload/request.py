@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -10,21 +12,45 @@ import pika
 
 from .. import payload
 from ..errors import PayloadError
+from .addresses import DIRECT, is_direct, is_usual, reply_address
 from .body import Form
+from .encoding import as_dict
+from .jsontext import excerpt
+
+_log = logging.getLogger(__name__)
 
 #: Properties of a reply. Neon's peers let requests and replies expire after 1000 ms.
 REPLY_PROPERTIES = pika.BasicProperties(expiration="1000")
+
+#: Characters of an exception's text that a reply or a log line repeats.
+MAX_ERROR_TEXT = 2000
+
+#: The two properties that a reply takes over, and the one that it takes over as an id.
+_CARRIED = pika.BasicProperties.FLAG_CORRELATION_ID | pika.BasicProperties.FLAG_CONTENT_TYPE
+_ID = pika.BasicProperties.FLAG_MESSAGE_ID
+
+_NOTHING: Mapping[Any, Any] = {}
 
 
 class Request:
     """One decoded request.
 
     :ivar data: what the client asks, without the keys that address it
-    :ivar message_id: the client's, or a new one where it sent none
-    :ivar reply_queue: where the reply goes; None if the client wants none
+    :ivar message_id: the client's, as it is, or a new one where it sent none (or None)
+    :ivar reply_queue: where the reply goes; None if the client wants none, or can't be given one
+    :ivar reply_refusal: why what the client sent is no address for a reply; None if all is well
     """
 
-    __slots__ = ("_aliased", "_form", "data", "message_id", "reply_queue")
+    __slots__ = (
+        "_aliased",
+        "_carried",
+        "_form",
+        "_properties",
+        "data",
+        "message_id",
+        "reply_queue",
+        "reply_refusal",
+    )
 
     def __init__(
         self,
@@ -32,32 +58,76 @@ class Request:
         form: Form = Form.LITERAL,
         properties: pika.BasicProperties | None = None,
     ) -> None:
+        message_id = data.pop("message_id", None)
         alias = data.pop("messageID", None)
+        name = data.pop("routing_key", None)
         self._aliased = alias is not None
-        self.message_id = (
-            data.pop("message_id", None) or alias or _id_in_context(data) or uuid.uuid4().hex
-        )
-        reply_queue = data.pop("routing_key", None)
-        if reply_queue is None and properties is not None:
-            reply_queue = properties.reply_to
-        self.reply_queue: str | None = reply_queue
+        self._carried = _CARRIED
+        mq = _mq_context(data) if "context" in data else _NOTHING
+        if message_id is None:
+            message_id = alias if alias is not None else mq.get("message_id")
+        if message_id is None:
+            message_id = _read(properties, "message_id")
+            if message_id is None:
+                message_id = uuid.uuid4().hex
+            else:
+                self._carried |= _ID
+        self.message_id = message_id
+        if mq and mq.get("routing_key") is not None:
+            name = mq["routing_key"]
+        if type(name) is str and is_usual(name):
+            self.reply_queue: str | None = name
+            self.reply_refusal: str | None = None
+        else:
+            self.reply_queue, self.reply_refusal = _address(name, properties)
         self.data = data
         self._form = form
+        self._properties = properties
 
     @classmethod
     def decode(cls, body: bytes, properties: pika.BasicProperties | None = None) -> Request:
-        """Decode a message body.
+        """Decode a message body; an address that no reply can go to is logged as a warning.
 
-        :param properties: the message's; their ``reply_to`` counts where the body names no queue
+        :param properties: the message's; their ``reply_to`` counts where the body names no queue,
+            their ``message_id`` where it has no id
         :raises PayloadError: the body isn't a request
         """
-        return cls(payload.decode(body), payload.form_of(body), properties)
+        request = cls(payload.decode(body), payload.form_of(body), properties)
+        if request.reply_refusal is not None:
+            _warn(request)
+        return request
 
-    def encode_reply(self, reply: Mapping[Any, Any]) -> bytes:
+    @property
+    def reply_properties(self) -> pika.BasicProperties:
+        """Properties for the reply: with the request's ``correlation_id`` and ``content_type``.
+
+        Its ``message_id``, too, if that is the only id that the request has. Without any of them,
+        they are `REPLY_PROPERTIES` themselves.
+        """
+        properties = self._properties
+        # Those of a delivery tell what they hold before they are decoded, which takes ten times as long.
+        if properties is None or not getattr(properties, "flags", _CARRIED) & self._carried:
+            return REPLY_PROPERTIES
+        correlation_id = _read(properties, "correlation_id")
+        content_type = _read(properties, "content_type")
+        message_id = _read(properties, "message_id") if self._carried & _ID else None
+        if correlation_id is content_type is message_id is None:
+            return REPLY_PROPERTIES
+        return pika.BasicProperties(
+            expiration=REPLY_PROPERTIES.expiration,
+            correlation_id=correlation_id,
+            content_type=content_type,
+            message_id=message_id,
+        )
+
+    def encode_reply(self, reply: Mapping[Any, Any], name: str = "answer()") -> bytes:
         """A reply's body: with the request's ``message_id``, in the form in which the request came.
 
-        :raises PayloadError: the reply can't be encoded
+        :param name: what errors call the reply, before the path to what is wrong with it
+        :raises PayloadError: the reply is no dict, or can't be encoded
         """
+        if type(reply) is not dict:
+            reply = as_dict(reply, name)
         answer = {**reply, "message_id": self.message_id}
         if self._aliased:
             answer["messageID"] = self.message_id
@@ -65,32 +135,40 @@ class Request:
         if isinstance(context, Mapping) and isinstance(context.get("mq"), Mapping):
             # Clients look for the id here first.
             answer["context"] = {**context, "mq": {**context["mq"], "message_id": self.message_id}}
-        return payload.encode(answer, self._form)
+        return payload.encode(answer, self._form, name)
 
 
 def error_reply(
     body: bytes, properties: pika.BasicProperties, error: BaseException
-) -> tuple[str, bytes] | None:
+) -> tuple[str, bytes, pika.BasicProperties] | None:
     """What to tell the client whose request failed.
 
-    :returns: queue and body of the reply; None where nobody waits for one
+    :returns: queue, body and properties of the reply; None where nobody waits for one, or can be told
     """
-    code = 500
     try:
-        request = Request.decode(body, properties)
+        # Whoever decoded it first has warned of a wrong address.
+        request = Request(payload.decode(body), payload.form_of(body), properties)
+        code, text = 500, error_text(error)
     except PayloadError:
-        code = 400
-        request = Request(
-            {"message_id": properties.message_id or properties.correlation_id},
-            payload.form_of(body),
-            properties,
-        )
-    if not isinstance(request.reply_queue, str) or not request.reply_queue:
+        request = _of_undecodable(body, properties)
+        code, text = 400, _text(error)
+        if request.reply_refusal is not None:
+            _warn(request)
+    if request.reply_queue is None:
         return None
-    text = str(error) if code == 400 else f"{type(error).__name__}: {error}"
-    return request.reply_queue, request.encode_reply(
-        {"success": False, "error": text, "code": code}
-    )
+    answer = {"success": False, "error": text, "code": code}
+    try:
+        encoded = request.encode_reply(answer)
+    except PayloadError:  # An id such as 1e999, which can't be sent back.
+        request.message_id = None
+        encoded = request.encode_reply(answer)
+    return request.reply_queue, encoded, request.reply_properties
+
+
+def error_text(error: BaseException) -> str:
+    """An exception's type and text, not too long for a reply or a log line; never raises."""
+    text = _text(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def message_ids(data: Mapping[Any, Any]) -> list[str]:
@@ -98,11 +176,80 @@ def message_ids(data: Mapping[Any, Any]) -> list[str]:
 
     The one in ``context.mq`` comes first: some services give each reply a ``message_id`` of its own.
     """
-    ids = (_id_in_context(data), data.get("message_id"), data.get("messageID"))
-    return [str(each) for each in ids if each]
+    found = (_mq_context(data).get("message_id"), data.get("message_id"), data.get("messageID"))
+    ids = []
+    for each in found:
+        if each is not None:
+            with contextlib.suppress(ValueError):  # More digits than Python prints.
+                ids.append(str(each))
+    return ids
 
 
-def _id_in_context(data: Mapping[Any, Any]) -> Any:
+def _mq_context(data: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """What is in ``context.mq``, where Neon's messagebus puts id and address of a request."""
     context = data.get("context")
     mq = context.get("mq") if isinstance(context, Mapping) else None
-    return mq.get("message_id") if isinstance(mq, Mapping) else None
+    return mq if isinstance(mq, Mapping) else _NOTHING
+
+
+def _read(properties: pika.BasicProperties | None, name: str) -> str | None:
+    """One of the properties that are short strings; None for what couldn't be sent back."""
+    if properties is None:
+        return None
+    try:
+        value: Any = getattr(properties, name)
+        return value if isinstance(value, str) and len(value.encode()) <= 255 else None
+    except Exception:  # What a peer has sent as properties may be anything.
+        return None
+
+
+def _address(name: Any, properties: pika.BasicProperties | None) -> tuple[str | None, str | None]:
+    """Where the reply goes, and why it can't go there.
+
+    :param name: what the body says; the properties count where it says nothing, or that direct
+        reply-to is wanted, of which only they have the address
+    """
+    if name is None or name == DIRECT:
+        in_property = _read(properties, "reply_to")
+        if name is None or (in_property is not None and is_direct(in_property)):
+            if not in_property:
+                return None, None
+            reason = reply_address(in_property, in_property=True)
+            return (in_property, None) if reason is None else (None, _refusal(in_property, reason))
+    if name == "":
+        return None, None
+    reason = reply_address(name)
+    return (name, None) if reason is None else (None, _refusal(name, reason))
+
+
+def _refusal(name: Any, reason: str) -> str:
+    shown = f"{excerpt(name)}: " if isinstance(name, str) else ""
+    return f"{shown}{reason}"
+
+
+def _warn(request: Request) -> None:
+    with contextlib.suppress(Exception):  # No filter or handler of a log may cost a message.
+        _log.warning(
+            "nobody will be answered, the reply address is wrong: %s", request.reply_refusal
+        )
+
+
+def _of_undecodable(body: bytes, properties: pika.BasicProperties) -> Request:
+    """As much of a request as its properties and its first bytes tell."""
+    message_id = _read(properties, "message_id") or _read(properties, "correlation_id")
+    form = payload.form_of(body)
+    content_type = _read(properties, "content_type")
+    if form is Form.LITERAL and content_type and "json" in content_type.lower():
+        # Nobody says that of a literal; what base64 there may be in it can't be read.
+        form = Form.JSON
+    return Request({"message_id": message_id}, form, properties)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except BaseException as failure:
+        return f"(no text: its __str__ raises {type(failure).__name__})"
+    if len(text) <= MAX_ERROR_TEXT:
+        return text
+    return f"{text[:MAX_ERROR_TEXT]}... ({len(text)} characters)"

@@ -16,18 +16,20 @@ from ...connection import Connection
 from ...connection.scratch import Done, Operation, Steps
 from ...consumer import ConsumerThread, input_queue
 from ...consumer.channel import Channel
+from ...consumer.opened import OpenedChannel
 from ...consumer.workers import Callback
 from ...errors import ChannelError, MQError
 from ..utils.consumer_utils import default_error_handler
+from .hooks import Hooks, State, Teller
 
 _log = logging.getLogger(__name__)
 
-#: Attempts to connect that may fail in a row before the error handler hears of it.
-_ATTEMPTS = 3
+#: Seconds for which `join` waits for the hooks of a subclass.
+_HOOKS_WITHIN = 1.0
 #: Seconds that a callback in hand gets when `join` is told no other time.
 _DRAIN = 25.0
 #: Part of the time of `join` that is for the callbacks; the rest is for closing the connection.
-_SHARE = 0.8
+SHARE = 0.8
 #: A subscriber's queue goes when nobody has consumed it for so long, in milliseconds: it outlives a
 #: lost connection, not its service. The incumbent's stay for ever.
 _EXPIRES = 300_000
@@ -40,7 +42,7 @@ def subscriber_queue(exchange: str | None) -> str:
     return f"subscriber_{exchange}_{secrets.token_hex(3)}"
 
 
-class NeonConsumerThread(ConsumerThread):
+class NeonConsumerThread(Hooks, ConsumerThread):
     """Consumes a queue, or what an exchange sends to it.
 
     :param connection_params: pika's, for one host or several
@@ -85,58 +87,94 @@ class NeonConsumerThread(ConsumerThread):
         self.exchange = exchange or ""
         self.exchange_reset = exchange_reset
         self.exchange_type = exchange_type or ExchangeType.direct
+        #: Attempts to connect that may fail in a row before `error_func` hears of it.
+        self.max_connection_failed_attempts = 3
+        self.connection_failed_attempts = 0
         self._was_reset = False
         self._told_of_outage = False
+        self._hooks = Teller(self)
+        self._pika: pika.connection.Connection | None = None
+        self._last_channel: Channel | None = None
         self.connection.on_failure = self._on_failure
 
     @property
     def is_consumer_alive(self) -> bool:
         """Whether it will consume, or does; True before the start and during an outage."""
-        return self.failure is None and not self._stopping.is_set()
+        return self.failure is None and not self.is_stopping
+
+    @property
+    def _consumer_started(self) -> State:
+        """Set while it consumes. Private, and yet waited for by programs written for the incumbent."""
+        return State(lambda: self.is_consuming)
 
     @property
     def channel(self) -> Channel | None:
-        """The channel that callbacks get, while there is one."""
-        return self._channel
+        """The channel as a callback would get it; the last one, closed, where there is none."""
+        self._last_channel = super().channel or self._last_channel
+        return self._last_channel
 
     def join(self, timeout: float | None = None) -> None:
         """Stop, and wait for the end.
 
         :param timeout: seconds, after which unfinished messages are left for redelivery
         """
-        self.stop(_DRAIN if timeout is None else timeout * _SHARE)
+        self._last_channel = self.channel
+        self.stop(_DRAIN if timeout is None else timeout * SHARE)
         if self.ident is not None and self is not threading.current_thread():
             super().join(timeout)
+            amqp = self._pika
+            if amqp is not None and self._hooks.hears("on_close"):
+                State(lambda: amqp.is_closed).wait(_HOOKS_WITHIN)
+            self._hooks.end(_HOOKS_WITHIN)
 
     # ---- on the loop
 
-    def ready_queue(self, channel: Channel, done: Done) -> None:
+    def ready_queue(self, opened: OpenedChannel, done: Done) -> None:
         """Part of `ConsumerThread`: resets come before the queue, the exchange behind it."""
+
+        self._tell_of_connection()
+
+        def ready(_: Any, error: MQError | None) -> None:
+            if error is None:
+                self._hooks.tell("on_channel_open", self.channel)
+            done(None, error)
 
         def reset(_: Any, error: MQError | None) -> None:
             if error is not None:
-                done(None, error)
+                ready(None, error)
             elif self.is_private:
-                channel.scratch.do(self._declaration(), bind)
+                opened.scratch.do(self._declaration(), bind)
             else:
-                super(NeonConsumerThread, self).ready_queue(channel, bind)
+                super(NeonConsumerThread, self).ready_queue(opened, bind)
 
         def bind(_: Any, error: MQError | None) -> None:
             if error is not None or not self.exchange:
-                done(None, error)
+                ready(None, error)
             else:
-                channel.scratch.run(self._bind(), done)
+                opened.scratch.run(self._bind(), ready)
 
-        channel.scratch.run(self._reset(), reset)
+        opened.scratch.run(self._reset(), reset)
+
+    def _tell_of_connection(self) -> None:
+        self._told_of_outage = False
+        self.connection_failed_attempts = 0
+        link = self.connection.link
+        if link is None or link.amqp is self._pika:
+            return
+        self._pika = link.amqp
+        self._hooks.tell("on_connected", self._pika)
+        self._pika.add_on_close_callback(lambda *details: self._hooks.tell("on_close", *details))
 
     def _on_failure(self, failures: int) -> None:
-        if failures <= _ATTEMPTS:
-            self._told_of_outage = False
-        elif not self._told_of_outage:
+        self.connection_failed_attempts += 1
+        if self._told_of_outage:
+            return
+        self._hooks.tell("on_connection_fail", self.connection.trouble)
+        if self.connection_failed_attempts > self.max_connection_failed_attempts:
             self._told_of_outage = True
             error = ConnectionError(self.connection.trouble)
             # Not on the loop: the handler may take its time.
-            threading.Thread(target=self._tell, args=(error,), daemon=True).start()
+            threading.Thread(target=self.tell, args=(error,), daemon=True).start()
 
     @property
     def is_private(self) -> bool:

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from queue import SimpleQueue
 from typing import Any
 
 import pika
+from pika.spec import Basic
 
 from ... import config as configuration
+from ... import payload
 from ...client import Client
+from ...config import neon
+from ...config.files import users
+from ...config.settings import DEFAULT_PORT, DEFAULT_SERVER
 from ...connection import Connection
 from ...connection.address import parameters
-from ...errors import ConfigurationError, MQError, PublishError, StartError
+from ...errors import ConfigurationError, MQError, PayloadError, PublishError, StartError
+from ...payload.request import message_ids
 from ..connector import MQConnector
 from .connection_utils import SuppressPikaLogging
 
@@ -25,6 +33,16 @@ CLIENT_USER = "mq_handler"
 _PAUSE = 0.1
 #: Seconds for which Neon's clients let a request wait that nobody answers.
 _EXPIRATION = 1.0
+#: Seconds that a stream's callback gets at least for the last part.
+_LAST_PART_WITHIN = 1.0
+
+#: Set by programs that have their configuration from elsewhere. Of the incumbent's shape, but without
+#: its public server: as long as it names no user, it counts for nothing.
+_default_mq_config: dict[str, Any] | None = {
+    "server": DEFAULT_SERVER,
+    "port": DEFAULT_PORT,
+    "users": {CLIENT_USER: {}},
+}
 
 
 class NeonMQHandler(MQConnector):
@@ -55,24 +73,26 @@ def send_mq_request(
     response_queue: str | None = None,
     timeout: float = 30,
     expect_response: bool = True,
+    stream_callback: Callable[[dict[Any, Any]], Any] | None = None,
 ) -> dict[Any, Any]:
     """Send a request to a service and wait for its reply, as ``neon_mq_connector`` does.
 
     :param response_queue: name of the reply queue, which others may share; by default a new one, gone
         afterwards
     :param timeout: seconds; a service that comes up within them is reached
-    :returns: the reply; an empty dict when none came in time or none was expected
+    :param stream_callback: called, on another thread, with each part of a streamed reply, the last one
+        (``is_final``) included; before this function returns, unless it takes longer than the time-out
+    :returns: the reply; an empty dict when none came in time, none was expected, or what came can't be
+        read
     :raises ValueError: the broker refuses this user on this vhost
     :raises ConfigurationError: there are no credentials for ``mq_handler``
     """
-    settings = configuration.load(CLIENT_USER)
-    connection = Connection(
-        parameters(settings, vhost if vhost.startswith("/") else f"/{vhost}", CLIENT_USER)
-    )
+    where = parameters(_settings(), vhost if vhost.startswith("/") else f"/{vhost}", CLIENT_USER)
     deadline = time.monotonic() + (timeout if expect_response else min(timeout, _EXPIRATION))
-    with Client(
-        connection, response_queue, exclusive=False, shared=response_queue is not None
-    ) as client:
+    with (
+        _Parts(stream_callback, deadline) as parts,
+        _StreamClient(Connection(where), response_queue, parts.take) as client,
+    ):
         while True:
             remaining = max(0.0, deadline - time.monotonic())
             try:
@@ -92,3 +112,89 @@ def send_mq_request(
             except MQError as error:
                 _log.error("%s", error)
                 return {}
+
+
+def _settings() -> configuration.Settings:
+    """Those of the clients' user, in the incumbent's order: Neon's own configuration, then what was set
+    as `_default_mq_config`, which also completes the former. Else as for everybody."""
+    default = configuration.unwrap(_default_mq_config or {})
+    user = users(default).get(CLIENT_USER)
+    if not user:
+        return configuration.load(CLIENT_USER)
+    found = neon.read(configuration.environment())
+    config = found[0] if found else default
+    user = users(config).get(CLIENT_USER) or user
+    return configuration.load(CLIENT_USER, {**config, "users": {CLIENT_USER: user}})
+
+
+class _Parts:
+    """Hands parts of a reply to whoever wants them, in a thread: the connection's doesn't wait for him.
+
+    :param deadline: until when its end waits for what is still to be handed over
+    """
+
+    def __init__(self, callback: Callable[[dict[Any, Any]], Any] | None, deadline: float) -> None:
+        self._callback = callback
+        self._deadline = deadline
+        self._parts: SimpleQueue[dict[Any, Any] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="mq-parts", daemon=True)
+
+    def __enter__(self) -> _Parts:
+        if self._callback is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._callback is not None:
+            self._parts.put(None)
+            self._thread.join(max(_LAST_PART_WITHIN, self._deadline - time.monotonic()))
+
+    def take(self, part: dict[Any, Any]) -> None:
+        """Hand this one over, when the earlier ones have been taken."""
+        if self._callback is not None:
+            self._parts.put(part)
+
+    def _run(self) -> None:
+        while (part := self._parts.get()) is not None:
+            try:
+                assert self._callback is not None
+                self._callback(part)
+            except Exception:
+                _log.exception("what was to be told of a part of a reply has failed")
+
+
+class _StreamClient(Client):
+    """A client for one request that hears of every part of the reply, and gives up on one that can't be
+    read, as no better one will come.
+
+    :param on_part: called, on the connection's loop, with each part
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        reply_queue: str | None,
+        on_part: Callable[[dict[Any, Any]], None],
+    ) -> None:
+        super().__init__(connection, reply_queue, exclusive=False, shared=reply_queue is not None)
+        self._on_part = on_part
+
+    def _on_reply(
+        self,
+        channel: pika.channel.Channel,
+        method: Basic.Deliver,
+        properties: pika.BasicProperties,
+        body: bytes,
+    ) -> None:
+        try:
+            reply = payload.decode(body)
+        except PayloadError as error:
+            _log.error("a reply that can't be read: %s", error)
+            if self._shared:
+                channel.basic_ack(method.delivery_tag or 0)
+            for message_id in list(self._pending):
+                self._end(message_id, {})
+            return
+        if any(each in self._pending for each in message_ids(reply)):
+            self._on_part(reply)
+        super()._on_reply(channel, method, properties, body)

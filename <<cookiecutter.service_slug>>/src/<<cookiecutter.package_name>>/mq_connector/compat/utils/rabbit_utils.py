@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ... import payload
@@ -103,25 +103,31 @@ def _decode(body: Any, model: Any) -> Any:
 def _reply(connector: Any, given: tuple[Any, ...], body: Any, reply: Any) -> None:
     """Send a reply on the channel that the request came by, or elsewhere if it says so."""
     request = body.model_dump() if hasattr(body, "model_dump") else body or {}
-    queue = request.get("routing_key")
+    context = request.get("context")
+    theirs = context.get("mq") if isinstance(context, Mapping) else None
+    theirs = theirs if isinstance(theirs, Mapping) else {}
+    queue = request.get("routing_key") or theirs.get("routing_key")
     if not (queue and reply and isinstance(reply, dict)):
         return
+    # An empty id is one, too: a client that sends it waits for it.
+    ids = (request.get("message_id"), request.get("messageID"), theirs.get("message_id"))
     mq = reply.setdefault("context", {}).setdefault("mq", {})
-    mq.setdefault("message_id", request.get("message_id") or request.get("messageID"))
-    if request.get("messageID"):  # one chat client spells it so, and looks for it there
+    mq.setdefault("message_id", next((each for each in ids if each is not None), None))
+    if request.get("messageID") is not None:  # one chat client spells it so, and looks for it there
         reply.setdefault("messageID", request["messageID"])
     vhost = reply.pop("vhost", None)
     channel, raw = given[0], given[3]
-    if not isinstance(channel, Channel) or vhost or _is_replaced(connector):
+    if not isinstance(channel, Channel) or vhost or _sends_its_own_way(connector):
         connector.send_message(request_data=reply, vhost=vhost or connector.vhost, queue=queue)
         return
     message = Message.make(reply, form=payload.form_of(raw))
     channel.basic_publish("", queue, message.body, REPLY_PROPERTIES)
 
 
-def _is_replaced(connector: Any) -> bool:
-    """Whether the service sends in a way of its own."""
+def _sends_its_own_way(connector: Any) -> bool:
+    """Whether the service has other methods for sending than ours."""
     from ..connector import MQConnector  # which needn't be there before its service is
 
-    send = getattr(connector.send_message, "__func__", None)
-    return send is not MQConnector.send_message
+    return not isinstance(connector, MQConnector) or any(
+        connector._mq_overrides(name) for name in ("send_message", "emit_mq_message")
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import NotConnected
+from .errors import NotConnected
 
 
 class Process:

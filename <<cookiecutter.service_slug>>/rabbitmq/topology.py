@@ -1,0 +1,160 @@
+"""What the service has at the broker, and who may do what there: add a queue or an exchange here.
+
+Then remove rabbitmq/definitions.json, run `python rabbitmq/provision.py`, and restart the broker.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+#: The service's user at the broker, and its key under `users` in mq_config.json: SERVICE_NAME in service.py.
+SERVICE = "<< cookiecutter.__user_key >>"
+VHOST = "<< cookiecutter.vhost >>"
+#: What the service consumes.
+QUEUES = ("<< cookiecutter.input_queue >>",)
+#: Exchanges that it subscribes to or publishes to; Neon's are of the kind `fanout`.
+EXCHANGES: tuple[str, ...] = ()
+
+#: Key under `users` where Neon's clients look for their credentials, and the user they have there.
+CLIENT_KEY = "mq_handler"
+CLIENT_USER = "neon_api_utils"
+
+_UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+#: How Neon's clients call the queues at which they wait for replies: regular expressions for whole names.
+#: Theirs is whatever fits, but for the service's own queues. Add one if a client is refused (403).
+REPLY_QUEUES = (
+    "[0-9a-f]{32}",  # a UUID, as most clients do
+    _UUID,
+    f"[A-Za-z0-9_-]+_{_UUID}",
+    "[A-Za-z0-9_]+_output",  # shared by several
+    "neon_chat_api_error",
+)
+
+DAY = 24 * 60 * 60 * 1000  # Milliseconds, as the broker counts.
+#: Bounds of an input queue. Unbounded, a backlog would fill the disk, and then the broker would
+#: block everybody; a full queue refuses further requests (basic.nack where the client asked for it).
+BACKLOG = {"max-length": 1_000_000, "max-length-bytes": 2**30, "overflow": "reject-publish"}
+#: Bounds of the dead-letter queue, beyond which the oldest go. They are to be looked at, not kept.
+KEPT_DEAD = {
+    "max-length": 100_000,
+    "max-length-bytes": 2**28,
+    "message-ttl": 14 * DAY,
+    # Looking at a message counts as a delivery, and since RabbitMQ 4.0 the twentieth look would be
+    # its end. The value for "no limit", -1, is refused by 3.10.
+    "delivery-limit": 1_000_000_000,
+}
+
+
+def exactly(*patterns: str, but: tuple[str, ...] = ()) -> str:
+    """A regular expression for whole names: RabbitMQ searches, so an open one matches anywhere.
+
+    :param but: patterns of names that it doesn't match, whatever the others say
+    """
+    never = f"(?!({'|'.join(but)})$)" if but else ""
+    return f"^{never}({'|'.join(patterns)})$"
+
+
+def service_rights() -> dict[str, str]:
+    """The least that works for the service, in RabbitMQ's three kinds.
+
+    It makes, consumes and probes its own queues, reads what was dead-lettered, and has reply queues
+    for `request`; a subscriber makes its exchange and a queue, and binds the two. It may not make the
+    queues that clients wait for replies at: what it answers goes there through the default exchange,
+    and a queue that it made after its client had gone would stay for ever.
+    """
+    queues, exchanges = escaped(QUEUES), escaped(EXCHANGES)
+    dead = [rf"{queue}\.dead" for queue in queues]
+    probes = [rf"{queue}\.probe\.[0-9a-f]+" for queue in queues]
+    replies = rf"{re.escape(SERVICE)}\.reply\.[0-9a-f]+"
+    bound = [*queues, *subscribers()] if exchanges else []  # To bind a queue is to write to it.
+    return {
+        "configure": exactly(*queues, *probes, replies, *exchanges, *subscribers()),
+        "write": exactly(r"amq\.default", *exchanges, *bound),
+        "read": exactly(*queues, *dead, replies, *exchanges, *subscribers()),
+    }
+
+
+def client_rights() -> dict[str, str]:
+    """The least that works for the user that Neon's clients share.
+
+    They declare the queue they publish to, and RabbitMQ has no right to declare that is not also a
+    right to delete. They can't read from it, and have no right at all to what the service keeps beside
+    it (`.dead`, `.probe.…`), whatever is added to `REPLY_QUEUES`.
+
+    What no right can forbid: everybody who may publish to the default exchange, which is how requests
+    and replies travel, reaches every queue of the vhost by its name, that of the dead letters included.
+    """
+    queues, exchanges = escaped(QUEUES), escaped(EXCHANGES)
+    kept = tuple(rf"{queue}\.(dead|probe\..*)" for queue in queues)
+    replies = [*REPLY_QUEUES, *(rf"{queue}\.response\.[0-9a-f]+" for queue in queues)]
+    return {
+        "configure": exactly(*queues, *replies, *exchanges, but=kept),
+        "write": exactly(r"amq\.default", *exchanges, but=kept),
+        "read": exactly(*replies, but=(*queues, *kept)),
+    }
+
+
+def escaped(names: tuple[str, ...]) -> list[str]:
+    """Patterns for just these names."""
+    return [re.escape(name) for name in names]
+
+
+def subscribers() -> list[str]:
+    """Patterns of the names that `register_subscriber` gives its queues."""
+    return [rf"subscriber_{exchange}_[0-9a-f]{{6}}" for exchange in escaped(EXCHANGES)]
+
+
+def topology() -> dict[str, Any]:
+    """Definitions without users. The input queues are missing: the service declares them by itself.
+
+    It does so without arguments of its own, because with them Neon's clients, who declare it too,
+    would be refused (406). So where its dead letters go, and how long it may grow, is policy.
+    RabbitMQ takes the policy of highest priority whose every key fits the type of queue: a classic
+    queue skips the first and gets the second. To name the type ("quorum_queues") would be clearer,
+    but 3.10 doesn't know that and silently imports no queue at all.
+
+    Each input queue has a queue for what can't be handled, and an exchange of the same name that leads
+    there; what subscribers can't handle joins that of the first.
+    """
+    # A quorum queue keeps a rejected message until the dead-letter queue has confirmed it.
+    safely = {"dead-letter-strategy": "at-least-once", "delivery-limit": 20}
+    made: dict[str, list[dict[str, Any]]] = {"exchanges": [], "queues": [], "bindings": []}
+    policies: list[dict[str, Any]] = []
+    for queue in QUEUES:
+        dead, pattern = f"{queue}.dead", re.escape(queue)
+        letters = {"dead-letter-exchange": dead}
+        durable = {"name": dead, "vhost": VHOST, "durable": True, "auto_delete": False}
+        bound = {"source": dead, "destination": dead, "destination_type": "queue"}
+        made["exchanges"] += [{**durable, "type": "fanout", "internal": False, "arguments": {}}]
+        made["queues"] += [{**durable, "arguments": {"x-queue-type": "quorum"}}]
+        made["bindings"] += [{**bound, "routing_key": "", "vhost": VHOST, "arguments": {}}]
+        policies += [
+            policy(f"{queue} quorum", pattern, 2, {**letters, **safely, **BACKLOG}),
+            policy(f"{queue} classic", pattern, 1, {**letters, **BACKLOG}),
+            policy(dead, re.escape(dead), 1, KEPT_DEAD),
+        ]
+    if EXCHANGES:
+        letters = {"dead-letter-exchange": f"{QUEUES[0]}.dead"}
+        policies.append(
+            policy(f"{SERVICE} subscribers", "|".join(subscribers()), 1, {**letters, **BACKLOG})
+        )
+    return {
+        "vhosts": [{"name": VHOST}],
+        "users": [],
+        "permissions": [],
+        **made,
+        "policies": policies,
+    }
+
+
+def policy(name: str, pattern: str, priority: int, definition: dict[str, Any]) -> dict[str, Any]:
+    """A policy for the queues of whole names that fit the pattern."""
+    return {
+        "vhost": VHOST,
+        "name": name,
+        "pattern": exactly(pattern),
+        "apply-to": "queues",
+        "priority": priority,
+        "definition": definition,
+    }

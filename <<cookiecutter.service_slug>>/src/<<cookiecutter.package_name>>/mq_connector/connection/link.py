@@ -1,0 +1,110 @@
+"""One life of a connection: pika's connection, its stream, and what goes with them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import cached_property
+
+import pika
+from pika.adapters.select_connection import IOLoop, SelectConnection
+
+from .broker import Broker
+from .frames import PropertiesEncoder
+from .refusals import describe
+from .scratch import Scratch
+from .transport import Services, Transport
+
+
+class Link:
+    """An attempt at a connection and, if it opens, the connection until its loss; lives on its loop.
+
+    :param loop: the loop that it lives on
+    :param call: runs a function on that loop, from any thread
+    :param parameters: of the host that is tried
+    :param on_open: called when AMQP is spoken
+    :param on_failed: called when it didn't come to that
+    :param on_lost: called when it was, and is no more
+    """
+
+    def __init__(
+        self,
+        loop: IOLoop,
+        call: Callable[[Callable[[], object]], None],
+        parameters: pika.ConnectionParameters,
+        on_open: Callable[[Link], None],
+        on_failed: Callable[[Link, BaseException], None],
+        on_lost: Callable[[Link, BaseException], None],
+    ) -> None:
+        self.call = call
+        self._loop = loop
+        self._services = Services(loop)  # type: ignore[arg-type]  # generic in stubs only
+        #: pika's connection.
+        self.amqp = SelectConnection(
+            copy.copy(parameters),
+            on_open_callback=lambda _: on_open(self),
+            on_open_error_callback=lambda _, error: on_failed(self, error),
+            on_close_callback=lambda _, error: on_lost(self, error),
+            custom_ioloop=self._services,
+        )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether AMQP is spoken right now; for any thread."""
+        return bool(self.amqp.is_open)
+
+    @property
+    def transport(self) -> Transport:
+        """The stream; only once the link is open."""
+        assert self._services.transport is not None
+        return self._services.transport
+
+    @cached_property
+    def broker(self) -> Broker:
+        """Who is at the other end; only once the link is open."""
+        return Broker.of(self.amqp.server_properties)
+
+    @cached_property
+    def apart(self) -> Scratch:
+        """For methods whose refusal may cost the connection: on a second one, for all members."""
+        return Scratch(self, apart=True)
+
+    @property
+    def encoder(self) -> PropertiesEncoder:
+        """A new encoder of properties that this broker takes from us."""
+        credentials = self.amqp.params.credentials
+        return PropertiesEncoder(self.amqp.params.frame_max, getattr(credentials, "username", None))
+
+    def later(self, seconds: float, function: Callable[[], object]) -> None:
+        """Run a function on the loop after a while, whether the link is still open or not."""
+        self._loop.call_later(seconds, function)
+
+    def sibling(
+        self, on_open: Callable[[SelectConnection], None], on_gone: Callable[[str], None]
+    ) -> None:
+        """A second connection to the same broker on the same loop, for what may cost a connection.
+
+        :param on_gone: called once, with the reason, whether it was open before or not
+        """
+        SelectConnection(
+            copy.copy(self.amqp.params),
+            on_open_callback=on_open,
+            on_open_error_callback=lambda _, error: on_gone(describe(error)),
+            on_close_callback=lambda _, error: on_gone(describe(error)),
+            custom_ioloop=Services(self._loop),  # type: ignore[arg-type]  # generic in stubs only
+        )
+
+    def drop(self) -> None:
+        """Give up this link without a word; for a peer that doesn't answer."""
+        if self._services.transport is not None:
+            self._services.transport.fail(ConnectionAbortedError("given up"))
+
+    def end(self) -> None:
+        """The link is lost or about to be closed: end what waits on it."""
+        if "apart" in vars(self):
+            self.apart.abandon()
+
+    def shut(self) -> None:
+        """Close the socket and nothing else, when the loop has ended already."""
+        if self._services.transport is not None:
+            self._services.transport.shut()

@@ -1,0 +1,365 @@
+"""The course of one opened channel: queue ready, consuming, cancelled, drained, closed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import pika
+from pika.exceptions import ChannelClosed
+
+from ..config import Limits
+from ..connection.broker import UNANSWERED, is_late, is_refused_publish
+from ..connection.link import Link
+from ..connection.refusals import describe
+from ..connection.scratch import Done
+from ..errors import ChannelError, MQError, NotConnected
+from ..logs import Logger
+from . import input_queue
+from .opened import Delivery, OpenedChannel
+from .outbox import Outbox
+from .suspicion import Suspicion
+from .workers import Workers
+
+_log = Logger(__name__)
+
+#: Seconds from an open channel to an active consumer, before the broker is taken to be stuck.
+PATIENCE = 10.0
+#: Seconds that the broker gets to answer when a channel is closed politely.
+_CLOSE_PATIENCE = 2.0
+#: Seconds that a message may take while no other is taken, for it might cost the process.
+_CAREFUL_WITHIN = 30.0
+#: Seconds between two looks at whether the drain is over.
+_DRAIN_STEP = 0.01
+
+
+class Owner(Protocol):
+    """Who wants the queue consumed; called on the loop."""
+
+    queue: str
+
+    def ready_queue(self, opened: OpenedChannel, done: Done) -> None:
+        """Find the queue or make it."""
+
+    def on_change(self, consumption: Consumption) -> None:
+        """It began to consume, or stopped to."""
+
+    def on_suspicion(self, consumption: Consumption) -> None:
+        """What its handlers have sent may have cost the channel."""
+
+    def on_failed(self, consumption: Consumption, error: MQError) -> None:
+        """The channel is of no use, for this reason."""
+
+    def on_ended(self, consumption: Consumption) -> None:
+        """It was closed as asked for."""
+
+
+class Consumption:
+    """Consumes a queue on a channel that has just been opened; lives on the loop of its link.
+
+    :param amqp: pika's channel
+    """
+
+    def __init__(
+        self,
+        owner: Owner,
+        link: Link,
+        amqp: pika.channel.Channel,
+        workers: Workers,
+        outbox: Outbox,
+        limits: Limits,
+        suspicion: Suspicion,
+    ) -> None:
+        self.opened = OpenedChannel(link, amqp, workers.inbox)
+        #: Messages that were in hand when a drain ran out of time; they are delivered again.
+        self.unfinished = 0
+        self._owner = owner
+        self._link = link
+        self._amqp = amqp
+        self._workers = workers
+        self._outbox = outbox
+        self._limits = limits
+        self._suspicion = suspicion
+        #: Whether a consumer is being made in the place of the one that there is.
+        self._changing = False
+        self._consumer_tag: str | None = None
+        self._preparations = 0
+        #: When a drain that has begun must end (`time.monotonic`).
+        self._deadline: float | None = None
+        #: Whether the broker has dealt with all that the last messages in hand have caused.
+        self._answered = False
+        self._over = False
+        amqp.add_on_close_callback(self._on_closed)
+        amqp.add_on_cancel_callback(self._on_cancelled)
+        amqp.add_on_return_callback(outbox.on_return)
+        self._prepare()
+
+    @property
+    def is_consuming(self) -> bool:
+        """Whether the broker has an active consumer of ours, or is just exchanging it; for any thread."""
+        return (self._consumer_tag is not None or self._changing) and self.opened.is_open
+
+    # ---- from an open channel to an active consumer
+
+    def _prepare(self) -> None:
+        """Get the queue ready, then consume it."""
+
+        def ready(_: Any, error: MQError | None) -> None:
+            if self._over or self._deadline is not None:
+                return  # closed meanwhile, or what is in hand is being drained
+            if error is not None:
+                self._owner.on_failed(self, error)
+            else:
+                self._consume()
+
+        self._preparations += 1
+        number = self._preparations
+        self._link.later(PATIENCE, lambda: self._check_progress(number))
+        self._owner.ready_queue(self.opened, ready)
+
+    def _consume(self) -> None:
+        prefetch = self._wanted
+        self._workers.prefetch = prefetch
+        self.opened.burst = max(1, prefetch // 4)
+        self._amqp.basic_qos(prefetch_count=prefetch)
+        self._amqp.basic_consume(
+            self._owner.queue,
+            lambda _, method, properties, body: self.opened.deliver(method, properties, body),
+            callback=self._on_consuming,
+        )
+
+    @property
+    def _wanted(self) -> int:
+        """How many messages to have in hand."""
+        if self._suspicion.is_careful:
+            return 1
+        return self._limits.prefetch or self._workers.pace(self.opened.retrying)
+
+    @property
+    def has_one_in_hand(self) -> bool:
+        """Whether a single message is in hand, because no more were taken."""
+        return self._workers.prefetch == 1 and self.opened.outstanding == 1
+
+    def adapt(self) -> None:
+        """Have as many messages in hand as is best now.
+
+        ``basic.qos`` counts only for consumers that are made after it (RabbitMQ's documentation of consumer
+        prefetch), so there is another one.
+        """
+        if self._changing or self._deadline is not None or not self.is_consuming:
+            return
+        wanted, prefetch = self._wanted, self._workers.prefetch
+        steady = wanted < 2 * prefetch and prefetch < 2 * wanted
+        if wanted != prefetch and (not steady or self._limits.prefetch or wanted == 1):
+            self._changing = True
+            # One after the other, as two would share the messages out in no certain order.
+            assert self._consumer_tag is not None
+            self._amqp.basic_cancel(self._consumer_tag, callback=lambda _: self._on_change_begun())
+
+    def _on_change_begun(self) -> None:
+        self._consumer_tag = None
+        if self._over:
+            return
+        if self._deadline is not None:
+            self._changing = False
+            self._drain()
+        else:
+            self._consume()
+
+    def _check_progress(self, number: int) -> None:
+        """A broker may answer heartbeats and nothing else, as for a quorum queue without a leader."""
+        if self._over or self._deadline is not None or self.is_consuming:
+            return
+        if number == self._preparations:
+            message = (
+                f"the broker doesn't let us consume {self._owner.queue!r} within {PATIENCE:g} s"
+            )
+            self._owner.on_failed(self, ChannelError(UNANSWERED, message))
+
+    def _on_consuming(self, frame: Any) -> None:
+        self._consumer_tag = frame.method.consumer_tag
+        if self._changing and self._deadline is None:
+            self._changing = False
+            self.adapt()  # what was best may have changed meanwhile
+            return
+        self._changing = False
+        if self._deadline is not None:
+            self._begin_drain()  # it was asked for while the broker was making this consumer
+            return
+        if self._suspicion.is_careful:
+            self._link.later(_CAREFUL_WITHIN, lambda: self._check_careful(self.opened.latest))
+        self._outbox.on_channel(self.opened, self._when_answered)
+        self._owner.on_change(self)
+
+    def _check_careful(self, before: Delivery | None) -> None:
+        """A callback may take very long, and others wait meanwhile."""
+        if self._over or not self._suspicion.is_careful:
+            return
+        latest = self.opened.latest
+        if latest is not None and latest is before:
+            self._suspicion.relax()
+            self.adapt()
+        else:
+            self._link.later(_CAREFUL_WITHIN, lambda: self._check_careful(latest))
+
+    # ---- failures
+
+    def _on_cancelled(self, frame: Any) -> None:
+        """The broker has cancelled the consumer: its queue was deleted or failed over, or (since 4.3)
+        a message wasn't settled in time.
+
+        In the last case each late message brings another cancel, but the broker keeps the consumer and
+        revives it with the late ack. And what waits for a worker is late, too, or soon will be.
+        """
+        tag = frame.method.consumer_tag
+        if tag != self._consumer_tag or self._over or self._changing:
+            return  # or it is being exchanged, and the next one tells whether there is a queue
+        _log.warning("the broker cancelled the consumer of %r; consuming again", self._owner.queue)
+        self._consumer_tag = None
+        self._owner.on_change(self)
+        if self._deadline is not None:
+            return
+        if self._link.broker.cancels_late:
+            self._workers.replace_late(self.opened)
+            self._workers.hand_back()
+        self.opened.cancel(tag)
+        self._prepare()
+
+    def _on_closed(self, _amqp: pika.channel.Channel, reason: BaseException) -> None:
+        if self._over or not isinstance(reason, ChannelClosed):
+            return  # the connection was lost or closed, which has its own course
+        if self._deadline is not None:
+            self.close()  # whatever the drain was waiting for won't come
+            return
+        _log.warning("the broker closed the channel of %r: %s", self._owner.queue, describe(reason))
+        if is_late(reason):
+            self._workers.replace_late(self.opened)
+        elif is_refused_publish(reason):
+            self._owner.on_suspicion(self)
+        self.abandon()
+        self._owner.on_failed(self, ChannelError(reason.reply_code, reason.reply_text))
+
+    def abandon(self) -> None:
+        """The channel is gone, or of no use: its deliveries are the broker's again."""
+        if self._over:
+            return
+        self._over = True
+        self._consumer_tag = None
+        self.opened.end()
+        self._outbox.on_lost()
+        if self._amqp.is_open:
+            self._amqp.close()
+        self._owner.on_change(self)
+
+    # ---- the end
+
+    def stop(self, deadline: float) -> None:
+        """Take no more messages, finish those in hand, close.
+
+        :param deadline: when to close in any case (`time.monotonic`); an earlier one counts
+        """
+        first = self._deadline is None
+        self._deadline = deadline if self._deadline is None else min(deadline, self._deadline)
+        if first:
+            self._begin_drain()
+        self._link.later(max(0.0, deadline - time.monotonic()), self._check_deadline)
+
+    def _check_deadline(self) -> None:
+        if self._deadline is not None and self._deadline <= time.monotonic():
+            self.close()
+
+    def _begin_drain(self) -> None:
+        if self._changing:
+            return  # which ends in a drain, or is seen when there is another consumer
+        if self._consumer_tag is not None and self._amqp.is_open:
+            self._amqp.basic_cancel(self._consumer_tag, callback=lambda _: self._drain())
+        elif self._amqp.is_open and self.opened.outstanding:
+            self._drain()  # the broker has just cancelled us, but what is in hand is in hand
+        else:
+            self.close()
+
+    def _drain(self) -> None:
+        """No more deliveries come; wait for those in hand."""
+        self._consumer_tag = None
+        self._owner.on_change(self)
+        returned = self._workers.hand_back()
+        if returned:
+            _log.info(
+                "%d messages that nobody has begun go back to %r", returned, self._owner.queue
+            )
+        self._wait_for_workers()
+
+    def _wait_for_workers(self) -> None:
+        if self._over:
+            return
+        self.opened.reject_retries()  # those too that a handler has just asked for
+        outstanding = self.opened.outstanding
+        if self._answered and not outstanding and not self._outbox.is_busy:
+            self.close()
+        elif outstanding or self._outbox.is_busy:
+            self._answered = False
+            self._link.later(_DRAIN_STEP, self._wait_for_workers)
+        else:
+            # The last reply may come back as unroutable: before the answer to a method sent behind it.
+            self._when_answered(self._on_drained)
+
+    def _on_drained(self) -> None:
+        self._answered = True
+        self._wait_for_workers()
+
+    def close(self) -> None:
+        """Send what was collected and close the channel."""
+        if self._over:
+            return
+        self.opened.flush()
+        # Here, because the deadline's own timer may be the first to end a drain.
+        self.unfinished = self.opened.outstanding
+        if self.unfinished:
+            _log.warning("%d messages are unfinished; the broker has them again", self.unfinished)
+        self._over = True
+        self._consumer_tag = None
+        self.opened.end()
+        self._outbox.on_lost()
+        self._owner.on_change(self)
+        if self._amqp.is_open:
+            self._amqp.add_on_close_callback(lambda *_: self._owner.on_ended(self))
+            self._amqp.close()
+            self._link.later(_CLOSE_PATIENCE, lambda: self._owner.on_ended(self))
+        else:
+            self._owner.on_ended(self)
+
+    # ---- for the outbox and the health check
+
+    def _when_answered(self, answered: Callable[[], None]) -> None:
+        """Call back when the broker has dealt with all that was sent on the channel so far.
+
+        It works through a channel in order, so the answer to any method stands behind all returns.
+        """
+        self.opened.flush()
+        if self._amqp.is_open:
+            self._amqp.basic_qos(
+                prefetch_count=self._workers.prefetch, callback=lambda _: answered()
+            )
+
+    def look(self, done: Callable[[bool], None]) -> None:
+        """Ask the broker itself whether the queue has a consumer."""
+
+        def looked(found: Any, error: MQError | None) -> None:
+            well = error is None and found is not None and found.consumer_count > 0
+            done(well and self.is_consuming)
+
+        if self.is_consuming:
+            self.opened.scratch.run(input_queue.exists(self._owner.queue), looked)
+        else:
+            done(False)
+
+
+def is_stuck(error: MQError) -> bool:
+    """Whether the broker gave no answer at all."""
+    return isinstance(error, ChannelError) and error.code == UNANSWERED
+
+
+def is_lost(error: MQError) -> bool:
+    """Whether an operation failed because the connection went."""
+    return isinstance(error, NotConnected)

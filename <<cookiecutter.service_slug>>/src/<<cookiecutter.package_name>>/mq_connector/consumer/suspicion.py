@@ -1,0 +1,111 @@
+"""Finds the message that costs channels, connections or processes, and lets it cost no other.
+
+While there is a suspicion, messages are taken one at a time. One that was in hand alone whenever
+something was lost for which it may be to blame is dead-lettered without being tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .opened import Delivery
+
+#: Losses with the same message alone in hand that make it the culprit.
+_STRIKES = 2
+#: Deaths of a process that make the message that it had in hand the culprit.
+DEATHS = 3
+#: Messages that are taken one at a time after a loss, at the most.
+_LONGEST = 200
+#: Culprits that are remembered; one of them more is tried again.
+_MOST = 1000
+
+
+def deliveries_before(delivery: Delivery) -> int | None:
+    """How often the broker has delivered a message before, as far as its queue counts that.
+
+    A header that a client has made up itself says nothing: the broker writes whole numbers from 0 on.
+    """
+    headers: Mapping[str, Any] = delivery.properties.headers or {}
+    count = headers.get("x-delivery-count")
+    if not isinstance(count, int) or isinstance(count, bool):
+        return None
+    return count if count >= 0 else None
+
+
+class Suspicion:
+    """What one consumer knows, from the start of the process on.
+
+    Written on the loop and read by workers, a value at a time.
+    """
+
+    def __init__(self) -> None:
+        #: Messages that are still to be taken one at a time.
+        self._careful_for = _LONGEST
+        #: Whether nothing was delivered to this process yet: a predecessor may have died of the first.
+        self._is_new = True
+        self._strikes: dict[int, int] = {}
+
+    @property
+    def is_careful(self) -> bool:
+        """Whether messages are to be taken one at a time."""
+        return self._careful_for > 0
+
+    def lost(self, in_hand: int, alone: Delivery | None) -> None:
+        """Something was lost for which a message in hand may be to blame.
+
+        :param in_hand: how many there were
+        :param alone: the only one, where there was one only
+        """
+        self._careful_for = max(self._careful_for, min(in_hand + 1, _LONGEST))
+        if alone is not None:
+            self.strike(alone)
+
+    def strike(self, delivery: Delivery) -> None:
+        """This message is to blame for a loss."""
+        self._careful_for = max(self._careful_for, 1)
+        if len(self._strikes) >= _MOST:
+            self._strikes.clear()
+        mark = _mark(delivery)
+        self._strikes[mark] = self._strikes.get(mark, 0) + 1
+
+    def verdict(self, delivery: Delivery) -> str:
+        """Why a message isn't tried again; empty if it is.
+
+        The count of a quorum queue doesn't tell a death from a lost connection. But only a message that
+        was in hand alone comes first to a process that has just started.
+        """
+        first, self._is_new = self._is_new, False
+        before = deliveries_before(delivery) if delivery.method.redelivered else None
+        if first and before is not None and before >= DEATHS:
+            return f"the process has ended {before} times with this message in hand; it isn't tried again"
+        strikes = self._strikes.get(_mark(delivery), 0) if self._strikes else 0
+        if strikes >= _STRIKES:
+            self._strikes.pop(_mark(delivery), None)
+            return f"the channel was lost {strikes} times with this message in hand; it isn't tried again"
+        return ""
+
+    def suspects(self, delivery: Delivery) -> bool:
+        """Whether a message is to be handled before another one is taken.
+
+        What came back comes first: after what hasn't, there is no more of it.
+        """
+        if not delivery.method.redelivered and not self._strikes:
+            self.relax()
+        return self.is_careful
+
+    def passed(self) -> None:
+        """A message was handled while we were careful."""
+        self._careful_for = max(0, self._careful_for - 1)
+        if not self._careful_for:
+            self.relax()
+
+    def relax(self) -> None:
+        """There is nothing to be careful of."""
+        self._careful_for = 0
+        self._strikes.clear()
+
+
+def _mark(delivery: Delivery) -> int:
+    """Tells a message when it comes again; salted, so that no peer can make two alike."""
+    return hash((delivery.body, delivery.method.routing_key, delivery.method.exchange))

@@ -1,0 +1,63 @@
+"""Logging that no thread can die of."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from .errors import printable
+
+#: Characters of an exception's text that a line of the log has; all of it comes with DEBUG.
+LONGEST = 4096
+
+
+class Logger:
+    """A logger of the standard library whose filters and handlers may raise without an effect.
+
+    A filter that raises, or a handler whose stream is closed, would otherwise end the thread that logs,
+    and with it a worker or the loop.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def log(self, level: int, message: str, *args: object, exc_info: Any = None) -> None:
+        """As `logging.Logger.log`."""
+        try:
+            self._logger.log(level, message, *args, exc_info=exc_info, stacklevel=3)
+        except Exception:
+            return  # there is nowhere else to say it
+
+    def debug(self, message: str, *args: object, exc_info: Any = None) -> None:
+        """As `logging.Logger.debug`."""
+        self.log(logging.DEBUG, message, *args, exc_info=exc_info)
+
+    def info(self, message: str, *args: object) -> None:
+        """As `logging.Logger.info`."""
+        self.log(logging.INFO, message, *args)
+
+    def warning(self, message: str, *args: object) -> None:
+        """As `logging.Logger.warning`."""
+        self.log(logging.WARNING, message, *args)
+
+    def error(self, message: str, *args: object, exc_info: Any = None) -> None:
+        """As `logging.Logger.error`."""
+        self.log(logging.ERROR, message, *args, exc_info=exc_info)
+
+    def exception(self, message: str, *args: object) -> None:
+        """As `logging.Logger.exception`."""
+        self.log(logging.ERROR, message, *args, exc_info=True)
+
+    def critical(self, message: str, *args: object) -> None:
+        """As `logging.Logger.critical`."""
+        self.log(logging.CRITICAL, message, *args)
+
+
+def text_of(error: BaseException) -> str:
+    """An exception in one line, with its type; whatever its ``__str__`` does."""
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except Exception:
+        return f"{name} (which can't be printed)"
+    return f"{name}: {printable(text, LONGEST)}"

@@ -1,0 +1,187 @@
+"""What the commands tell an operator, on a broker in each condition that they should know of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pika
+import pytest
+from mq_connector import ConsumerThread, MQConnector
+from mq_connector.commands import dead, doctor, letters, request
+from mq_connector.commands.letters import DeadLetter
+from mq_connector.connection.session import Session
+from mq_connector.errors import NotConnected, RequestTimeout
+from waiting import eventually
+
+from .broker import LIMITED, PASSWORD, Broker
+from .peer import Peer
+from .test_dead import service
+
+
+@pytest.fixture
+def examine(
+    broker: Broker, queue: str, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., list[str]]:
+    """`python -m … doctor`; returns what it says."""
+
+    def examine(port: int = broker.port, **consumers: ConsumerThread) -> list[str]:
+        examined = service(port, queue)
+        examined.consumers.update(consumers)
+        code = doctor.examine(examined)
+        lines = capsys.readouterr().out.splitlines()
+        assert code == any(line.startswith("FAIL") for line in lines)
+        return lines
+
+    return examine
+
+
+# ---- queues
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        pytest.param({}, "transient classic", id="as Neon's clients declare it"),
+        pytest.param({"durable": True}, "classic", id="durable"),
+        pytest.param(
+            {"durable": True, "arguments": {"x-queue-type": "quorum"}}, "quorum", id="quorum"
+        ),
+        pytest.param(
+            {"durable": True, "arguments": {"x-queue-type": "stream"}}, "stream", id="stream"
+        ),
+    ],
+)
+def test_the_doctor_says_of_what_kind_a_queue_is(
+    peer: Peer,
+    queue: str,
+    examine: Callable[..., list[str]],
+    options: dict[str, Any],
+    kind: str,
+) -> None:
+    peer.declare(queue, **options)
+    assert f"ok    queue: {queue!r}, {kind}, 0 ready, 0 consumers" in examine()
+
+
+def test_to_look_at_a_queue_that_has_just_gone_makes_none(
+    broker: Broker, peer: Peer, queue: str
+) -> None:
+    looking = service(broker.port, queue)
+    with Session(looking.address()) as session:
+        assert session.run(doctor._kind(queue)) == "of unknown kind"
+    assert not peer.has(queue)
+
+
+def test_the_doctor_names_no_queue_that_only_another_process_has(
+    broker: Broker, peer: Peer, queue: str, examine: Callable[..., list[str]]
+) -> None:
+    class Subscriber(ConsumerThread):
+        is_private = True
+
+    def subscriber(name: str) -> ConsumerThread:
+        return Subscriber(broker.parameters(), name, lambda *_: None)
+
+    peer.declare(queue)
+    said = examine(
+        drawn=subscriber("subscriber_news_0a1b2c"), fixed=subscriber("mine, exclusively")
+    )
+    assert "note  queue 'subscriber_news_…' is each process's own; health knows of it" in said
+    assert "note  queue 'mine, exclusively' is each process's own; health knows of it" in said
+    assert "0a1b2c" not in "".join(said)
+
+
+# ---- a broker that takes no messages
+
+LETTER = DeadLetter(1, pika.BasicProperties(), b"{}", 0)
+
+
+_ALARMS = {
+    "memory": ("vm_memory_high_watermark", "0.000001", "0.9"),
+    "disk": ("disk_free_limit", "900000GB", "50MB"),
+}
+
+
+@pytest.fixture
+def short_of(
+    victim: Broker, examine: Callable[..., list[str]], request: pytest.FixtureRequest
+) -> Iterator[str]:
+    """What the broker is short of: it has raised an alarm, and says so to those who publish."""
+    setting, tight, usual = _ALARMS[request.param]
+    victim.ctl(f"set_{setting}", tight)
+    try:
+        eventually(lambda: "takes no messages" in "".join(examine(victim.port)), 10, "the alarm")
+        yield request.param
+    finally:
+        victim.ctl(f"set_{setting}", usual)
+
+
+def alarm(short_of: str) -> str:
+    return f"the broker takes no messages: low on {short_of} (resource alarm)"
+
+
+@pytest.mark.parametrize("short_of", _ALARMS, indirect=True)
+def test_the_doctor_names_an_alarm(
+    victim: Broker, short_of: str, examine: Callable[..., list[str]]
+) -> None:
+    [said] = [line for line in examine(victim.port) if "takes no messages" in line]
+    assert said.startswith(f"FAIL  {alarm(short_of)}; ")
+
+
+@pytest.mark.parametrize("short_of", ["memory"], indirect=True)
+def test_commands_that_an_alarm_has_stopped_say_so(
+    victim: Broker, short_of: str, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking = service(victim.port, queue)
+    with pytest.raises(RequestTimeout) as raised:
+        request.ask(asking, "{}", 0.5)
+    assert str(raised.value) == f"no reply from {queue!r} within 0.5 s; {alarm(short_of)}"
+
+    monkeypatch.setattr(dead, "_CONFIRM_WITHIN", 0.5)
+    monkeypatch.setattr(letters.DeadLetterQueue, "__iter__", lambda _: iter([LETTER]))
+    with pytest.raises(NotConnected) as told:
+        dead.show(asking, True)
+    assert str(told.value).endswith(f"; {alarm(short_of)}")
+
+
+def test_without_an_alarm_none_is_named(
+    peer: Peer, broker: Broker, queue: str, examine: Callable[..., list[str]]
+) -> None:
+    peer.declare(queue)
+    assert "ok    publishing: the broker takes messages" in examine()
+    with pytest.raises(RequestTimeout) as raised:
+        request.ask(service(broker.port, queue), "{}", 0.3)
+    assert str(raised.value) == f"no reply from {queue!r} within 0.3 s"
+
+
+def test_who_may_not_publish_is_told_so(
+    broker: Broker, queue: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The replies go through the default exchange."""
+    user = {"username": LIMITED, "password": PASSWORD}
+    made = MQConnector(
+        {"port": broker.port, "server": "127.0.0.1", "users": {"mine": user}}, service_name="mine"
+    )
+    made.vhost = "/test"
+    broker.ctl("set_permissions", "-p", "/test", LIMITED, r"^input\..*", r"^input\..*", ".*")
+    try:
+        assert doctor.examine(made) == 1
+    finally:
+        broker.ctl("set_permissions", "-p", "/test", LIMITED, r"^input\..*", ".*", r"^input\..*")
+    said = capsys.readouterr().out
+    assert "FAIL  user may not publish (403 ACCESS_REFUSED" in said
+    assert "grant write on amq.default" in said
+
+
+def test_a_broker_that_has_no_connection_left_is_not_taken_for_one_that_is_down(
+    victim: Broker, queue: str, examine: Callable[..., list[str]]
+) -> None:
+    first = Peer(victim.parameters())
+    _ = first.channel
+    victim.ctl("set_vhost_limits", "-p", "/test", '{"max-connections": 1}')
+    try:
+        [_, failed] = examine(victim.port)
+    finally:
+        victim.ctl("clear_vhost_limits", "-p", "/test")
+        first.close()
+    assert failed.endswith("connection limit (1) is reached")
+    assert "is RabbitMQ running" not in failed

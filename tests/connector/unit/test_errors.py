@@ -1,0 +1,28 @@
+"""Text from outside, in messages and log lines."""
+
+from __future__ import annotations
+
+import pytest
+from mq_connector.errors import EXCERPT, printable
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("", ""),
+        ("as it is: ünï 日本 ~", "as it is: ünï 日本 ~"),
+        ("\x1b[2J\x9b2J\x07", r"\x1b[2J\x9b2J\x07"),
+        ("one\r\ntwo\tthree\u2028four", r"one\r\ntwo\tthree\u2028four"),
+        ("\u202eright to left, \u200bwithout width", r"\u202eright to left, \u200bwithout width"),
+        ("half a \ud83d pair", r"half a \ud83d pair"),
+    ],
+)
+def test_what_a_terminal_would_obey_is_shown_instead(text: str, shown: str) -> None:
+    assert printable(text) == shown
+    printable(text).encode()  # which half a pair could not be
+
+
+def test_a_long_text_is_cut_before_it_is_looked_at() -> None:
+    assert printable("x" * EXCERPT) == "x" * EXCERPT
+    assert printable("\x00" * 10_000_000) == r"\x00" * EXCERPT + "…"
+    assert printable("abcdef", 3) == "abc…"
