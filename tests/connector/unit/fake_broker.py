@@ -62,7 +62,7 @@ class Peer:
     def greet(self, mechanisms: str = "PLAIN AMQPLAIN") -> Any:
         """Everything up to the client's credentials; returns what it says of itself."""
         assert isinstance(self.read(), frame.ProtocolHeader)
-        properties = {
+        properties: dict[str, Any] = {
             "version": self._version,
             "capabilities": {
                 "basic.nack": True,

@@ -11,6 +11,7 @@ import pytest
 from mq_connector import payload
 from mq_connector.client import Client
 from mq_connector.connection import Connection
+from mq_connector.connection.address import Address
 from mq_connector.errors import (
     ConfigurationError,
     MQError,
@@ -479,7 +480,7 @@ def test_a_configuration_that_lacks_something_is_told_to_who_asks() -> None:
     def parameters() -> Any:
         raise ConfigurationError("no user")
 
-    with Client(Connection(parameters)) as asking, pytest.raises(ConfigurationError):
+    with Client(Connection(Address(parameters))) as asking, pytest.raises(ConfigurationError):
         asking.request("input", {})
 
 

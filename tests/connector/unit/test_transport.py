@@ -82,8 +82,19 @@ class Stream:
     def on_loop(self, function: Callable[[], object]) -> None:
         """Run a function on the loop and wait until it has run."""
         ran = threading.Event()
-        self.services.add_callback_threadsafe(lambda: (function(), ran.set()))
+
+        def run() -> None:
+            function()
+            ran.set()
+
+        self.services.add_callback_threadsafe(run)
         assert ran.wait(PATIENCE)
+
+
+def shut(stream: Stream) -> None:
+    """Close its transport, if it has one."""
+    if stream.services.transport is not None:
+        stream.services.transport.shut()
 
 
 @pytest.fixture
@@ -100,7 +111,7 @@ def loop() -> Iterator[IOLoop]:
 
 
 @pytest.fixture
-def make(loop: IOLoop) -> Iterator[Callable[..., Stream]]:
+def make(loop: Any) -> Iterator[Callable[..., Stream]]:
     """Make streams that aren't linked yet."""
     with contextlib.ExitStack() as stack:
 
@@ -110,7 +121,7 @@ def make(loop: IOLoop) -> Iterator[Callable[..., Stream]]:
             if send_buffer:
                 near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
             made = Stream(Services(loop), near, peer)
-            stack.callback(lambda: made.services.transport and made.transport.shut())
+            stack.callback(shut, made)
             return made
 
         yield stream
@@ -200,7 +211,7 @@ def test_threads_that_send_at_once_do_not_tear_each_others_frames(
     assert seen == {sender: list(range(count)) for sender in range(threads)}
 
 
-def test_only_one_thread_is_in_the_socket_at_a_time(loop: IOLoop) -> None:
+def test_only_one_thread_is_in_the_socket_at_a_time(loop: Any) -> None:
     class SlowSocket:
         inside = 0
         most = 0
@@ -268,7 +279,7 @@ def test_when_the_peer_closes_pika_is_told_once(stream: Stream) -> None:
     assert stream.near.fileno() == -1
 
 
-def test_when_the_peer_resets_pika_hears_why(loop: IOLoop) -> None:
+def test_when_the_peer_resets_pika_hears_why(loop: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         near = socket.create_connection(server.getsockname())
         peer, _ = server.accept()
@@ -330,9 +341,11 @@ def test_a_connection_that_was_given_up_looks_like_one_that_failed(stream: Strea
 
 def test_sending_to_a_peer_that_has_gone_is_no_error_of_the_sender(stream: Stream) -> None:
     stopped = threading.Event()
-    stream.services.add_callback_threadsafe(
-        lambda: stopped.wait(PATIENCE)
-    )  # nobody reads meanwhile
+
+    def read_nothing() -> None:
+        stopped.wait(PATIENCE)
+
+    stream.services.add_callback_threadsafe(read_nothing)
     stream.peer.close()
     for _ in range(3):
         stream.transport.send([b"into the void"])
@@ -387,7 +400,7 @@ def test_a_stream_that_is_cancelled_before_it_begins_closes_its_socket(
 ) -> None:
     stream = make()
     cancelled: list[bool] = []
-    stream.on_loop(lambda: [cancelled.append(linkup.cancel()) for linkup in [stream.link()] * 2])
+    stream.on_loop(lambda: cancelled.extend(each.cancel() for each in [stream.link()] * 2))
     stream.on_loop(lambda: None)
     assert cancelled == [True, False]
     assert stream.peer.recv(10) == b""
@@ -404,7 +417,7 @@ def test_a_stream_that_has_begun_cannot_be_cancelled(make: Callable[..., Stream]
     assert read(stream.peer, 5) == b"alive"
 
 
-def test_a_protocol_that_cannot_be_made_is_reported(loop: IOLoop) -> None:
+def test_a_protocol_that_cannot_be_made_is_reported(loop: Any) -> None:
     near, peer = socket.socketpair()
     results: list[Any] = []
     done = threading.Event()
@@ -413,10 +426,12 @@ def test_a_protocol_that_cannot_be_made_is_reported(loop: IOLoop) -> None:
     def factory() -> Any:
         raise broken
 
+    def on_done(result: Any) -> None:
+        results.append(result)
+        done.set()
+
     services = Services(loop)
-    services.create_streaming_connection(
-        factory, near, lambda result: (results.append(result), done.set())
-    )
+    services.create_streaming_connection(factory, near, on_done)
     assert done.wait(PATIENCE)
     assert results == [broken]
     assert near.fileno() == -1
