@@ -19,6 +19,7 @@ from mq_connector.connection.transport import Services, Transport
 from pika.adapters.select_connection import IOLoop
 from pika.adapters.utils import nbio_interface
 from pika.exceptions import InvalidFrameError
+from waiting import eventually
 
 #: Longest wait for anything, in seconds; nothing here takes a tenth of it.
 PATIENCE = 10.0
@@ -145,13 +146,6 @@ def read(peer: socket.socket, size: int) -> bytes:
     return bytes(data)
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
 # ---- sending
 
 
@@ -178,7 +172,7 @@ def test_what_the_socket_does_not_take_at_once_follows_in_order(stream: Stream) 
     assert stream.transport.get_write_buffer_size() > 0
     stream.transport.send([sent[3_500_000:]])
     assert read(stream.peer, len(sent)) == sent
-    eventually(lambda: stream.transport.get_write_buffer_size() == 0)
+    eventually(lambda: stream.transport.get_write_buffer_size() == 0, PATIENCE)
     stream.transport.send([b"again"])
     assert read(stream.peer, 5) == b"again"
 
@@ -259,7 +253,7 @@ def test_what_arrives_reaches_pika_complete(stream: Stream) -> None:
     count = 300_000
     sending = threading.Thread(target=stream.peer.sendall, args=(HEARTBEAT_FRAME * count,))
     sending.start()
-    eventually(lambda: len(stream.protocol.received) == len(HEARTBEAT_FRAME) * count)
+    eventually(lambda: len(stream.protocol.received) == len(HEARTBEAT_FRAME) * count, PATIENCE)
     sending.join()
     assert stream.protocol.received == HEARTBEAT_FRAME * count
     assert stream.protocol.events == ["made"]
@@ -502,7 +496,9 @@ def test_a_tls_stream_carries_much_in_both_directions_at_once(
     stream.link(trusting(authority), "broker.test")
     assert stream.wait() == (stream.transport, stream.protocol)
     expected = HEARTBEAT_FRAME * (count + 1)
-    eventually(lambda: len(stream.protocol.received) == len(expected) or peer.error is not None)
+    eventually(
+        lambda: len(stream.protocol.received) == len(expected) or peer.error is not None, PATIENCE
+    )
     assert peer.error is None
     assert stream.protocol.received == expected
     assert received == [outgoing]
