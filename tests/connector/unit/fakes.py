@@ -9,6 +9,7 @@ from typing import Any
 from mq_connector.connection.broker import Broker
 from mq_connector.connection.frames import PropertiesEncoder
 from mq_connector.connection.scratch import Scratch
+from mq_connector.errors import ChannelError
 from pika import frame
 from pika.exceptions import ChannelClosedByBroker
 from pika.spec import Queue
@@ -58,6 +59,7 @@ class FakeChannel:
     def __init__(self, number: int) -> None:
         self.channel_number = number
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
+        self.closed = False
         self.on_close: Callable[[Any, BaseException], None] | None = None
         self._callbacks: list[Callable[[Any], None]] = []
 
@@ -73,20 +75,28 @@ class FakeChannel:
 
         return call
 
+    @property
+    def is_open(self) -> bool:
+        return not self.closed
+
     def answer(self, method: Any = None) -> None:
         """The broker answers the oldest call."""
         self._callbacks.pop(0)(
             frame.Method(self.channel_number, method or Queue.DeclareOk("q", 0, 0))
         )
 
-    def close(self, reason: BaseException) -> None:
+    def close(self) -> None:
+        """Our own close waits for the answer that the broker owes, as pika's does."""
+        self.closed = True
+
+    def lose(self, reason: BaseException) -> None:
         self._callbacks.clear()
         assert self.on_close is not None
         self.on_close(self, reason)
 
     def refuse(self, code: int, text: str) -> None:
         """The broker closes the channel instead of answering."""
-        self.close(ChannelClosedByBroker(code, text))
+        self.lose(ChannelClosedByBroker(code, text))
 
 
 class FakeAMQP:
@@ -155,6 +165,7 @@ class FakeLink(FakeConnection):
         self.amqp = FakeAMQP()
         self.encoder = PropertiesEncoder(wire.FRAME_MAX)
         self.dropped = 0
+        self.is_full = False
         self.siblings: list[tuple[Callable[[Any], None], Callable[[str], None]]] = []
         link: Any = self
         self.apart = Scratch(link, apart=True)
@@ -162,5 +173,13 @@ class FakeLink(FakeConnection):
     def drop(self) -> None:
         self.dropped += 1
 
-    def sibling(self, on_open: Callable[[Any], None], on_gone: Callable[[str], None]) -> None:
+    def channel(self, on_open: Callable[[Any], None]) -> None:
+        if self.is_full:
+            raise ChannelError(530, "all channels are in use")
+        self.amqp.channel(on_open_callback=on_open)
+
+    def sibling(
+        self, on_open: Callable[[Any], None], on_gone: Callable[[str], None]
+    ) -> Callable[[], None]:
         self.siblings.append((on_open, on_gone))
+        return lambda: on_gone("given up")

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from mq_connector import client as client_module
 from mq_connector import payload
 from mq_connector.client import Client
 from mq_connector.connection import Connection
+from mq_connector.connection import supervised as supervised_module
 from mq_connector.connection.address import Address
 from mq_connector.errors import (
     ConfigurationError,
@@ -25,11 +27,17 @@ from pika import spec
 
 from . import wire
 from .fake_broker import PATIENCE, BrokerEnd, broker
+from .members import Listener, on_loop
 
 
 def ready(peer: BrokerEnd) -> tuple[int, Any]:
     """Everything up to the client's consumer; returns its channel and how it declared its queue."""
     peer.open()
+    return ready_channel(peer)
+
+
+def ready_channel(peer: BrokerEnd) -> tuple[int, Any]:
+    """The same on a connection that is open."""
     channel = peer.open_channel()
     peer.confirm(channel)
     declared = peer.expect(spec.Queue.Declare)
@@ -56,7 +64,12 @@ def requested(peer: BrokerEnd) -> tuple[str, dict[Any, Any], Any]:
 
 def answer_all(peer: BrokerEnd, count: int = 1) -> None:
     """A service that echoes."""
-    channel, _ = ready(peer)
+    peer.open()
+    answer_all_on_channel(peer, count)
+
+
+def answer_all_on_channel(peer: BrokerEnd, count: int = 1) -> None:
+    channel, _ = ready_channel(peer)
     for tag in range(1, count + 1):
         _, data, _ = requested(peer)
         ack(peer, channel, tag)
@@ -132,6 +145,60 @@ def test_replies_reach_the_thread_that_waits_for_them(client: Ask) -> None:
     assert answers == {number: number for number in range(count)}
 
 
+def test_a_request_leaves_once_when_the_channel_opens_between_its_entry_and_its_turn(
+    client: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = threading.Event()
+
+    def script(peer: BrokerEnd) -> None:
+        channel, _ = ready(peer)
+        message_id = requested(peer)[1]["message_id"]
+        sent.set()
+        # Neither the first of a second `basic.publish` nor anything else may come before the reply.
+        peer.sock.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            peer.read()
+        peer.sock.settimeout(PATIENCE)
+        reply(peer, channel, {"message_id": message_id})
+        peer.farewell()
+
+    with broker(script) as server:
+        asking = client(server)
+        call, caller = asking.connection.call, threading.current_thread()
+        calls: list[int] = []
+
+        def late(function: Callable[[], object]) -> None:
+            if threading.current_thread() is caller:
+                calls.append(1)
+                if len(calls) == 2:  # the first is that of joining
+                    assert sent.wait(PATIENCE)
+            call(function)
+
+        monkeypatch.setattr(asking.connection, "call", late)
+        asking.request("input", {})
+        monkeypatch.undo()
+        assert len(calls) == 2
+        asking.close()
+
+
+def test_it_shares_a_connection_and_closes_nobody_else_s(client: Ask) -> None:
+    def script(peer: BrokerEnd) -> None:
+        peer.open()
+        answer_all_on_channel(peer)
+
+    with broker(script) as server:
+        asking = client(server)
+        neighbour = Listener(asking.connection).join()
+        neighbour.wait(1)
+        assert asking.request("input", {"text": "hi"})["echo"] == "hi"
+        began = time.monotonic()
+        asking.close()
+        assert time.monotonic() - began < 2
+        assert asking.connection.is_open and neighbour.events == ["open"]
+        neighbour.quit()
+        assert server.count == 1
+
+
 def test_the_request_is_not_changed_and_its_own_id_is_kept(client: Ask) -> None:
     with broker(answer_all) as server:
         asking = client(server)
@@ -191,17 +258,20 @@ def test_a_request_that_was_on_its_way_is_sent_again_after_a_loss(client: Ask) -
         asking.close()
 
 
-def test_a_cancelled_consumer_is_replaced(client: Ask) -> None:
+def test_a_cancelled_consumer_is_replaced_on_another_channel(client: Ask) -> None:
     def cancel(peer: BrokerEnd) -> None:
         channel, _ = ready(peer)
         requested(peer)
         peer.method(channel, spec.Basic.Cancel(peer.consumer_tag, True))
-        peer.farewell()
+        peer.expect(spec.Channel.Close)
+        peer.method(channel, spec.Channel.CloseOk())
+        answer_all_on_channel(peer)
 
-    with broker(cancel, answer_all) as server:
+    with broker(cancel) as server:
         asking = client(server)
         assert asking.request("input", {"text": "hi"})["echo"] == "hi"
         asking.close()
+        assert server.count == 1
 
 
 def test_a_queue_that_does_not_exist_is_reported_at_once(client: Ask) -> None:
@@ -370,6 +440,49 @@ def test_a_locked_queue_is_not_taken_for_a_denied_one(client: Ask) -> None:
     assert declared == [False]
 
 
+def test_a_request_that_comes_while_a_channel_is_closed_waits_for_the_next_one(
+    client: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "_CHANNEL_PAUSE", 0.3)
+
+    def close(peer: BrokerEnd) -> None:
+        channel, _ = ready(peer)
+        requested(peer)
+        peer.close_channel(channel, 406, "PRECONDITION_FAILED")
+        answer_all_on_channel(peer)
+
+    with broker(close) as server:
+        asking = client(server)
+        with pytest.raises(PublishError, match="406"):
+            asking.request("input", {}, PATIENCE)
+        assert not asking.is_well
+        assert asking.request("input", {"text": "hi"}, timeout=PATIENCE)["echo"] == "hi"
+        assert asking.is_well
+        asking.close()
+        assert server.count == 1
+
+
+def test_where_all_channels_are_in_use_the_request_is_refused_in_words(client: Ask) -> None:
+    def few(peer: BrokerEnd) -> None:
+        peer.channel_max = 1
+        peer.open()
+        peer.open_channel()
+        peer.farewell()
+
+    with broker(few) as server:
+        asking = client(server)
+        neighbour = Listener(asking.connection).join()
+        neighbour.wait(1)
+        link = neighbour.link
+        assert link is not None
+        on_loop(asking.connection, lambda: link.channel(lambda _: None))
+        with pytest.raises(StartError, match="530 the broker allows 1 channels"):
+            asking.request("input", {}, PATIENCE)
+        assert neighbour.events == ["open"], "its neighbours go on"
+        asking.close()
+        neighbour.quit()
+
+
 def test_a_message_that_amqp_can_t_hold_fails_alone_and_takes_nobody_s_confirm(
     client: Ask,
 ) -> None:
@@ -395,8 +508,9 @@ def test_a_message_that_costs_the_channel_is_reported_and_not_sent_again(client:
         channel, _ = ready(peer)
         requested(peer)
         peer.close_channel(channel, 406, "PRECONDITION_FAILED - message size is larger than max")
+        answer_all_on_channel(peer)
 
-    with broker(refuse, answer_all) as server:
+    with broker(refuse) as server:
         asking = client(server)
         with pytest.raises(PublishError, match="406 PRECONDITION_FAILED"):
             asking.request("input", {"text": "large"}, timeout=PATIENCE)
@@ -449,6 +563,106 @@ def test_where_transient_queues_are_denied_the_reply_queue_becomes_exclusive(cli
         asking.close()
 
 
+def test_a_loss_while_the_reply_queue_is_declared_leaves_it_open_to_services(client: Ask) -> None:
+    """Only the broker's word says that it is denied."""
+    declared: list[bool] = []
+
+    def lose(peer: BrokerEnd) -> None:
+        peer.open()
+        channel = peer.open_channel()
+        peer.confirm(channel)
+        peer.expect(spec.Queue.Declare)
+
+    def accept(peer: BrokerEnd) -> None:
+        channel, method = ready(peer)
+        declared.append(method.exclusive)
+        reply(peer, channel, {"message_id": requested(peer)[1]["message_id"]})
+        peer.farewell()
+
+    with broker(lose, accept) as server:
+        asking = client(server, exclusive=False)
+        asking.request("input", {}, timeout=PATIENCE)
+        asking.close()
+    assert declared == [False]
+
+
+def test_a_loop_that_fails_costs_no_request(client: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervised_module, "_RESTART_PAUSE", 0.01)
+
+    def fail() -> None:
+        raise OSError("too many open files")
+
+    def hold(peer: BrokerEnd) -> None:
+        ready(peer)
+        requested(peer)
+        asking.connection.call(lambda: asking.connection.later(0, fail))
+        peer.farewell()
+
+    with broker(hold, answer_all) as server:
+        asking = client(server)
+        assert asking.request("input", {"text": "hi"}, timeout=PATIENCE)["echo"] == "hi"
+        asking.close()
+
+
+def test_closing_after_a_refusal_takes_no_time(client: Ask) -> None:
+    for script in (refused_login, refused_queue):
+        with broker(script) as server:
+            asking = client(server)
+            with pytest.raises(StartError):
+                asking.request("input", {}, timeout=PATIENCE)
+            began = time.monotonic()
+            asking.close()
+            assert time.monotonic() - began < 2
+
+
+def test_a_shared_reply_queue_that_others_still_use_is_left_to_them_at_once(client: Ask) -> None:
+    """The broker says so by closing the channel; nobody may consume it once more for that."""
+    said: list[type] = []
+
+    def script(peer: BrokerEnd) -> None:
+        channel, _ = ready(peer)
+        message_id = requested(peer)[1]["message_id"]
+        ack(peer, channel, 1)
+        reply(peer, channel, {"message_id": message_id})
+        peer.expect(spec.Basic.Ack)
+        peer.expect(spec.Basic.Cancel)
+        peer.method(channel, spec.Basic.CancelOk(peer.consumer_tag))
+        deleted = peer.expect(spec.Queue.Delete)
+        assert deleted.if_unused and deleted.if_empty
+        peer.close_channel(channel, 406, "PRECONDITION_FAILED - queue 'replies' in use")
+        said.append(type(peer.read().method))
+        peer.method(0, spec.Connection.CloseOk())
+
+    with broker(script) as server:
+        asking = client(server, reply_queue="replies", exclusive=False, shared=True)
+        asking.request("input", {}, timeout=PATIENCE)
+        began = time.monotonic()
+        asking.close()
+        assert time.monotonic() - began < 2
+    assert said == [spec.Connection.Close]
+
+
+def test_a_request_after_close_is_refused_at_once(client: Ask) -> None:
+    with broker(answer_all) as server:
+        asking = client(server)
+        asking.request("input", {}, timeout=PATIENCE)
+        asking.close()
+        began = time.monotonic()
+        for method in (asking.request, asking.send):
+            with pytest.raises(NotConnected, match="the client is closed"):
+                method("input", {}, timeout=PATIENCE)
+        assert time.monotonic() - began < 1
+        assert server.count == 1, "nothing is opened again for it"
+
+
+def test_a_client_that_is_closed_before_its_first_request_opens_nothing() -> None:
+    asking = Client(Connection([]))
+    asking.close()
+    with pytest.raises(NotConnected, match="the client is closed"):
+        asking.request("input", {})
+    assert asking.connection._thread is None
+
+
 def test_closing_ends_the_requests_that_wait(client: Ask) -> None:
     waiting = threading.Event()
 
@@ -480,8 +694,11 @@ def test_a_configuration_that_lacks_something_is_told_to_who_asks() -> None:
     def parameters() -> Any:
         raise ConfigurationError("no user")
 
-    with Client(Connection(Address(parameters))) as asking, pytest.raises(ConfigurationError):
-        asking.request("input", {})
+    with Client(Connection(Address(parameters))) as asking:
+        for _ in range(2):
+            with pytest.raises(ConfigurationError):
+                asking.request("input", {})
+        assert not asking._pending, "nothing is kept of them"
 
 
 def test_a_client_that_was_never_used_closes_without_ado() -> None:

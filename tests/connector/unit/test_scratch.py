@@ -146,7 +146,7 @@ def test_a_channel_that_is_closed_while_idle_is_replaced(link: FakeLink, ends: E
     scratch.do(declare("two"), ends)
     link.amqp.open().answer()
     assert ends.errors == []
-    first.close(ChannelClosedByBroker(541, "again"))  # what an old channel says is of no interest
+    first.lose(ChannelClosedByBroker(541, "again"))  # what an old channel says is of no interest
     scratch.do(declare("three"), ends)
     assert link.amqp.opening == 0
 
@@ -170,27 +170,64 @@ def test_arguments_that_pika_refuses_end_one_operation_only(
     assert len(ends.all) == 2
 
 
-@pytest.mark.parametrize("answered", [True, False])
-def test_an_answer_that_never_comes_costs_the_connection_and_not_all_that_waits(
-    link: FakeLink, ends: Ends, answered: bool
+def test_an_answer_that_never_comes_costs_one_operation_and_not_what_waits_behind_it(
+    link: FakeLink, ends: Ends
 ) -> None:
+    """Nor the connection, on which others do well."""
+    scratch = make(link)
+    scratch.do(declare("one"), ends)
+    scratch.do(declare("two"), ends)
+    first = link.amqp.open()
+    link.run_timers()
+    assert ends.errors == ["ChannelError: 504 no answer from the broker within 30 s"]
+    assert first.closed and link.dropped == 0
+    second = link.amqp.open()
+    first.answer(Queue.DeclareOk("one", 1, 0))  # after all
+    assert len(ends.all) == 1
+    second.answer(Queue.DeclareOk("two", 2, 0))
+    value, error = ends.all[1]
+    assert (value.method.queue, error) == ("two", None)
+
+
+def test_what_was_answered_costs_nothing_later(link: FakeLink, ends: Ends) -> None:
     scratch = make(link)
     scratch.do(declare("one"), ends)
     channel = link.amqp.open()
-    if answered:
-        channel.answer()
-    link.run_timers()
-    assert link.dropped == (0 if answered else 1)
+    channel.answer()
+    scratch.do(declare("two"), ends)
+    (_, earlier), (_, later) = link.timers
+    earlier()
+    assert channel.is_open and ends.errors == []
+    later()
+    assert len(ends.errors) == 1
 
 
-def test_a_second_connection_that_owes_an_answer_is_closed(link: FakeLink, ends: Ends) -> None:
+def test_a_second_connection_that_owes_an_answer_is_given_up(link: FakeLink, ends: Ends) -> None:
+    """Without a word, which pika would only say behind the answer."""
     scratch = make(link, apart=True)
     scratch.do(declare("one"), ends)
+    scratch.do(declare("two"), ends)
     second = FakeAMQP()
     link.siblings[0][0](second)
     second.open()
     link.run_timers()
-    assert (second.closed, link.dropped) == (1, 0)
+    assert ends.errors == ["ChannelError: 504 given up"]
+    assert len(link.siblings) == 2, "the next operation gets another one"
+
+
+def test_where_all_channels_are_in_use_an_operation_is_refused_and_the_next_one_tries_again(
+    link: FakeLink, ends: Ends
+) -> None:
+    scratch = make(link)
+    link.is_full = True
+    scratch.do(declare("one"), ends)
+    assert ends.all == [], "nobody expects an answer before he has asked"
+    link.run_calls()
+    assert ends.errors == ["ChannelError: 530 all channels are in use"]
+    link.is_full = False
+    scratch.do(declare("two"), ends)
+    link.amqp.open().answer()
+    assert len(ends.all) == 2 and len(ends.errors) == 1
 
 
 def test_the_end_of_an_idle_second_connection_does_not_touch_its_successor(
@@ -216,7 +253,7 @@ def test_when_the_connection_is_lost_all_that_wait_are_told(link: FakeLink, ends
     scratch.do(declare("one"), ends)
     scratch.do(declare("two"), ends)
     channel = link.amqp.open()
-    channel.close(ConnectionClosedByBroker(320, "CONNECTION_FORCED"))
+    channel.lose(ConnectionClosedByBroker(320, "CONNECTION_FORCED"))
     assert ends.all == [], "the loss is told by whoever owns the connection"
     scratch.abandon()
     scratch.do(declare("three"), ends)

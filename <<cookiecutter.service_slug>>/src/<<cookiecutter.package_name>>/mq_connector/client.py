@@ -10,12 +10,22 @@ from collections.abc import Mapping
 from typing import Any
 
 import pika
+from pika.exceptions import ConnectionClosedByBroker
 from pika.spec import Basic
 
 from . import payload
 from .connection import Connection
+from .connection.broker import INTERNAL_ERROR
 from .connection.link import Link
-from .errors import MQError, NotConnected, PayloadError, PublishError, RequestTimeout, StartError
+from .errors import (
+    ChannelError,
+    MQError,
+    NotConnected,
+    PayloadError,
+    PublishError,
+    RequestTimeout,
+    StartError,
+)
 from .fork import Process
 from .logs import Logger
 from .payload.request import message_ids
@@ -131,10 +141,10 @@ class Client:
                 raise self._refusal
             if self._closed:
                 raise NotConnected("the client is closed")
-            self._pending[message_id] = pending
             if self._process is None:
                 self.connection.join(self)
                 self._process = Process()
+            self._pending[message_id] = pending
         self.connection.call(lambda: self._publish(message_id))
         pending.done.wait(min(timeout, threading.TIMEOUT_MAX))
         with self._lock:
@@ -169,13 +179,13 @@ class Client:
     def on_open(self, link: Link) -> None:
         """There is a link."""
         self._link = link
-        link.amqp.channel(on_open_callback=self._on_channel_open)
+        self._open_channel(link)
 
     def on_lost(self, error: BaseException) -> None:
         """The link is gone; requests that wait are sent again on the next one."""
-        if self._declaring:
-            # A broker that denies transient queues closes the connection (541).
-            self._exclusive = True
+        if self._declaring and isinstance(error, ConnectionClosedByBroker):
+            # Where the broker denies transient queues.
+            self._exclusive |= error.reply_code == INTERNAL_ERROR
         self._declaring = False
         self._channel = self._link = None
         if self._closed:
@@ -184,6 +194,22 @@ class Client:
     def on_refused(self, reason: str) -> None:
         """The broker says no."""
         self._refuse(StartError(reason))
+
+    def _open_channel(self, link: Link) -> None:
+        if link is not self._link or self._channel is not None:
+            return
+        try:
+            link.channel(self._on_channel_open)
+        except ChannelError as error:
+            self._on_no(str(error))
+
+    def _on_no(self, text: str) -> None:
+        """The broker won't have it: for good, or only now if it once did."""
+        if self._ever_ready:
+            self.connection.trouble = text
+            self._open_anew()
+        else:
+            self._refuse(StartError(text))
 
     def _on_channel_open(self, channel: pika.channel.Channel) -> None:
         channel.add_on_return_callback(self._on_return)
@@ -225,14 +251,13 @@ class Client:
             refused = PublishError(f"{reason.reply_code} {reason.reply_text}")
             for message_id in list(self._unconfirmed.values()):
                 self._end(message_id, None, refused)
-        text = f"reply queue {self.reply_queue!r}: {reason.reply_code} {reason.reply_text}"
-        if self._ever_ready:
-            # After a half-open loss the broker takes our exclusive queue for somebody else's (405),
-            # until it notices.
-            self.connection.trouble = text
-            self._open_anew()
-        else:
-            self._refuse(StartError(text))
+        if self._closed:  # such as when a shared reply queue isn't ours to delete (406)
+            self._channel = None
+            self._left.set()
+            return
+        # After a half-open loss the broker takes our exclusive queue for somebody else's (405), until it
+        # notices.
+        self._on_no(f"reply queue {self.reply_queue!r}: {reason.reply_code} {reason.reply_text}")
 
     def _open_anew(self) -> None:
         """Another channel, after a pause, and with it another consumer of the reply queue."""
@@ -240,14 +265,8 @@ class Client:
         if channel is not None and channel.is_open:
             channel.close()
         link = self._link
-        if link is None:
-            return
-
-        def open_channel() -> None:
-            if link is self._link and self._channel is None:
-                link.amqp.channel(on_open_callback=self._on_channel_open)
-
-        link.later(_CHANNEL_PAUSE, open_channel)
+        if link is not None:
+            link.later(_CHANNEL_PAUSE, lambda: self._open_channel(link))
 
     def _publish(self, message_id: str) -> None:
         with self._lock:
@@ -356,6 +375,7 @@ class Client:
 
     def _refuse(self, error: MQError) -> None:
         self._refusal = error
+        self._left.set()
         self._end_all(error)
         self.connection.leave(self)
 

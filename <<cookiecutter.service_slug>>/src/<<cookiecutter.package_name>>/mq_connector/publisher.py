@@ -14,7 +14,7 @@ from .connection import Connection, frames
 from .connection.broker import is_our_doing
 from .connection.link import Link
 from .connection.refusals import describe
-from .errors import MQError, NotConnected, PublishError, StartError, Unroutable
+from .errors import ChannelError, MQError, NotConnected, PublishError, StartError, Unroutable
 from .fork import Process
 from .logs import Logger
 
@@ -22,6 +22,8 @@ _log = Logger(__name__)
 
 #: Messages under way to the broker at the same time; the next `Publisher.publish` waits for one.
 WINDOW = 1000
+#: Seconds before a channel is asked for again where there were too many.
+_CHANNEL_PAUSE = 5.0
 
 _Key = tuple[str, str, bytes]
 
@@ -196,7 +198,7 @@ class Publisher:
     def on_open(self, link: Link) -> None:
         """There is a link."""
         self._link = link
-        link.amqp.channel(on_open_callback=self._on_channel_open)
+        self._open_channel(link)
 
     def on_lost(self, error: BaseException) -> None:
         """The link is gone: what wasn't confirmed goes first on the next one.
@@ -222,6 +224,15 @@ class Publisher:
         """The broker says no."""
         self._refusal = StartError(reason)
         self._fail_all(self._refusal)
+
+    def _open_channel(self, link: Link) -> None:
+        if link is not self._link:
+            return
+        try:
+            link.channel(self._on_channel_open)
+        except ChannelError as error:
+            _log.warning("can't publish: %s; trying again", error)
+            link.later(_CHANNEL_PAUSE, lambda: self._open_channel(link))
 
     def _close_channel(self) -> None:
         channel, self._channel = self._channel, None
@@ -262,7 +273,7 @@ class Publisher:
         for message in failed:
             message.confirmed.set_exception(error)
         if self._link is not None:
-            self._link.amqp.channel(on_open_callback=self._on_channel_open)
+            self._open_channel(self._link)
 
     def _take_back(self, messages: list[_Message]) -> None:
         """What was under way waits again, ahead of what came later."""

@@ -23,6 +23,8 @@ NOT_FOUND = 404
 RESOURCE_LOCKED = 405
 #: It exists otherwise than declared; or a message that the broker can't take, or wasn't settled in time.
 PRECONDITION_FAILED = 406
+#: The connection has as many channels as it may have (also: there is no such vhost).
+NOT_ALLOWED = 530
 #: Stands for "no answer", as the connection or the channel was lost before there was one.
 UNANSWERED = 504
 #: What RabbitMQ 4.3 answers, closing the connection, to a transient queue where those are denied.

@@ -8,12 +8,17 @@ from functools import cached_property
 
 import pika
 from pika.adapters.select_connection import IOLoop, SelectConnection
+from pika.exceptions import NoFreeChannels
 
-from .broker import Broker
+from ..errors import ChannelError
+from .broker import NOT_ALLOWED, Broker
 from .frames import PropertiesEncoder
 from .refusals import describe
 from .scratch import Scratch
 from .transport import Services, Transport
+
+#: Seconds that the broker gets to answer a polite close of a second connection.
+_CLOSE_PATIENCE = 2.0
 
 
 class Link:
@@ -38,6 +43,9 @@ class Link:
     ) -> None:
         self.call = call
         self._loop = loop
+        #: The streams of second connections.
+        self._siblings: list[Services] = []
+        self._is_shut = False
         self._services = Services(loop)  # type: ignore[arg-type]  # generic in stubs only
         #: pika's connection.
         self.amqp = SelectConnection(
@@ -79,32 +87,68 @@ class Link:
         """Run a function on the loop after a while, whether the link is still open or not."""
         self._loop.call_later(seconds, function)
 
+    def channel(self, on_open: Callable[[pika.channel.Channel], None]) -> None:
+        """Open a channel.
+
+        :raises ChannelError: 530, the connection has as many as it may have
+        """
+        try:
+            self.amqp.channel(on_open_callback=on_open)
+        except NoFreeChannels:
+            raise ChannelError(
+                NOT_ALLOWED,
+                f"the broker allows {self.amqp.params.channel_max} channels on a connection, and all are "
+                "in use: give some consumers another connection, or raise channel_max",
+            ) from None
+
     def sibling(
         self, on_open: Callable[[SelectConnection], None], on_gone: Callable[[str], None]
-    ) -> None:
+    ) -> Callable[[], None]:
         """A second connection to the same broker on the same loop, for what may cost a connection.
 
         :param on_gone: called once, with the reason, whether it was open before or not
+        :returns: a function that gives it up without a word
         """
+        services = Services(self._loop)  # type: ignore[arg-type]  # generic in stubs only
+        self._siblings.append(services)
+
+        def gone(_: object, error: BaseException) -> None:
+            self._siblings.remove(services)
+            on_gone(describe(error))
+
         SelectConnection(
             copy.copy(self.amqp.params),
             on_open_callback=on_open,
-            on_open_error_callback=lambda _, error: on_gone(describe(error)),
-            on_close_callback=lambda _, error: on_gone(describe(error)),
-            custom_ioloop=Services(self._loop),  # type: ignore[arg-type]  # generic in stubs only
+            on_open_error_callback=gone,
+            on_close_callback=gone,
+            custom_ioloop=services,
         )
+        return lambda: _drop(services)
 
     def drop(self) -> None:
         """Give up this link without a word; for a peer that doesn't answer."""
-        if self._services.transport is not None:
-            self._services.transport.fail(ConnectionAbortedError("given up"))
+        _drop(self._services)
 
     def end(self) -> None:
         """The link is lost or about to be closed: end what waits on it."""
         if "apart" in vars(self):
             self.apart.abandon()
+            if self._siblings and not self._is_shut:
+                self.later(_CLOSE_PATIENCE, self._drop_siblings)
 
     def shut(self) -> None:
-        """Close the socket and nothing else, when the loop has ended already."""
-        if self._services.transport is not None:
-            self._services.transport.shut()
+        """Close the sockets and nothing else, when the loop has ended already."""
+        self._is_shut = True
+        for services in (self._services, *self._siblings):
+            if services.transport is not None:
+                services.transport.shut()
+
+    def _drop_siblings(self) -> None:
+        """One that owes an answer doesn't even take a polite close."""
+        for services in self._siblings:
+            _drop(services)
+
+
+def _drop(services: Services) -> None:
+    if services.transport is not None:
+        services.transport.fail(ConnectionAbortedError("given up"))

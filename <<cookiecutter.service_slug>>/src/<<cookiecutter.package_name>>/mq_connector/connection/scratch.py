@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pika
@@ -30,7 +31,7 @@ Done = Callable[[Any, "MQError | None"], None]
 
 #: Seconds for which an unused second connection stays open.
 _IDLE = 30.0
-#: Seconds after which the broker's answer is given up, and with it the connection that owes it.
+#: Seconds after which the broker's answer is given up, and with it the channel that owes it.
 _PATIENCE = 30.0
 
 
@@ -80,6 +81,7 @@ class Scratch:
         self._link = link
         self._apart = apart
         self._second: SelectConnection | None = None
+        self._drop_second: Callable[[], None] = lambda: None
         self._channel: pika.channel.Channel | None = None
         self._opening = False
         self._steps: deque[tuple[Steps, Done]] = deque()
@@ -159,22 +161,32 @@ class Scratch:
         number = self._count
         self._link.later(_PATIENCE, lambda: self._check_answer(number))
         try:
-            operation(self._channel, self._on_ok)
+            operation(self._channel, lambda frame: self._on_ok(number, frame))
         except Exception as error:  # pika refuses arguments in many ways before they leave
             self._operation = None
             self._advance(None, ChannelError(400, f"{type(error).__name__}: {error}"))
 
     def _check_answer(self, number: int) -> None:
-        """An answer that never comes would keep all that waits behind it waiting, too."""
+        """An answer that never comes would keep all that waits behind it waiting, too.
+
+        It costs this channel only, as the broker may do well by all others: a queue whose replicas are
+        down owes answers for ever.
+        """
         if self._operation is None or number != self._count or self._closed:
             return
         if self._second is not None:
-            self._second.close()
-        else:
-            self._link.drop()
+            self._drop_second()
+            return
+        self._operation = None
+        channel, self._channel = self._channel, None
+        if channel is not None and channel.is_open:
+            channel.close()  # which leaves when the answer has come after all
+        self._advance(
+            None, ChannelError(UNANSWERED, f"no answer from the broker within {_PATIENCE:g} s")
+        )
 
-    def _on_ok(self, frame: Any) -> None:
-        if self._operation is not None:
+    def _on_ok(self, number: int, frame: Any) -> None:
+        if self._operation is not None and number == self._count:
             self._operation = None
             self._advance(frame, None)
 
@@ -183,14 +195,24 @@ class Scratch:
     def _open(self) -> None:
         self._opening = True
         if not self._apart:
-            self._link.amqp.channel(on_open_callback=self._on_channel_open)
+            try:
+                self._link.channel(self._on_channel_open)
+            except ChannelError as error:
+                # Later, as the caller doesn't expect an answer before it has asked.
+                self._link.call(partial(self._on_no_channel, error))
         elif self._second is not None and self._second.is_open:
             self._second.channel(on_open_callback=self._on_channel_open)
         else:
             current = self._current = object()
-            self._link.sibling(
+            self._drop_second = self._link.sibling(
                 self._on_second_open, lambda reason: self._on_second_gone(current, reason)
             )
+
+    def _on_no_channel(self, error: ChannelError) -> None:
+        self._opening = False
+        if self._operation is not None:
+            self._operation = None
+            self._advance(None, error)
 
     def _on_second_open(self, second: SelectConnection) -> None:
         self._second = second

@@ -11,7 +11,7 @@ import pika
 
 from ..config import Limits
 from ..connection import Connection
-from ..connection.broker import ACCESS_REFUSED, RESOURCE_LOCKED, is_our_doing
+from ..connection.broker import ACCESS_REFUSED, NOT_ALLOWED, RESOURCE_LOCKED, is_our_doing
 from ..connection.link import Link
 from ..connection.scratch import Done
 from ..connection.supervised import connection_to
@@ -29,7 +29,7 @@ from .workers import Callback, Workers
 _log = Logger(__name__)
 
 #: Reply codes for which a consumer that has never consumed gives up.
-_FORBIDDEN = frozenset((ACCESS_REFUSED, RESOURCE_LOCKED))
+_FORBIDDEN = frozenset((ACCESS_REFUSED, RESOURCE_LOCKED, NOT_ALLOWED))
 #: Seconds of the first pause before a channel is opened again, and of the longest.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.8
 #: Seconds for which `ConsumerThread.join` waits for callbacks that ought to have ended.
@@ -350,7 +350,10 @@ class Supervision:
                 if self.stopping.is_set():
                     self._stop()
 
-        link.amqp.channel(on_open_callback=opened)
+        try:
+            link.channel(opened)
+        except ChannelError as error:
+            self._on_failed(link, error)
 
     def ready_queue(self, opened: OpenedChannel, done: Done) -> None:
         """Part of `mq_connector.consumer.consumption.Owner`."""
@@ -373,6 +376,9 @@ class Supervision:
             return  # which has its own course
         consumption.abandon()
         self._consumption = None
+        self._on_failed(link, error)
+
+    def _on_failed(self, link: Link, error: MQError) -> None:
         if isinstance(error, ChannelError) and error.code in _FORBIDDEN:
             error = input_queue.start_error(self.queue, error)
         if isinstance(error, StartError) and not self._ever_consumed:

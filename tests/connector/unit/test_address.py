@@ -1,0 +1,91 @@
+"""Where to connect: asked for when it is needed, and again when the broker refuses what was said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pika
+import pytest
+from mq_connector.config import load
+from mq_connector.connection.address import HEARTBEAT, Address, parameters
+from mq_connector.errors import ConfigurationError
+
+
+def one(host: str = "one.example") -> list[pika.ConnectionParameters]:
+    return [pika.ConnectionParameters(host)]
+
+
+def test_parameters_are_asked_for_when_they_are_needed_and_once() -> None:
+    asked: list[int] = []
+
+    def ask() -> list[pika.ConnectionParameters]:
+        asked.append(1)
+        return one()
+
+    address = Address(ask)
+    assert asked == []
+    assert address.parameters is address.parameters
+    assert asked == [1]
+
+
+def test_what_was_given_stays_as_it_is() -> None:
+    given = one()
+    address = Address(given)
+    address.ask_again()
+    assert address.parameters is given
+
+
+def test_what_was_asked_for_is_asked_for_again_on_demand() -> None:
+    hosts = iter(["one.example", "two.example"])
+    address = Address(lambda: one(next(hosts)))
+    assert address.parameters[0].host == "one.example"
+    address.ask_again()
+    assert address.parameters[0].host == "two.example"
+
+
+# ---- failures
+
+
+def test_a_configuration_that_lacks_something_is_told_whenever_it_is_needed() -> None:
+    def ask() -> list[pika.ConnectionParameters]:
+        raise ConfigurationError("no user")
+
+    address = Address(ask)
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match="no user"):
+            _ = address.parameters
+
+
+def test_what_is_known_stays_where_it_can_t_be_read_now() -> None:
+    """As in the moment in which somebody writes the file."""
+    answers = iter([one()])
+
+    def ask() -> list[pika.ConnectionParameters]:
+        for answer in answers:
+            return answer
+        raise ConfigurationError("mq_config.json isn't valid JSON")
+
+    address = Address(ask)
+    known = address.parameters
+    address.ask_again()
+    assert address.parameters is known
+
+
+def test_each_host_of_a_configuration_has_parameters_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("MQ_SERVER", "MQ_PORT", "MQ_USERNAME", "MQ_PASSWORD"):
+        monkeypatch.delenv(name, raising=False)
+    user = {"username": "me", "password": "secret"}
+    settings = load("mine", {"server": "one.example,two.example:5673", "users": {"mine": user}})
+    found = parameters(settings, "/mine", "a name")
+    assert [(each.host, each.port, each.virtual_host) for each in found] == [
+        ("one.example", 5672, "/mine"),
+        ("two.example", 5673, "/mine"),
+    ]
+    for each in found:
+        credentials: Any = each.credentials
+        assert (credentials.username, credentials.password) == ("me", "secret")
+        assert each.heartbeat == HEARTBEAT
+        assert each.client_properties == {"connection_name": "a name"}
+        assert each.ssl_options is None
