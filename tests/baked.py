@@ -136,6 +136,7 @@ def load(name: str, path: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.parent))
     try:
+        sys.modules[name] = module  # where dataclasses look for the module that they are in
         spec.loader.exec_module(module)
     finally:
         sys.path.remove(str(path.parent))

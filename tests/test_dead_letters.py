@@ -10,9 +10,9 @@ import brokers
 import pika
 import pytest
 from baked import BakedProject, bake_into
-from connector.functional.peer import eventually
 from mq_connector import ConsumerThread, MQConnector
 from mq_connector.commands import broker, dead, doctor
+from waiting import eventually
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 

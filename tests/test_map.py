@@ -23,11 +23,13 @@ figures = load("figures", TEMPLATE / "scripts" / "figures.py")
 #: From the bottom to the top; what stands on one line knows nothing of its neighbours.
 ORDER = (
     ("errors",),
+    ("fork", "logs"),
     ("payload",),
     ("config",),
     ("connection",),
+    ("publisher",),
     ("consumer",),
-    ("client", "publisher"),
+    ("client",),
     ("connector",),
     ("testing",),
     ("commands",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 from typing import Any
 from unittest.mock import Mock
 
@@ -40,12 +41,15 @@ def a_connector_may_be_a_thread_as_well(lab: Lab) -> None:
         got: list[bytes] = []
         queue = lab.name()
         both.register_consumer(
-            "it", both.vhost, queue, lambda *given, into=got: into.append(given[3])
+            "it",
+            both.vhost,
+            queue,
+            lambda _channel, _method, _properties, body, into=got: into.append(body),
         )
         lab.run(both)
         assert both.check_health() and both.started
         both.send_message({"a": 1}, queue=queue)
-        eventually(lambda got=got: got)
+        eventually(partial(list, got))
         both.stop()
 
 

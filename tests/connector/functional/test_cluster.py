@@ -69,7 +69,9 @@ def serve(queue: str) -> Iterator[Serve]:
 
 def port_of(consumer: ConsumerThread) -> int:
     """Where the consumer is connected to."""
-    port: int = consumer.connection.amqp.params.port
+    link = consumer.connection.link
+    assert link is not None
+    port: int = link.amqp.params.port
     return port
 
 

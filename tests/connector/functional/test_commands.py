@@ -8,13 +8,14 @@ from typing import Any
 import pika
 import pytest
 from mq_connector import ConsumerThread, MQConnector
-from mq_connector.commands import dead, doctor, request
+from mq_connector.commands import dead, doctor, letters, request
 from mq_connector.commands.letters import DeadLetter
 from mq_connector.connection.session import Session
 from mq_connector.errors import NotConnected, RequestTimeout
+from waiting import eventually
 
 from .broker import LIMITED, PASSWORD, Broker
-from .peer import Peer, eventually
+from .peer import Peer
 from .test_dead import service
 
 
@@ -75,7 +76,7 @@ def test_the_doctor_names_no_queue_that_only_another_process_has(
     broker: Broker, peer: Peer, queue: str, examine: Callable[..., list[str]]
 ) -> None:
     class Subscriber(ConsumerThread):
-        is_private = True  # type: ignore[assignment]
+        is_private = True
 
     def subscriber(name: str) -> ConsumerThread:
         return Subscriber(broker.parameters(), name, lambda *_: None)
@@ -136,7 +137,7 @@ def test_commands_that_an_alarm_has_stopped_say_so(
     assert str(raised.value) == f"no reply from {queue!r} within 0.5 s; {alarm(short_of)}"
 
     monkeypatch.setattr(dead, "_CONFIRM_WITHIN", 0.5)
-    monkeypatch.setattr(dead.DeadLetterQueue, "__iter__", lambda _: iter([LETTER]))
+    monkeypatch.setattr(letters.DeadLetterQueue, "__iter__", lambda _: iter([LETTER]))
     with pytest.raises(NotConnected) as told:
         dead.show(asking, True)
     assert str(told.value).endswith(f"; {alarm(short_of)}")

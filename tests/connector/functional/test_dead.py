@@ -412,7 +412,8 @@ def test_a_header_whose_name_is_no_text_is_put_back_as_it_is(
     peer.declare(queue)
     peer.channel.basic_publish("", where, b"x", Raw(b"\x02\xff\xfet\x01"), mandatory=True)
     assert show(True) == 0
-    assert peer.take(queue)[0].headers == {b"\xff\xfe": True}
+    headers: Any = peer.take(queue)[0].headers
+    assert headers == {b"\xff\xfe": True}
 
 
 def test_what_the_broker_does_not_take_back_stays_and_the_rest_goes_on(

@@ -83,6 +83,7 @@ def test_reconnects_leave_nothing_behind(
     monkeypatch.setattr(connection, "_FIRST_PAUSE", 0.002)  # only to be done sooner
     # Timers that remember their channels.
     monkeypatch.setattr(consumption, "PATIENCE", 1.0)
+    monkeypatch.setattr(consumption, "_CAREFUL_WITHIN", 1.0)
     monkeypatch.setattr(scratch, "_PATIENCE", 1.0)
     consumer = consume(echo)
 

@@ -11,14 +11,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pika
 import pytest
-from baked import CONNECTOR
 from conformance import generations
 from waiting import eventually
 
@@ -173,89 +170,6 @@ def life(code: str, expected: int) -> list[str]:
                 process.kill()
     deadline.cancel()
     return got
-
-
-def test_a_message_that_kills_its_process_each_time_is_dead_lettered_at_the_limit(
-    broker: Newer, peer: Peer, queue: str
-) -> None:
-    """A lost connection counts for all that was in hand, on both: with a prefetch of 1 for the
-    culprit alone, otherwise also for those that waited behind it in the same process."""
-    queue = f"{queue}.counted"
-    dead = peer.declare_dead(queue)
-    peer.declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
-    peer.publish(queue, b"poison")
-    peer.publish(queue, b"behind")
-    code = MORTAL.format(
-        path=str(Path(CONNECTOR).parent),
-        port=broker.port,
-        vhost=VHOST,
-        user=USER,
-        password=PASSWORD,
-        queue=queue,
-    )
-    for _ in range(LIMIT + 1):
-        assert life(code, 2) == ["poison"]
-    properties, body = peer.take(dead)
-    assert body == b"poison"
-    assert reason(properties) == "delivery_limit"
-    assert life(code, 1) == ["behind"]
-    peer.rests_at(dead, 0)
-
-
-@pytest.mark.parametrize("arriving", ["together", "one by one"])
-def test_who_holds_messages_for_too_long_loses_them_and_consumes_again_at_once(
-    broker: Newer,
-    peer: Peer,
-    timed: str,
-    consume: Consume,
-    caplog: pytest.LogCaptureFixture,
-    arriving: str,
-) -> None:
-    """4.3 sends one cancel for those that become late together, and one for each of the others. If
-    the consumer is ended then, it closes the channel (406) for those that become late afterwards."""
-    release = threading.Event()
-    seen: list[tuple[bytes, bool]] = []
-
-    def handle(_channel: Any, method: Any, _properties: Any, body: bytes) -> None:
-        seen.append((body, method.redelivered))
-        if body == b"slow" and not method.redelivered:
-            release.wait(30)
-
-    waiting = [b"%d" % number for number in range(20)]
-    peer.declare(timed, durable=True, arguments={"x-queue-type": "quorum"})
-    if arriving == "together":
-        for body in (b"slow", *waiting):
-            peer.publish(timed, body)
-    consumer = consume(handle, queue=timed, queue_type="quorum", prefetch=50)
-    changes: list[tuple[bool, float]] = []
-    consumer.on_change = lambda: changes.append((consumer.is_consuming, time.monotonic()))
-    try:
-        if arriving == "one by one":
-            for body in (b"slow", *waiting):
-                peer.publish(timed, body)
-        eventually(lambda: changes and changes[-1][0], 20, "the broker loses patience")
-        time.sleep(0.2)  # for the other cancels
-    finally:
-        release.set()
-    gone = [at for consuming, at in changes if not consuming]
-    back = [at for consuming, at in changes if consuming]
-    assert back[0] - gone[0] <= BOUND
-    how = {"4.0": "closed the channel", "4.3": "cancelled the consumer"}[broker.name]
-    assert [text for text in caplog.messages if how in text]
-
-    eventually(lambda: {body for body, _ in seen} >= {b"slow", *waiting})
-    eventually(lambda: (b"slow", True) in seen)
-    peer.publish(timed, b"after")
-    eventually(lambda: (b"after", False) in seen)
-    assert consumer.is_consuming
-    # The broker knows of one consumer of ours: others would go on when this one is to stop.
-    peer.rests_at(timed, 0, consumers=1)
-    consumer.stop(10)
-    consumer.join(15)
-    assert not consumer.is_alive() and consumer.unfinished == 0
-    peer.rests_at(timed, 0, consumers=0)
-    # What was late while it waited for its worker is left to the delivery that came after it.
-    assert Counter(body for body, _ in seen) == Counter([b"slow", b"slow", *waiting, b"after"])
 
 
 def test_a_late_acknowledgement_loses_nothing_under_load(

@@ -16,7 +16,7 @@ import pytest
 from mq_connector import Channel, Request, payload
 
 from .conftest import Consume, echo
-from .peer import Peer, eventually
+from .peer import Peer
 
 #: Requests of each test, and which of them is the bad one.
 COUNT, BAD = 150, 77
@@ -116,12 +116,17 @@ class Blast:
 
     def outcome(self) -> tuple[Counter[str], str]:
         """How often each was answered, and the error of the bad one; waits until all is quiet."""
-        eventually(lambda: self.peer.count(self.replies)[0] >= COUNT, 20)
-        time.sleep(0.5)
         answers: Counter[str] = Counter()
         error = ""
-        while self.peer.count(self.replies)[0]:
-            reply = self.peer.reply(self.replies)
+        quiet_since = time.monotonic()
+        while time.monotonic() - quiet_since < (1.0 if answers.total() >= COUNT else 10.0):
+            # At once, as replies expire.
+            method, _, body = self.peer.channel.basic_get(self.replies, auto_ack=True)
+            if method is None or body is None:
+                time.sleep(0.005)
+                continue
+            quiet_since = time.monotonic()
+            reply = payload.decode(body)
             answers[reply["message_id"]] += 1
             if not reply.get("success", True):
                 assert reply["message_id"] == str(BAD)
@@ -137,7 +142,8 @@ def costs_one(blast: Blast, provoke: Provoke, words: str, consume: Consume, **wh
     assert answers == Counter(str(number) for number in range(COUNT)), "each is answered once"
     assert words in error, error
     assert blast.peer.count(blast.dead)[0] == 1
-    assert blast.redelivered == 0
+    # The one that is on its way while the first consumer is exchanged may come again.
+    assert blast.redelivered <= 1
     assert set(blast.handled.values()) == {1}
     assert consumer.is_consuming
 

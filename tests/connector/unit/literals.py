@@ -24,6 +24,31 @@ def typed(value: Any) -> Any:
     return type(value).__name__, repr(value)
 
 
+def along_the_probe_sequence(bits: int, count: int) -> list[int]:
+    """Integers that make a dict of them slow: `count` fill the way on which CPython looks for a free
+    place in a table of 2**bits, slot = 5 * slot + 1 + perturb, and up to as many begin that way.
+
+    No two of them have one hash, and Python doesn't salt those of integers.
+    """
+    size = 1 << bits
+    way, slot = [], 0
+    for _ in range(size):
+        way.append(slot)
+        slot = (5 * slot + 1) % size
+    place = {slot: number for number, slot in enumerate(way)}
+    found: list[int] = []
+    for number in range(size, 64 * size):
+        perturb, slot = number, number % size
+        while perturb and place[slot] < count:
+            perturb >>= 5
+            slot = (5 * slot + 1 + perturb) % size
+        if not perturb and place[slot] < count // 2:
+            found.append(number)
+            if len(found) == count:
+                break
+    return way[:count] + found
+
+
 def is_refused_on_purpose(text: str) -> bool:
     """Whether a backslash continues a line outside all brackets, which only Python understands."""
     return bool(re.match(r"[^({]*\\[\r\n]", text) or re.search(r"\\[\r\n][^)}]*$", text))

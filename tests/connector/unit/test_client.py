@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from mq_connector import client as client_module
 from mq_connector import payload
 from mq_connector.client import Client
 from mq_connector.connection import Connection
@@ -130,37 +129,6 @@ def test_replies_reach_the_thread_that_waits_for_them(client: Ask) -> None:
             thread.join(PATIENCE)
         asking.close()
     assert answers == {number: number for number in range(count)}
-
-
-def test_a_request_leaves_once_when_the_channel_opens_between_its_entry_and_its_turn(
-    client: Ask, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sent = threading.Event()
-
-    def script(peer: Peer) -> None:
-        channel, _ = ready(peer)
-        message_id = requested(peer)[1]["message_id"]
-        sent.set()
-        # Neither the first of a second `basic.publish` nor anything else may come before the reply.
-        peer.sock.settimeout(0.3)
-        with pytest.raises(TimeoutError):
-            peer.read()
-        peer.sock.settimeout(PATIENCE)
-        reply(peer, channel, {"message_id": message_id})
-        peer.farewell()
-
-    with broker(script) as server:
-        asking = client(server)
-        call = asking.connection.call
-
-        def late(function: Callable[[], None]) -> None:
-            assert sent.wait(PATIENCE)
-            call(function)
-
-        monkeypatch.setattr(asking.connection, "call", late)
-        asking.request("input", {})
-        monkeypatch.undo()
-        asking.close()
 
 
 def test_the_request_is_not_changed_and_its_own_id_is_kept(client: Ask) -> None:
@@ -401,33 +369,6 @@ def test_a_locked_queue_is_not_taken_for_a_denied_one(client: Ask) -> None:
     assert declared == [False]
 
 
-def test_a_request_that_comes_while_a_channel_is_closed_waits_for_the_next_one(
-    client: Ask, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    closed = threading.Event()
-
-    def close(peer: Peer) -> None:
-        channel, _ = ready(peer)
-        requested(peer)
-        peer.close_channel(channel, 406, "PRECONDITION_FAILED")
-        peer.farewell()
-
-    with broker(close, answer_all) as server:
-        asking = client(server)
-        drop = asking.connection.drop
-
-        def drop_later() -> None:
-            asking.connection.later(0.3, drop)
-            closed.set()
-
-        monkeypatch.setattr(asking.connection, "drop", drop_later)
-        with pytest.raises(PublishError, match="406"):
-            asking.request("input", {}, PATIENCE)
-        assert closed.wait(PATIENCE)
-        assert asking.request("input", {"text": "hi"}, timeout=PATIENCE)["echo"] == "hi"
-        asking.close()
-
-
 def test_a_message_that_amqp_can_t_hold_fails_alone_and_takes_nobody_s_confirm(
     client: Ask,
 ) -> None:
@@ -460,70 +401,6 @@ def test_a_message_that_costs_the_channel_is_reported_and_not_sent_again(client:
             asking.request("input", {"text": "large"}, timeout=PATIENCE)
         assert asking.request("input", {"text": "hi"}, timeout=PATIENCE)["echo"] == "hi"
         asking.close()
-
-
-def test_a_loop_that_fails_is_started_again(client: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "_RESTART_PAUSE", 0.01)
-    run = Connection.run
-    failures = [OSError("too many open files")]
-
-    def fail_once(connection: Connection, listener: Any) -> None:
-        if failures:
-            raise failures.pop()
-        run(connection, listener)
-
-    monkeypatch.setattr(Connection, "run", fail_once)
-    with broker(answer_all) as server:
-        asking = client(server)
-        assert asking.request("input", {"text": "hi"}, timeout=PATIENCE)["echo"] == "hi"
-        asking.close()
-
-
-def test_a_loop_that_keeps_failing_ends_when_the_client_is_closed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    loops: list[threading.Thread] = []
-
-    def fail(_connection: Connection, _listener: Any) -> None:
-        loops.append(threading.current_thread())
-        raise OSError("too many open files")
-
-    monkeypatch.setattr(client_module, "_RESTART_PAUSE", 0.01)
-    monkeypatch.setattr(Connection, "run", fail)
-    asking = Client(Connection([]))
-    with pytest.raises(RequestTimeout):
-        asking.request("input", {}, timeout=0.1)
-    monkeypatch.setattr(asking.connection, "call", lambda _: None)  # nobody is there to run it
-    asking.close()
-    assert len(loops) > 1
-    assert not loops[0].is_alive()
-
-
-def test_a_loop_that_fails_early_leaves_the_reply_queue_open_to_services(
-    client: Ask, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(client_module, "_RESTART_PAUSE", 0.01)
-    run = Connection.run
-    failures = [OSError("too many open files")]
-    declared: list[bool] = []
-
-    def fail_once(connection: Connection, listener: Any) -> None:
-        if failures:
-            raise failures.pop()
-        run(connection, listener)
-
-    def script(peer: Peer) -> None:
-        channel, method = ready(peer)
-        declared.append(method.exclusive)
-        reply(peer, channel, {"message_id": requested(peer)[1]["message_id"]})
-        peer.farewell()
-
-    monkeypatch.setattr(Connection, "run", fail_once)
-    with broker(script) as server:
-        asking = client(server, exclusive=False)
-        asking.request("input", {}, timeout=PATIENCE)
-        asking.close()
-    assert declared == [False]
 
 
 def test_a_forked_child_is_sent_away_before_a_lock_that_its_parent_may_hold(

@@ -369,23 +369,9 @@ def test_no_representation_of_settings_shows_the_password() -> None:
 # ---- limits
 
 
-def test_limits_have_defaults_that_keep_the_order(machine: Machine) -> None:
-    assert Limits.from_environment() == Limits(workers=1, prefetch=200, queue_type="auto")
-
-
-def test_limits_come_from_the_environment(machine: Machine) -> None:
-    machine.set(MQ_WORKERS="8", MQ_PREFETCH="50", MQ_QUEUE_TYPE="legacy")
-    assert Limits.from_environment() == Limits(8, 50, "legacy")
-
-
 def test_limits_come_from_dotenv(machine: Machine) -> None:
     machine.write(machine.work / ".env", "MQ_WORKERS=3\n")
     assert Limits.from_environment().workers == 3
-
-
-def test_many_workers_get_two_messages_each_ahead(machine: Machine) -> None:
-    machine.set(MQ_WORKERS="300")
-    assert Limits.from_environment().prefetch == 600
 
 
 @pytest.mark.parametrize("variable", ["MQ_WORKERS", "MQ_PREFETCH"])

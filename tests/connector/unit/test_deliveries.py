@@ -284,6 +284,19 @@ def test_lazy_properties_equal_those_of_pika(message: Message) -> None:
     assert isinstance(Properties(raw), pika.BasicProperties)
 
 
+def test_properties_tell_which_they_are_before_they_are_decoded() -> None:
+    raw = b"".join(pika.BasicProperties(reply_to="q", correlation_id="c").encode())
+    properties = Properties(raw)
+    assert properties.flags == properties.FLAG_REPLY_TO | properties.FLAG_CORRELATION_ID
+    assert "correlation_id" not in vars(properties)
+    properties.content_type = "text/plain"
+    assert properties.correlation_id == "c"
+    assert properties.flags & properties.FLAG_CONTENT_TYPE, "they may have been set since"
+    assert Properties(b"").flags & Properties.FLAG_REPLY_TO, (
+        "what is broken is found by decoding it"
+    )
+
+
 def test_lazy_properties_differ_where_those_of_pika_do() -> None:
     raw = b"".join(pika.BasicProperties(expiration="1000").encode())
     assert Properties(raw) != pika.BasicProperties(expiration="1001")

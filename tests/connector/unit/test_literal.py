@@ -13,8 +13,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from mq_connector.errors import PayloadError
 from mq_connector.payload import MAX_DEPTH, literal, literal_parser
+from mq_connector.payload.jsontext import MAX_TOKENS
+from mq_connector.payload.literal_parser import MAX_ODD_KEYS
 
-from .literals import REFUSED, dicts, expected, fragments, is_refused_on_purpose, typed
+from .literals import (
+    REFUSED,
+    along_the_probe_sequence,
+    dicts,
+    expected,
+    fragments,
+    is_refused_on_purpose,
+    typed,
+)
 
 Parse = Callable[[str, int], "dict[Any, Any]"]
 
@@ -436,24 +446,105 @@ def test_time_grows_with_size_and_not_with_its_square(
 _COLLIDING = 2**61 - 1
 
 
+#: Keys of a dict, members of a set, and keys that take long to compare.
+KEYS = {"dict": "{}: 0, ", "set": "{}, ", "tuples": f"({'0, ' * 100}{{}}): 0, "}
+
+
 @both
-@pytest.mark.parametrize("form", ["{}: 0, ", "{}, ", "({}, 1): 0, "], ids=["dict", "set", "tuples"])
+@pytest.mark.parametrize("form", KEYS.values(), ids=KEYS)
 def test_keys_that_were_chosen_to_collide_are_refused_before_they_cost_time(
     parse: Parse, form: str
 ) -> None:
-    keys = "".join(form.format(number * _COLLIDING) for number in range(50_000))
+    keys = "".join(form.format(number * _COLLIDING) for number in range(900))
     text = f"{{'a': {{{keys}}}}}"
     began = time.process_time()
     with pytest.raises(PayloadError, match="attacker"):
         parse(text, MAX_DEPTH)
-    assert time.process_time() - began < 5
+    assert time.process_time() - began < 2
+
+
+@both
+@pytest.mark.parametrize("form", ["{}: 0, ", "{}, "], ids=["dict", "set"])
+def test_keys_along_the_way_that_a_table_searches_are_refused_before_they_cost_time(
+    parse: Parse, form: str
+) -> None:
+    """Not two of them have one hash; a dict of them took two seconds, the guard as long again."""
+    keys = "".join(form.format(key) for key in along_the_probe_sequence(16, 21_000))
+    text = f"{{'a': {{{keys}}}}}"
+    began = time.process_time()
+    with pytest.raises(PayloadError, match=f"where {MAX_ODD_KEYS} are allowed"):
+        parse(text, MAX_DEPTH)
+    assert time.process_time() - began < 1
+
+
+@both
+def test_the_most_keys_along_that_way_that_are_allowed_cost_no_time(parse: Parse) -> None:
+    keys = along_the_probe_sequence(11, 600)[:MAX_ODD_KEYS]
+    assert len(keys) == MAX_ODD_KEYS
+    text = f"{{'a': {{{', '.join(map(str, keys))}}}, 'b': {dict.fromkeys(keys)}}}"
+    began = time.process_time()
+    assert typed(parse(text, MAX_DEPTH)) == expected(text)
+    assert time.process_time() - began < 1
+
+
+@both
+@pytest.mark.parametrize("form", ["{}: 0", "{}"], ids=["dict", "set"])
+def test_odd_keys_are_counted_and_those_of_text_and_bytes_are_not(parse: Parse, form: str) -> None:
+    usual = [repr(f"k{n}") for n in range(2000)] + [repr(b"%d" % n) for n in range(2000)]
+    odd = [str(n) if n % 2 else f"({n}, 'a')" for n in range(MAX_ODD_KEYS)]
+    text = f"{{'a': {{{', '.join(form.format(key) for key in usual + odd)}}}}}"
+    assert typed(parse(text, MAX_DEPTH)) == expected(text)
+    with pytest.raises(PayloadError, match=f"{MAX_ODD_KEYS + 1} keys that are neither"):
+        parse(text.replace("{'k0'", f"{{{form.format(-2)}, 'k0'"), MAX_DEPTH)
+
+
+#: What makes tokens, and how many.
+TOKENS = {
+    "numbers": ("0,", 1),
+    "lists": ("[],", 2),
+    "dicts": ("{'':0},", 3),
+    "plain pairs": ("{'a':'b','c':'d'},", 6),  # Two for each, the last one's comma included.
+    "sets": ("{0},", 2),
+    "tuples": ("(0,),", 3),
+    "strings": ("'ab',", 1),
+}
+
+
+@both
+@pytest.mark.parametrize(("piece", "tokens"), TOKENS.values(), ids=TOKENS)
+def test_a_body_has_a_largest_number_of_tokens(parse: Parse, piece: str, tokens: int) -> None:
+    allowed = (MAX_TOKENS - 3) // tokens  # A brace, a colon and a bracket are around them.
+    text = f"{{'a': [{piece * allowed}]}}"
+    assert len(parse(text, MAX_DEPTH)["a"]) == allowed
+    with pytest.raises(PayloadError, match=f"more than {MAX_TOKENS} commas"):
+        parse(f"{{'a': [{piece * (allowed + 1)}]}}", MAX_DEPTH)
+
+
+@both
+def test_many_pairs_and_many_adjacent_strings_are_tokens_too(parse: Parse) -> None:
+    pairs = "".join(f"'{number:x}':'a'," for number in range(MAX_TOKENS // 2))
+    strings = "'a' " * (MAX_TOKENS + 2)
+    for text in (
+        f"{{{pairs}}}",
+        f"{{'a': {strings}}}",
+        f"{{'a': b'' {strings.replace(' ', ' b')}''}}",
+    ):
+        with pytest.raises(PayloadError, match="commas"):
+            parse(text, MAX_DEPTH)
+
+
+@both
+def test_what_is_in_strings_is_no_token(parse: Parse) -> None:
+    text = str({"a": ",:[{" * MAX_TOKENS, "b": 'it\'s, "so", \\ ' * 20_000, "c": [1, (2,)] * 4000})
+    assert parse(text, MAX_DEPTH)["a"].endswith("[{")
+    assert typed(parse(text, MAX_DEPTH)) == expected(text)
 
 
 @both
 def test_keys_that_collide_by_chance_or_repeat_are_read(parse: Parse) -> None:
     some = ", ".join(f"{number * _COLLIDING}: {number}" for number in range(100))
     repeated = ", ".join(f"{number * _COLLIDING}: {number}" for number in range(3)) + ", 7: 8" * 500
-    many = ", ".join(f"{number}: {number}" for number in range(5000))
+    many = ", ".join(f"{number}: {number}" for number in range(MAX_ODD_KEYS))
     for text in (f"{{{some}}}", f"{{{repeated}}}", f"{{{many}}}", f"{{0: 1{', 0: 2' * 500}}}"):
         same_as_the_standard_library(text)
         assert parse(text, MAX_DEPTH)

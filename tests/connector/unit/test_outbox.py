@@ -1,88 +1,96 @@
-"""Publishes without a channel: held in order, within bounds, and none forgotten."""
+"""What waits is bounded where the publisher is, and what waits for a confirm keeps its order."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+import threading
+from collections.abc import Callable
 
 import pytest
-from mq_connector.connection import Connection
-from mq_connector.consumer import outbox as outbox_module
-from mq_connector.consumer.channel import Channel, Publish
-from mq_connector.consumer.outbox import Outbox
-from mq_connector.errors import NotConnected
+from mq_connector.consumer.opened import Confirms
+from mq_connector.consumer.outbox import Room
+from mq_connector.errors import NotConnected, PublishError
+from waiting import eventually
 
 
-class OneChannel:
-    """A channel that takes a number of publishes, then closes."""
-
-    def __init__(self, outbox: list[Outbox], takes: int = 1000) -> None:
-        self.taken: list[bytes] = []
-        self.is_open = True
-        self._outbox = outbox
-        self._takes = takes
-
-    def publish(self, publish: Publish) -> None:
-        if not self.is_open:
-            self._outbox[0].publish(publish)
-            return
-        self.taken.append(publish[2])
-        self.is_open = len(self.taken) < self._takes
+def test_a_message_too_many_is_refused_after_a_while() -> None:
+    room = Room(most=2, most_bytes=100)
+    room.take(1, 0.0)
+    room.take(1, 0.0)
+    with pytest.raises(NotConnected, match="2 messages already wait"):
+        room.take(1, 0.01)
 
 
-def message(body: bytes) -> Publish:
-    return ("events", "", body, None, False)
+def test_bytes_count_as_messages_do() -> None:
+    room = Room(most=10, most_bytes=100)
+    room.take(100, 0.0)
+    with pytest.raises(NotConnected):
+        room.take(1, 0.01)
 
 
-class World:
-    """An outbox whose channel comes and goes."""
+def test_a_publisher_waits_until_one_is_gone() -> None:
+    room = Room(most=1, most_bytes=100)
+    room.take(1, 0.0)
+    taken = threading.Event()
+
+    def publish() -> None:
+        room.take(1, 10.0)
+        taken.set()
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    assert not taken.wait(0.05)
+    room.give(1)
+    eventually(taken.is_set)
+    thread.join()
+
+
+def test_what_has_come_back_counts_though_there_is_no_room() -> None:
+    room = Room(most=1, most_bytes=100)
+    room.add(1)
+    room.add(1)
+    room.give(1)
+    with pytest.raises(NotConnected):
+        room.take(1, 0.01)
+
+
+class Waiting:
+    """Confirms, and what of that which waits for them has had its turn."""
 
     def __init__(self) -> None:
-        self.channel: Any = None
-        self.outbox = Outbox(Connection([]), lambda: self.channel, lambda *_: None)
+        self.calls: list[Callable[[], object]] = []
+        self.said: list[str] = []
+        self.confirms = Confirms(self.calls.append)
 
-    def connect(self, takes: int = 1000) -> OneChannel:
-        self.channel = OneChannel([self.outbox], takes)
-        self.outbox.send_held(cast(Channel, self.channel))
-        return cast(OneChannel, self.channel)
+    def then(self, what: str) -> None:
+        self.confirms.then(
+            lambda: self.said.append(what), lambda error: self.said.append(f"{what}: {error}")
+        )
 
-
-def test_what_was_held_leaves_in_its_order_when_there_is_a_channel() -> None:
-    world = World()
-    for number in range(3):
-        world.outbox.publish(message(b"%d" % number))
-    channel = world.connect()
-    world.outbox.publish(message(b"3"))
-    assert channel.taken == [b"0", b"1", b"2", b"3"]
-    assert world.connect().taken == [], "sent a second time"
+    def turn(self) -> list[str]:
+        calls, self.calls[:] = list(self.calls), []
+        for call in calls:
+            call()
+        return self.said
 
 
-def test_what_the_channel_no_longer_takes_is_held_for_the_next() -> None:
-    world = World()
-    for number in range(5):
-        world.outbox.publish(message(b"%d" % number))
-    assert world.connect(takes=2).taken == [b"0", b"1"]
-    assert world.connect().taken == [b"2", b"3", b"4"]
+def test_what_waits_has_its_turn_in_order_once_all_is_confirmed() -> None:
+    waiting = Waiting()
+    waiting.confirms.expect()
+    waiting.confirms.expect()
+    waiting.then("reply")
+    waiting.then("ack")
+    waiting.confirms.outcome(None)
+    assert waiting.turn() == []
+    waiting.confirms.outcome(None)
+    assert waiting.turn() == ["reply", "ack"]
 
 
-def test_more_than_may_be_held_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox_module, "_MOST_HELD", 3)
-    world = World()
-    for number in range(3):
-        world.outbox.publish(message(b"%d" % number))
-    with pytest.raises(NotConnected, match="3 messages already wait"):
-        world.outbox.publish(message(b"one too many"))
-    assert world.connect().taken == [b"0", b"1", b"2"]
-
-
-def test_few_large_messages_fill_it_as_well_and_room_comes_back(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(outbox_module, "_MOST_BYTES_HELD", 1000)
-    world = World()
-    for _ in range(3):
-        world.outbox.publish(message(b"x" * 500))
-        world.outbox.publish(message(b"x" * 500))
-        with pytest.raises(NotConnected, match="2 messages already wait"):
-            world.outbox.publish(message(b"x"))
-        assert len(world.connect().taken) == 2
-        world.channel = None
+def test_one_refusal_is_told_to_all_that_waits_and_to_what_comes_later() -> None:
+    waiting = Waiting()
+    waiting.confirms.expect()
+    waiting.confirms.expect()
+    waiting.then("reply")
+    waiting.confirms.outcome(PublishError("404"))
+    waiting.confirms.outcome(None)
+    waiting.then("ack")
+    assert waiting.turn() == ["reply: 404", "ack: 404"]

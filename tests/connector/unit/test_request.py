@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import base64
+import logging
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pika
 import pytest
 from mq_connector import payload
+from mq_connector.connection.deliveries import Properties
 from mq_connector.errors import PayloadError
 from mq_connector.payload import Form
-from mq_connector.payload.request import REPLY_PROPERTIES, Request, error_reply
+from mq_connector.payload.request import (
+    MAX_ERROR_TEXT,
+    REPLY_PROPERTIES,
+    Request,
+    error_reply,
+    error_text,
+    message_ids,
+)
 
 NONE = pika.BasicProperties()
 forms = pytest.mark.parametrize("form", list(Form))
@@ -34,6 +45,13 @@ def decode(data: dict[Any, Any], form: Form = Form.LITERAL, **properties: Any) -
         ({"message_id": "m1", "context": {"mq": {"message_id": "m3"}}}, "m1"),
         ({"message_id": None, "context": {"mq": {"message_id": "m3"}}}, "m3"),
         ({"message_id": 7}, 7),
+        ({"message_id": ""}, ""),
+        ({"message_id": "", "messageID": "m2"}, ""),
+        ({"messageID": "", "context": {"mq": {"message_id": "m3"}}}, ""),
+        ({"context": {"mq": {"message_id": ""}}}, ""),
+        ({"message_id": 0}, 0),
+        ({"message_id": False}, False),
+        ({"message_id": []}, []),
     ],
 )
 def test_the_message_id_is_found_wherever_clients_put_it(
@@ -47,7 +65,8 @@ def test_the_message_id_is_found_wherever_clients_put_it(
     [
         {},
         {"message_id": None},
-        {"message_id": ""},
+        {"message_id": None, "messageID": None},
+        {"context": {"mq": {"message_id": None}}},
         {"context": None},
         {"context": {"mq": "text"}},
         {"context": ["mq"]},
@@ -78,8 +97,183 @@ def test_the_body_names_the_reply_queue_before_the_properties_do() -> None:
     assert Request.decode(payload.encode({})).reply_queue is None
 
 
+def test_an_address_in_the_context_comes_first_as_in_the_public_connector() -> None:
+    context = {"mq": {"routing_key": "context"}, "user": "u"}
+    request = decode({"context": context, "routing_key": "body"}, reply_to="property")
+    assert request.reply_queue == "context"
+    assert decode({"context": context}).reply_queue == "context"
+    assert request.data == {"context": context}, "what else is in it is for the handler"
+    for mq in (None, {}, {"routing_key": None}, "text"):
+        assert decode({"context": {"mq": mq}, "routing_key": "body"}).reply_queue == "body"
+
+
+DIRECT = "amq.rabbitmq.reply-to"
+#: As the broker makes them.
+OWN = f"{DIRECT}.g1h2AA5yZXBseUA5NTUwOTcwNAAAA4oAAAAAZw==.a7XmLZ+j/Zyg0A=="
+
+#: What peers use as the name of a reply queue.
+ADDRESSES = [
+    "3f2b8a1c9d4e4f6a8b7c6d5e4f3a2b1c",
+    "3f2b8a1c-9d4e-4f6a-8b7c-6d5e4f3a2b1c",
+    "neon_chat_api_error",
+    "chat_input.response.3f2b8a1c",
+    "amq.gen-Xa2B_cde-fGh==",
+    "amqp",
+    "with a space",
+    "Grüße",
+    "x" * 255,
+    "ü" * 127,
+]
+
+
+@pytest.mark.parametrize("name", ADDRESSES)
+def test_any_queue_may_be_named_for_the_reply(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert decode({"routing_key": name}).reply_queue == name
+    assert decode({"context": {"mq": {"routing_key": name}}}).reply_queue == name
+    assert decode({}, reply_to=name).reply_queue == name
+    assert not caplog.records
+
+
+#: What is no address, and what the warning says of it.
+WRONG = [
+    (7, "it is of type int, not text"),
+    (b"q", "it is of type bytes, not text"),
+    (["q"], "it is of type list, not text"),
+    (True, "it is of type bool, not text"),
+    ("x" * 256, "it has 256 bytes where AMQP allows 255"),
+    ("ü" * 128, "it has 256 bytes where AMQP allows 255"),
+    ("\ud800", "it holds half a surrogate pair"),
+    ("a\nb", "it holds line breaks or other control characters"),
+    ("a\r", "it holds line breaks or other control characters"),
+    ("\x1b[2J", "it holds line breaks or other control characters"),
+    ("\0", "it holds line breaks or other control characters"),
+    ("amq.direct", "names that begin with amq. are the broker's own"),
+    (DIRECT, "names that begin with amq. are the broker's own"),
+    (OWN, "the broker gives an address of this kind in the property reply_to alone"),
+]
+
+
+@pytest.mark.parametrize(("name", "reason"), WRONG, ids=[repr(name)[:20] for name, _ in WRONG])
+def test_an_address_that_no_reply_can_go_to_is_one_warning_and_no_reply(
+    name: object, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = payload.encode({"routing_key": name, "message_id": "m"})
+    request = Request.decode(body, NONE)
+    assert request.reply_queue is None
+    assert error_reply(body, NONE, RuntimeError("x")) is None
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert reason in record.getMessage()
+    assert record.getMessage().isprintable()
+    assert len(record.getMessage()) < 250
+    assert decode({"context": {"mq": {"routing_key": name}}}, reply_to="q").reply_queue is None
+
+
+def test_an_address_in_the_properties_is_looked_at_too(caplog: pytest.LogCaptureFixture) -> None:
+    assert decode({}, reply_to="a\nb").reply_queue is None
+    assert decode({}, reply_to="amq.direct").reply_queue is None
+    assert len(caplog.records) == 2
+    assert error_reply(b"?", pika.BasicProperties(reply_to="a\nb"), RuntimeError()) is None
+    assert len(caplog.records) == 3, "nobody else has decoded it"
+
+
+@pytest.mark.parametrize("name", ["", None])
+def test_who_names_no_queue_wants_no_reply_and_no_warning(
+    name: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert decode({"routing_key": name}).reply_queue is None
+    assert not caplog.records
+
+
+def test_direct_reply_to_works_from_the_property_which_only_the_broker_writes() -> None:
+    assert decode({}, reply_to=OWN).reply_queue == OWN
+    # A client that puts into the body what it publishes with.
+    assert decode({"routing_key": DIRECT}, reply_to=OWN).reply_queue == OWN
+    assert decode({"routing_key": DIRECT}, reply_to="q").reply_queue is None
+    assert decode({"routing_key": OWN}, reply_to=OWN).reply_queue is None
+
+
+def test_a_log_that_fails_costs_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(record: logging.LogRecord) -> bool:
+        raise OSError("disk full")
+
+    logger = logging.getLogger("mq_connector.payload.request")
+    monkeypatch.setattr(logger, "filters", [fail])
+    assert decode({"routing_key": 7, "text": "hi"}).data == {"text": "hi"}
+
+
+# ---- the reply's properties
+
+
+def raw(properties: pika.BasicProperties) -> Properties:
+    """As a delivery brings them."""
+    return Properties(b"".join(properties.encode()))
+
+
+brought = pytest.mark.parametrize(
+    "bring", [lambda properties: properties, raw], ids=["pika", "raw"]
+)
+Bring = Callable[[pika.BasicProperties], pika.BasicProperties]
+
+
 def test_replies_expire_after_a_second_as_those_of_peers_do() -> None:
     assert pika.BasicProperties(expiration="1000") == REPLY_PROPERTIES
+
+
+@brought
+def test_a_reply_carries_the_correlation_id_and_the_content_type(bring: Bring) -> None:
+    sent = pika.BasicProperties(
+        correlation_id="c", content_type="application/json", reply_to="q", app_id="a", priority=3
+    )
+    body = payload.encode({"message_id": "m"}, Form.JSON)
+    expected = pika.BasicProperties(
+        expiration="1000", correlation_id="c", content_type="application/json"
+    )
+    assert Request.decode(body, bring(sent)).reply_properties == expected
+    for unreadable in (body, b"{", b"?"):
+        reply = error_reply(unreadable, bring(sent), RuntimeError())
+        assert reply is not None
+        assert reply[2] == expected
+
+
+@brought
+def test_a_message_id_counts_and_is_carried_where_the_body_has_none(bring: Bring) -> None:
+    sent = pika.BasicProperties(message_id="p", reply_to="q")
+    request = Request.decode(payload.encode({}), bring(sent))
+    assert request.message_id == "p"
+    assert request.reply_properties == pika.BasicProperties(expiration="1000", message_id="p")
+    reply = error_reply(payload.encode({}), bring(sent), RuntimeError())
+    assert reply is not None
+    assert payload.decode(reply[1])["message_id"] == "p"
+    request = Request.decode(payload.encode({"message_id": "m"}), bring(sent))
+    assert request.message_id == "m"
+    assert request.reply_properties is REPLY_PROPERTIES
+
+
+@brought
+@pytest.mark.parametrize("sent", [{}, {"reply_to": "q", "expiration": "1", "headers": {"a": 1}}])
+def test_who_sends_neither_gets_the_properties_that_all_replies_share(
+    bring: Bring, sent: dict[str, Any]
+) -> None:
+    """The encoder of properties remembers the last ones: nearly all replies carry these."""
+    properties = bring(pika.BasicProperties(**sent))
+    request = Request.decode(payload.encode({"message_id": "m", "routing_key": "q"}), properties)
+    assert request.reply_properties is REPLY_PROPERTIES
+    if isinstance(properties, Properties):
+        assert "expiration" not in vars(properties), "they were not even decoded"
+    assert Request.decode(payload.encode({})).reply_properties is REPLY_PROPERTIES
+
+
+def test_properties_that_cannot_be_read_or_sent_back_cost_nothing_else() -> None:
+    broken = Properties(b"\xff\xfe\xff")
+    body = payload.encode({"message_id": "m", "routing_key": "q"})
+    request = Request.decode(body, broken)
+    assert (request.reply_queue, request.reply_properties) == ("q", REPLY_PROPERTIES)
+    assert Request.decode(payload.encode({}), broken).reply_queue is None
+    odd: Any = pika.BasicProperties(correlation_id="\ud800", content_type="x" * 256)
+    assert Request.decode(body, odd).reply_properties is REPLY_PROPERTIES
+    odd.correlation_id = b"c"
+    assert Request.decode(body, odd).reply_properties is REPLY_PROPERTIES
 
 
 # ---- the reply
@@ -144,8 +338,9 @@ def test_a_failed_request_is_answered_in_its_own_form(form: Form) -> None:
     body = payload.encode({"message_id": "m", "routing_key": "q"}, form)
     reply = error_reply(body, NONE, KeyError("user"))
     assert reply is not None
-    queue, answer = reply
+    queue, answer, properties = reply
     assert queue == "q"
+    assert properties is REPLY_PROPERTIES
     assert payload.form_of(answer) is form
     assert payload.decode(answer) == {
         "success": False,
@@ -157,7 +352,15 @@ def test_a_failed_request_is_answered_in_its_own_form(form: Form) -> None:
 
 @pytest.mark.parametrize(
     ("body", "form"),
-    [(b"not base64 !", Form.LITERAL), (b'{"depth": ' + b"[" * 500, Form.JSON)],
+    [
+        (b"not base64 !", Form.LITERAL),
+        (b'{"depth": ' + b"[" * 500, Form.JSON),
+        (b'\xef\xbb\xbf{"a": ', Form.JSON),
+        (b'{"a": "\xff"}', Form.JSON),
+        (b"[1, 2]", Form.JSON),
+        (payload.encode({"a": 1}, Form.JSON_BASE64)[:-2], Form.JSON_BASE64),
+        (payload.encode({"a": 1})[:-4], Form.LITERAL),
+    ],
 )
 @pytest.mark.parametrize("id_in", ["message_id", "correlation_id"])
 def test_who_sent_an_unreadable_body_is_told_by_its_properties(
@@ -171,6 +374,87 @@ def test_who_sent_an_unreadable_body_is_told_by_its_properties(
     answer = payload.decode(reply[1])
     assert (answer["success"], answer["code"], answer["message_id"]) == (False, 400, "m")
     assert "\n" not in answer["error"]
+
+
+def test_the_content_type_tells_the_form_where_the_body_does_not() -> None:
+    for body in (b"", b"nothing", b"\xff\xfe\x00"):
+        properties = pika.BasicProperties(reply_to="q", content_type="application/json")
+        reply = error_reply(body, properties, RuntimeError())
+        assert reply is not None
+        assert payload.form_of(reply[1]) is Form.JSON
+
+
+@pytest.mark.parametrize("form", [Form.JSON, Form.JSON_BASE64])
+def test_a_request_with_a_bom_is_answered_as_it_came(form: Form) -> None:
+    bom = b"\xef\xbb\xbf"
+    body = bom + b'{"message_id": "m"}'
+    body = body if form is Form.JSON else base64.b64encode(body)
+    request = Request.decode(body, NONE)
+    assert request.message_id == "m"
+    assert payload.form_of(request.encode_reply({})) is form
+
+
+class Silent(Exception):
+    def __str__(self) -> str:
+        raise SystemExit("not even this")
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (KeyError("user"), "KeyError: 'user'"),
+        (RuntimeError(), "RuntimeError"),
+        (Silent(), "Silent: (no text: its __str__ raises SystemExit)"),
+        (KeyError(Silent()), "KeyError: (no text: its __str__ raises SystemExit)"),
+        (
+            ValueError("x" * 5_000_000),
+            f"ValueError: {'x' * MAX_ERROR_TEXT}... (5000000 characters)",
+        ),
+        (ValueError("\ud800"), "ValueError: \ud800"),
+    ],
+    ids=["text", "none", "raises", "raises in its repr", "long", "surrogate"],
+)
+@forms
+def test_an_exception_s_text_is_cut_and_cannot_spoil_the_reply(
+    error: Exception, text: str, form: Form
+) -> None:
+    assert error_text(error) == text
+    body = payload.encode({"message_id": "m", "routing_key": "q"}, form)
+    reply = error_reply(body, NONE, error)
+    assert reply is not None
+    assert payload.decode(reply[1])["error"] == text
+    assert len(reply[1]) < 4096
+    assert error_reply(b"?", pika.BasicProperties(reply_to="q"), error) is not None
+
+
+def test_an_id_that_cannot_be_sent_back_does_not_keep_the_error_from_its_client() -> None:
+    body = base64.b64encode(b"\"{'message_id': 1e999, 'routing_key': 'q'}\"")
+    reply = error_reply(body, NONE, RuntimeError("x"))
+    assert reply is not None
+    assert payload.decode(reply[1]) == {
+        "success": False,
+        "error": "RuntimeError: x",
+        "code": 500,
+        "message_id": None,
+    }
+
+
+def test_a_reply_that_cannot_be_sent_is_named_as_the_handler_s() -> None:
+    request = decode({"message_id": "m"})
+    with pytest.raises(PayloadError, match=r"^answer\(\)\['a'\] is an object, which Neon's"):
+        request.encode_reply({"a": object()})
+    with pytest.raises(PayloadError, match=r"^reply\['context'\]\['a'\] is an object"):
+        request.encode_reply({"context": {"a": object()}}, "reply")
+    with pytest.raises(PayloadError, match=r"^answer\(\) must be a dict, but is None"):
+        request.encode_reply(None)  # type: ignore[arg-type]
+
+
+def test_the_ids_of_a_reply_are_those_that_are_there() -> None:
+    assert message_ids({"message_id": "", "messageID": 5}) == ["", "5"]
+    assert message_ids({"message_id": None, "context": {"mq": {"message_id": "c"}}}) == ["c"]
+    assert message_ids({"message_id": 16**5000}) == []
 
 
 @pytest.mark.parametrize(

@@ -225,10 +225,10 @@ class DeliveryReader:
         raw = data[start:behind_tag] + data[behind_tag + 9 : stop]
         known, consumer_tag, exchange, routing_key = self._address
         if raw != known:
-            consumer_tag = data[start + 1 : behind_tag].decode()
+            consumer_tag = _text(data[start + 1 : behind_tag])
             middle = behind_tag + 10 + data[behind_tag + 9]
-            exchange = data[behind_tag + 10 : middle].decode()
-            routing_key = data[middle + 1 : stop].decode()
+            exchange = _text(data[behind_tag + 10 : middle])
+            routing_key = _text(data[middle + 1 : stop])
             self._address = (raw, consumer_tag, exchange, routing_key)
         return Basic.Deliver(consumer_tag, delivery_tag, redelivered, exchange, routing_key)
 
@@ -237,10 +237,15 @@ def _is_large_header(kind: int, size: int) -> bool:
     return kind == HEADER and size <= _LARGEST_HEADER
 
 
+def _text(raw: bytes) -> str:
+    """A short string. A publisher can put any bytes into a routing key, by the header ``CC``."""
+    return raw.decode(errors="backslashreplace")
+
+
 def _get_ok(data: bytes, start: int, stop: int) -> Basic.GetOk:
     delivery_tag, redelivered = _unpack_delivery(data, start)
     middle = start + 10 + data[start + 9]
-    exchange = data[start + 10 : middle].decode(errors="replace")
-    routing_key = data[middle + 1 : stop - 4].decode(errors="replace")
+    exchange = _text(data[start + 10 : middle])
+    routing_key = _text(data[middle + 1 : stop - 4])
     (count,) = _unpack_count(data, stop - 4)
     return Basic.GetOk(delivery_tag, redelivered, exchange, routing_key, count)

@@ -97,8 +97,8 @@ class Consumption:
 
     @property
     def is_consuming(self) -> bool:
-        """Whether the broker has an active consumer of ours; for any thread."""
-        return self._consumer_tag is not None and self.opened.is_open
+        """Whether the broker has an active consumer of ours, or is just exchanging it; for any thread."""
+        return (self._consumer_tag is not None or self._changing) and self.opened.is_open
 
     # ---- from an open channel to an active consumer
 
@@ -153,11 +153,23 @@ class Consumption:
         steady = wanted < 2 * prefetch and prefetch < 2 * wanted
         if wanted != prefetch and (not steady or self._limits.prefetch or wanted == 1):
             self._changing = True
+            # One after the other, as two would share the messages out in no certain order.
+            assert self._consumer_tag is not None
+            self._amqp.basic_cancel(self._consumer_tag, callback=lambda _: self._on_change_begun())
+
+    def _on_change_begun(self) -> None:
+        self._consumer_tag = None
+        if self._over:
+            return
+        if self._deadline is not None:
+            self._changing = False
+            self._drain()
+        else:
             self._consume()
 
     def _check_progress(self, number: int) -> None:
         """A broker may answer heartbeats and nothing else, as for a quorum queue without a leader."""
-        if self._over or self._deadline is not None or self._consumer_tag is not None:
+        if self._over or self._deadline is not None or self.is_consuming:
             return
         if number == self._preparations:
             message = (
@@ -166,13 +178,12 @@ class Consumption:
             self._owner.on_failed(self, ChannelError(UNANSWERED, message))
 
     def _on_consuming(self, frame: Any) -> None:
-        before, self._consumer_tag = self._consumer_tag, frame.method.consumer_tag
-        if self._changing:
+        self._consumer_tag = frame.method.consumer_tag
+        if self._changing and self._deadline is None:
             self._changing = False
-            if before is not None:
-                self._amqp.basic_cancel(before)
-                self.adapt()  # what was best may have changed meanwhile
-                return
+            self.adapt()  # what was best may have changed meanwhile
+            return
+        self._changing = False
         if self._deadline is not None:
             self._begin_drain()  # it was asked for while the broker was making this consumer
             return
@@ -202,8 +213,8 @@ class Consumption:
         revives it with the late ack. And what waits for a worker is late, too, or soon will be.
         """
         tag = frame.method.consumer_tag
-        if tag != self._consumer_tag or self._over:
-            return
+        if tag != self._consumer_tag or self._over or self._changing:
+            return  # or it is being exchanged, and the next one tells whether there is a queue
         _log.warning("the broker cancelled the consumer of %r; consuming again", self._owner.queue)
         self._consumer_tag = None
         self._owner.on_change(self)
@@ -259,6 +270,8 @@ class Consumption:
             self.close()
 
     def _begin_drain(self) -> None:
+        if self._changing:
+            return  # which ends in a drain, or is seen when there is another consumer
         if self._consumer_tag is not None and self._amqp.is_open:
             self._amqp.basic_cancel(self._consumer_tag, callback=lambda _: self._drain())
         elif self._amqp.is_open and self.opened.outstanding:

@@ -49,7 +49,7 @@ def reply_address(name: Any, in_property: bool = False) -> str | None:
     :returns: the reason in a few words, all printable; None if it can
     """
     if not isinstance(name, str):
-        return f"a {type(name).__name__} is no name of a queue"
+        return f"it is of type {type(name).__name__}, not text"
     try:
         size = len(name.encode())
     except UnicodeEncodeError:

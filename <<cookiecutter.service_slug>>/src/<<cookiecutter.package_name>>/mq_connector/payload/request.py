@@ -229,7 +229,9 @@ def _refusal(name: Any, reason: str) -> str:
 
 def _warn(request: Request) -> None:
     with contextlib.suppress(Exception):  # No filter or handler of a log may cost a message.
-        _log.warning("nobody will be answered: no reply can go to %s", request.reply_refusal)
+        _log.warning(
+            "nobody will be answered, the reply address is wrong: %s", request.reply_refusal
+        )
 
 
 def _of_undecodable(body: bytes, properties: pika.BasicProperties) -> Request:

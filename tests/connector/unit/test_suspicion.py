@@ -1,0 +1,65 @@
+"""Which message is to blame: found by what was in hand alone, and by what comes first."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pika
+import pytest
+from mq_connector.consumer.opened import Delivery
+from mq_connector.consumer.suspicion import Suspicion, deliveries_before
+from pika.spec import Basic
+
+
+def delivery(body: bytes = b"x", redelivered: bool = False, count: Any = None) -> Delivery:
+    headers = None if count is None else {"x-delivery-count": count}
+    opened: Any = SimpleNamespace()
+    method = Basic.Deliver("tag", 1, redelivered, "", "queue")
+    return Delivery(opened, method, pika.BasicProperties(headers=headers), body)
+
+
+@pytest.mark.parametrize(
+    ("count", "found"), [(None, None), (3, 3), (0, 0), (-60, None), (True, None), ("3", None)]
+)
+def test_only_a_count_that_a_broker_writes_counts(count: Any, found: int | None) -> None:
+    assert deliveries_before(delivery(count=count)) == found
+
+
+def test_a_process_begins_careful_until_something_new_comes() -> None:
+    suspicion = Suspicion()
+    assert suspicion.is_careful
+    assert suspicion.suspects(delivery(redelivered=True))
+    assert not suspicion.suspects(delivery())
+    assert not suspicion.is_careful
+
+
+def test_the_first_message_of_a_process_that_was_in_hand_at_three_deaths_is_not_tried() -> None:
+    assert "3 times" in Suspicion().verdict(delivery(redelivered=True, count=3))
+    assert not Suspicion().verdict(delivery(redelivered=True, count=2))
+
+
+def test_of_those_behind_the_first_none_is_taken_for_the_culprit() -> None:
+    suspicion = Suspicion()
+    assert not suspicion.verdict(delivery(b"first", redelivered=True, count=1))
+    assert not suspicion.verdict(delivery(b"second", redelivered=True, count=9))
+
+
+def test_a_message_alone_in_hand_at_two_losses_is_not_tried_again() -> None:
+    suspicion = Suspicion()
+    assert not suspicion.verdict(delivery())
+    suspicion.lost(1, delivery())
+    assert suspicion.is_careful and not suspicion.verdict(delivery(redelivered=True))
+    suspicion.lost(1, delivery())
+    assert "2 times" in suspicion.verdict(delivery(redelivered=True))
+    assert not suspicion.verdict(delivery(b"another", redelivered=True))
+
+
+def test_care_ends_when_all_that_was_in_hand_has_been_handled() -> None:
+    suspicion = Suspicion()
+    suspicion.relax()
+    suspicion.lost(3, None)
+    for _ in range(4):
+        assert suspicion.is_careful
+        suspicion.passed()
+    assert not suspicion.is_careful
