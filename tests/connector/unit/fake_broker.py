@@ -21,7 +21,7 @@ class Gone(Exception):
     """The client has closed its side."""
 
 
-class Peer:
+class BrokerEnd:
     """The broker's end of one connection."""
 
     def __init__(self, sock: socket.socket, version: str) -> None:
@@ -29,6 +29,8 @@ class Peer:
         self.sock = sock
         #: The tag of the client's consumer, for scripts that have one.
         self.consumer_tag = ""
+        #: Channels that a connection may have.
+        self.channel_max = 2047
         self._version = version
         self._buffer = b""
 
@@ -62,7 +64,7 @@ class Peer:
     def greet(self, mechanisms: str = "PLAIN AMQPLAIN") -> Any:
         """Everything up to the client's credentials; returns what it says of itself."""
         assert isinstance(self.read(), frame.ProtocolHeader)
-        properties = {
+        properties: dict[str, Any] = {
             "version": self._version,
             "capabilities": {
                 "basic.nack": True,
@@ -80,7 +82,7 @@ class Peer:
         return self.expect(spec.Connection.StartOk)
 
     def tune(self) -> None:
-        self.method(0, spec.Connection.Tune(2047, wire.FRAME_MAX, 60))
+        self.method(0, spec.Connection.Tune(self.channel_max, wire.FRAME_MAX, 60))
         self.expect(spec.Connection.TuneOk)
         self.expect(spec.Connection.Open)
 
@@ -126,6 +128,7 @@ class Peer:
         """Answer whatever the client still says until it goes."""
         answers: dict[type, Any] = {
             spec.Queue.Delete: spec.Queue.DeleteOk(0),
+            spec.Basic.Cancel: spec.Basic.CancelOk(self.consumer_tag),
             spec.Channel.Close: spec.Channel.CloseOk(),
             spec.Connection.Close: spec.Connection.CloseOk(),
             spec.Channel.Open: spec.Channel.OpenOk(),
@@ -138,7 +141,7 @@ class Peer:
                     self.method(each.channel_number, answer)
 
 
-Script = Callable[[Peer], None]
+Script = Callable[[BrokerEnd], None]
 
 
 class FakeBroker:
@@ -191,7 +194,7 @@ class FakeBroker:
     def _run(self, script: Script, sock: socket.socket) -> None:
         with sock:
             try:
-                script(Peer(sock, self._version))
+                script(BrokerEnd(sock, self._version))
             except Gone:
                 self.errors.append(AssertionError("the client went in the middle of the script"))
             except BaseException as error:

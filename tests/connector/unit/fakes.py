@@ -6,6 +6,9 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+from mq_connector.connection.broker import Broker
+from mq_connector.connection.frames import PropertiesEncoder
+from mq_connector.connection.scratch import Scratch
 from pika import frame
 from pika.exceptions import ChannelClosedByBroker
 from pika.spec import Queue
@@ -23,13 +26,22 @@ class FakeTransport:
             attach=self.attached.__setitem__, detach=lambda number: self.attached.pop(number, None)
         )
         self.room: Callable[[], bool] = lambda: True
+        #: Called after each burst.
+        self.on_send: Callable[[], None] = lambda: None
 
     def send(self, frames: list[bytes]) -> None:
         if frames:
             self.bursts.append(wire.decoded(b"".join(frames)))
+            self.on_send()
 
     def wait_for_room(self, timeout: float) -> bool:
         return self.room()
+
+    @property
+    def bodies(self) -> list[bytes]:
+        """The bodies of all messages that were published, in order."""
+        frames = [each for burst in self.bursts for each in burst]
+        return [each.fragment for each in frames if isinstance(each, frame.Body)]
 
     @property
     def methods(self) -> list[list[str]]:
@@ -109,26 +121,16 @@ class FakeAMQP:
 class FakeConnection:
     """`mq_connector.connection.Connection` with a loop that runs when the test says so."""
 
-    def __init__(self, broker_version: tuple[int, ...] = (3, 13, 0)) -> None:
-        self.broker_version = broker_version
-        self.transport = FakeTransport()
-        self.amqp = FakeAMQP()
+    def __init__(self) -> None:
         self.calls: list[Callable[[], object]] = []
         self.timers: list[tuple[float, Callable[[], object]]] = []
-        self.dropped = 0
-        self.siblings: list[tuple[Callable[[Any], None], Callable[[str], None]]] = []
+        self.trouble = ""
 
     def call(self, function: Callable[[], object]) -> None:
         self.calls.append(function)
 
     def later(self, seconds: float, function: Callable[[], object]) -> None:
         self.timers.append((seconds, function))
-
-    def drop(self) -> None:
-        self.dropped += 1
-
-    def sibling(self, on_open: Callable[[Any], None], on_gone: Callable[[str], None]) -> None:
-        self.siblings.append((on_open, on_gone))
 
     def run_calls(self) -> None:
         """One turn of the loop."""
@@ -141,3 +143,24 @@ class FakeConnection:
         timers, self.timers = self.timers, []
         for _, function in timers:
             function()
+
+
+class FakeLink(FakeConnection):
+    """`mq_connector.connection.link.Link`, open, and its connection as well: they have one loop."""
+
+    def __init__(self, version: tuple[int, ...] = (3, 13, 0)) -> None:
+        super().__init__()
+        self.broker = Broker(version)
+        self.transport = FakeTransport()
+        self.amqp = FakeAMQP()
+        self.encoder = PropertiesEncoder(wire.FRAME_MAX)
+        self.dropped = 0
+        self.siblings: list[tuple[Callable[[Any], None], Callable[[str], None]]] = []
+        link: Any = self
+        self.apart = Scratch(link, apart=True)
+
+    def drop(self) -> None:
+        self.dropped += 1
+
+    def sibling(self, on_open: Callable[[Any], None], on_gone: Callable[[str], None]) -> None:
+        self.siblings.append((on_open, on_gone))

@@ -16,7 +16,7 @@ from pika.exceptions import (
 )
 from pika.spec import Queue
 
-from .fakes import FakeAMQP, FakeConnection
+from .fakes import FakeAMQP, FakeLink
 
 
 def declare(name: str) -> Operation:
@@ -38,8 +38,8 @@ class Ends:
 
 
 @pytest.fixture
-def connection() -> FakeConnection:
-    return FakeConnection()
+def link() -> FakeLink:
+    return FakeLink()
 
 
 @pytest.fixture
@@ -47,59 +47,57 @@ def ends() -> Ends:
     return Ends()
 
 
-def make(connection: Any, apart: bool = False) -> Scratch:
-    return Scratch(connection, apart)
+def make(link: Any, apart: bool = False) -> Scratch:
+    return Scratch(link, apart)
 
 
-def test_operations_run_one_after_the_other_on_one_channel(
-    connection: FakeConnection, ends: Ends
-) -> None:
-    scratch = make(connection)
+def test_operations_run_one_after_the_other_on_one_channel(link: FakeLink, ends: Ends) -> None:
+    scratch = make(link)
     scratch.do(declare("one"), ends)
     scratch.do(declare("two"), ends)
-    channel = connection.amqp.open()
+    channel = link.amqp.open()
     assert channel.calls == [("queue_declare", ("one",))]
     channel.answer(Queue.DeclareOk("one", 1, 0))
     assert channel.calls[1:] == [("queue_declare", ("two",))]
     channel.answer(Queue.DeclareOk("two", 2, 0))
     assert [value.method.message_count for value, _ in ends.all] == [1, 2]
-    assert connection.amqp.opening == 0
+    assert link.amqp.opening == 0
 
 
-def test_no_channel_is_opened_before_it_is_needed(connection: FakeConnection) -> None:
-    make(connection)
-    assert connection.amqp.opening == 0
+def test_no_channel_is_opened_before_it_is_needed(link: FakeLink) -> None:
+    make(link)
+    assert link.amqp.opening == 0
 
 
 def test_a_course_gets_each_result_and_its_return_value_is_handed_on(
-    connection: FakeConnection, ends: Ends
+    link: FakeLink, ends: Ends
 ) -> None:
     def steps() -> Steps:
         first = yield declare("a")
         second = yield declare("b")
         return first.method.message_count + second.method.message_count
 
-    make(connection).run(steps(), ends)
-    channel = connection.amqp.open()
+    make(link).run(steps(), ends)
+    channel = link.amqp.open()
     channel.answer(Queue.DeclareOk("a", 40, 0))
     channel.answer(Queue.DeclareOk("b", 2, 0))
     assert ends.all == [(42, None)]
 
 
-def test_a_course_without_operations_ends_at_once(connection: FakeConnection, ends: Ends) -> None:
+def test_a_course_without_operations_ends_at_once(link: FakeLink, ends: Ends) -> None:
     def steps() -> Steps:
         return "nothing to do"
         yield declare("never")
 
-    make(connection).run(steps(), ends)
+    make(link).run(steps(), ends)
     assert ends.all == [("nothing to do", None)]
-    assert connection.amqp.opening == 0
+    assert link.amqp.opening == 0
 
 
-def test_a_course_may_begin_another_when_it_ends(connection: FakeConnection, ends: Ends) -> None:
-    scratch = make(connection)
+def test_a_course_may_begin_another_when_it_ends(link: FakeLink, ends: Ends) -> None:
+    scratch = make(link)
     scratch.do(declare("one"), lambda *_: scratch.do(declare("two"), ends))
-    channel = connection.amqp.open()
+    channel = link.amqp.open()
     channel.answer()
     channel.answer()
     assert len(ends.all) == 1
@@ -110,13 +108,13 @@ def test_a_course_may_begin_another_when_it_ends(connection: FakeConnection, end
 
 
 def test_a_refusal_costs_the_channel_and_the_next_operation_gets_another(
-    connection: FakeConnection, ends: Ends
+    link: FakeLink, ends: Ends
 ) -> None:
-    scratch = make(connection)
+    scratch = make(link)
     scratch.do(declare("one"), ends)
     scratch.do(declare("two"), ends)
-    connection.amqp.open().refuse(406, "PRECONDITION_FAILED - inequivalent arg 'durable'")
-    second = connection.amqp.open()
+    link.amqp.open().refuse(406, "PRECONDITION_FAILED - inequivalent arg 'durable'")
+    second = link.amqp.open()
     assert second.calls == [("queue_declare", ("two",))]
     second.answer()
     assert ends.errors == ["ChannelError: 406 PRECONDITION_FAILED - inequivalent arg 'durable'"]
@@ -126,48 +124,46 @@ def test_a_refusal_costs_the_channel_and_the_next_operation_gets_another(
     assert value is not None
 
 
-def test_a_course_can_catch_a_refusal_and_go_on(connection: FakeConnection, ends: Ends) -> None:
+def test_a_course_can_catch_a_refusal_and_go_on(link: FakeLink, ends: Ends) -> None:
     def steps() -> Steps:
         try:
             yield declare("a")
         except ChannelError:
             return (yield declare("b")).method.queue
 
-    make(connection).run(steps(), ends)
-    connection.amqp.open().refuse(404, "NOT_FOUND")
-    connection.amqp.open().answer(Queue.DeclareOk("b", 0, 0))
+    make(link).run(steps(), ends)
+    link.amqp.open().refuse(404, "NOT_FOUND")
+    link.amqp.open().answer(Queue.DeclareOk("b", 0, 0))
     assert ends.all == [("b", None)]
 
 
-def test_a_channel_that_is_closed_while_idle_is_replaced(
-    connection: FakeConnection, ends: Ends
-) -> None:
-    scratch = make(connection)
+def test_a_channel_that_is_closed_while_idle_is_replaced(link: FakeLink, ends: Ends) -> None:
+    scratch = make(link)
     scratch.do(declare("one"), ends)
-    first = connection.amqp.open()
+    first = link.amqp.open()
     first.answer()
     first.refuse(541, "INTERNAL_ERROR")
     scratch.do(declare("two"), ends)
-    connection.amqp.open().answer()
+    link.amqp.open().answer()
     assert ends.errors == []
     first.close(ChannelClosedByBroker(541, "again"))  # what an old channel says is of no interest
     scratch.do(declare("three"), ends)
-    assert connection.amqp.opening == 0
+    assert link.amqp.opening == 0
 
 
 @pytest.mark.parametrize(
     "error", [ValueError("no"), ShortStringTooLong("no"), UnsupportedAMQPFieldException("no")]
 )
 def test_arguments_that_pika_refuses_end_one_operation_only(
-    connection: FakeConnection, ends: Ends, error: Exception
+    link: FakeLink, ends: Ends, error: Exception
 ) -> None:
     def invalid(channel: Any, done: Any) -> None:
         raise error
 
-    scratch = make(connection)
+    scratch = make(link)
     scratch.do(invalid, ends)
     scratch.do(declare("valid"), ends)
-    connection.amqp.open().answer()
+    link.amqp.open().answer()
     assert [text.partition(type(error).__name__)[0] for text in ends.errors] == [
         "ChannelError: 400 "
     ]
@@ -176,54 +172,50 @@ def test_arguments_that_pika_refuses_end_one_operation_only(
 
 @pytest.mark.parametrize("answered", [True, False])
 def test_an_answer_that_never_comes_costs_the_connection_and_not_all_that_waits(
-    connection: FakeConnection, ends: Ends, answered: bool
+    link: FakeLink, ends: Ends, answered: bool
 ) -> None:
-    scratch = make(connection)
+    scratch = make(link)
     scratch.do(declare("one"), ends)
-    channel = connection.amqp.open()
+    channel = link.amqp.open()
     if answered:
         channel.answer()
-    connection.run_timers()
-    assert connection.dropped == (0 if answered else 1)
+    link.run_timers()
+    assert link.dropped == (0 if answered else 1)
 
 
-def test_a_second_connection_that_owes_an_answer_is_closed(
-    connection: FakeConnection, ends: Ends
-) -> None:
-    scratch = make(connection, apart=True)
+def test_a_second_connection_that_owes_an_answer_is_closed(link: FakeLink, ends: Ends) -> None:
+    scratch = make(link, apart=True)
     scratch.do(declare("one"), ends)
     second = FakeAMQP()
-    connection.siblings[0][0](second)
+    link.siblings[0][0](second)
     second.open()
-    connection.run_timers()
-    assert (second.closed, connection.dropped) == (1, 0)
+    link.run_timers()
+    assert (second.closed, link.dropped) == (1, 0)
 
 
 def test_the_end_of_an_idle_second_connection_does_not_touch_its_successor(
-    connection: FakeConnection, ends: Ends
+    link: FakeLink, ends: Ends
 ) -> None:
-    scratch = make(connection, apart=True)
+    scratch = make(link, apart=True)
     scratch.do(declare("one"), ends)
     first = FakeAMQP()
-    connection.siblings[0][0](first)
+    link.siblings[0][0](first)
     first.open().answer()
-    connection.run_timers()
+    link.run_timers()
     scratch.do(declare("two"), ends)
-    connection.siblings[0][1]("200 Normal shutdown")  # the old one is gone only now
+    link.siblings[0][1]("200 Normal shutdown")  # the old one is gone only now
     assert ends.errors == []
     successor = FakeAMQP()
-    connection.siblings[1][0](successor)
+    link.siblings[1][0](successor)
     successor.open().answer()
     assert len(ends.all) == 2 and ends.errors == []
 
 
-def test_when_the_connection_is_lost_all_that_wait_are_told(
-    connection: FakeConnection, ends: Ends
-) -> None:
-    scratch = make(connection)
+def test_when_the_connection_is_lost_all_that_wait_are_told(link: FakeLink, ends: Ends) -> None:
+    scratch = make(link)
     scratch.do(declare("one"), ends)
     scratch.do(declare("two"), ends)
-    channel = connection.amqp.open()
+    channel = link.amqp.open()
     channel.close(ConnectionClosedByBroker(320, "CONNECTION_FORCED"))
     assert ends.all == [], "the loss is told by whoever owns the connection"
     scratch.abandon()
@@ -233,9 +225,9 @@ def test_when_the_connection_is_lost_all_that_wait_are_told(
 
 
 def test_a_caller_that_tries_again_at_once_when_abandoned_is_told_again(
-    connection: FakeConnection, ends: Ends
+    link: FakeLink, ends: Ends
 ) -> None:
-    scratch = make(connection)
+    scratch = make(link)
 
     def again(value: Any, error: MQError | None) -> None:
         ends(value, error)
@@ -246,10 +238,10 @@ def test_a_caller_that_tries_again_at_once_when_abandoned_is_told_again(
     assert [error.split(":")[0] for error in ends.errors] == ["NotConnected"] * 2
 
 
-def test_an_answer_after_the_end_is_ignored(connection: FakeConnection, ends: Ends) -> None:
-    scratch = make(connection)
+def test_an_answer_after_the_end_is_ignored(link: FakeLink, ends: Ends) -> None:
+    scratch = make(link)
     scratch.do(declare("one"), ends)
-    channel = connection.amqp.open()
+    channel = link.amqp.open()
     scratch.abandon()
     channel.answer()
     assert len(ends.all) == 1
@@ -258,11 +250,11 @@ def test_an_answer_after_the_end_is_ignored(connection: FakeConnection, ends: En
 # ---- on a connection apart, for refusals that cost a connection
 
 
-def test_operations_apart_share_a_second_connection(connection: FakeConnection, ends: Ends) -> None:
-    scratch = make(connection, apart=True)
+def test_operations_apart_share_a_second_connection(link: FakeLink, ends: Ends) -> None:
+    scratch = make(link, apart=True)
     scratch.do(declare("one"), ends)
     scratch.do(declare("two"), ends)
-    [(on_open, _)] = connection.siblings
+    [(on_open, _)] = link.siblings
     second = FakeAMQP()
     on_open(second)
     channel = second.open()
@@ -270,22 +262,22 @@ def test_operations_apart_share_a_second_connection(connection: FakeConnection, 
     channel.refuse(403, "ACCESS_REFUSED")
     scratch.do(declare("three"), ends)
     second.open().answer()
-    assert len(connection.siblings) == 1
-    assert connection.amqp.opening == 0
+    assert len(link.siblings) == 1
+    assert link.amqp.opening == 0
     assert ends.errors == ["ChannelError: 403 ACCESS_REFUSED"]
 
 
 @pytest.mark.parametrize(
     ("reason", "code"),
-    [("541 INTERNAL_ERROR - feature is deprecated", 541), ("connection refused", 504)],
+    [("541 INTERNAL_ERROR - feature is deprecated", 541), ("link refused", 504)],
 )
 def test_a_second_connection_that_is_closed_refuses_one_operation(
-    connection: FakeConnection, ends: Ends, reason: str, code: int
+    link: FakeLink, ends: Ends, reason: str, code: int
 ) -> None:
-    scratch = make(connection, apart=True)
+    scratch = make(link, apart=True)
     scratch.do(declare("one"), ends)
     scratch.do(declare("two"), ends)
-    on_open, on_gone = connection.siblings[0]
+    on_open, on_gone = link.siblings[0]
     second = FakeAMQP()
     on_open(second)
     second.open()
@@ -293,42 +285,41 @@ def test_a_second_connection_that_is_closed_refuses_one_operation(
     [(_, error)] = ends.all
     assert isinstance(error, ChannelError)
     assert error.code == code
-    connection.siblings[1][0](FakeAMQP())
+    link.siblings[1][0](FakeAMQP())
 
 
 def test_a_second_connection_that_nobody_uses_is_closed_after_a_while(
-    connection: FakeConnection, ends: Ends
+    link: FakeLink, ends: Ends
 ) -> None:
-    scratch = make(connection, apart=True)
+    scratch = make(link, apart=True)
     scratch.do(declare("one"), ends)
     second = FakeAMQP()
-    connection.siblings[0][0](second)
+    link.siblings[0][0](second)
     second.open().answer()
-    assert [seconds for seconds, _ in connection.timers] == [30, 30]
-    earlier, connection.timers = connection.timers, []
+    assert [seconds for seconds, _ in link.timers] == [30, 30]
+    earlier, link.timers = link.timers, []
     scratch.do(declare("two"), ends)
     for _, function in earlier:
         function()
-    assert not second.closed, "it is in use again"
+    closed = second.closed
+    assert not closed, "it is in use again"
     second.channels[0].answer()
-    connection.run_timers()
+    link.run_timers()
     assert second.closed == 1
 
 
-def test_a_second_connection_is_closed_with_the_first(
-    connection: FakeConnection, ends: Ends
-) -> None:
-    scratch = make(connection, apart=True)
+def test_a_second_connection_is_closed_with_the_first(link: FakeLink, ends: Ends) -> None:
+    scratch = make(link, apart=True)
     scratch.do(declare("one"), ends)
-    on_open, _ = connection.siblings[0]
+    on_open, _ = link.siblings[0]
     scratch.abandon()
     late = FakeAMQP()
     on_open(late)
     assert late.closed == 1
-    other = make(connection, apart=True)
+    other = make(link, apart=True)
     other.do(declare("one"), ends)
     second = FakeAMQP()
-    connection.siblings[1][0](second)
+    link.siblings[1][0](second)
     other.abandon()
     assert second.closed == 1
 

@@ -33,6 +33,8 @@ _AGE_OF_PROOF = 10.0
 _CLOSE_PATIENCE = 2.0
 #: Seconds before a loop that failed is started again.
 _RESTART_PAUSE = 1.0
+#: Seconds between two looks at whether the thread still lives that is to do something.
+_LOOK = 0.02
 #: Times that the same trouble in a row is logged, and then again each so many times.
 _LOGGED_AT_FIRST, _LOGGED_AGAIN = 6, 60
 
@@ -99,12 +101,12 @@ class Connection:
         :raises NotConnected: in a process that was forked from the one with the thread
         """
         self.address.parameters  # noqa: B018 - a bad configuration is the caller's to hear of
+        if self._thread is not None:
+            self._process.check()  # before the lock, which a fork may have left locked
         with self._lock:
-            if self._thread is None:
-                self._process = Process()
-            self._process.check()
             self._members.append(member)
             if self._thread is None:
+                self._process = Process()
                 self._calls.clear()
                 self._thread = threading.Thread(target=self._run, name="mq-io", daemon=True)
                 self._thread.start()
@@ -144,7 +146,10 @@ class Connection:
             leave()
         elif thread is not None:
             self.call(leave)
-            left.wait(timeout)
+            deadline = time.monotonic() + timeout
+            # A thread that is about to end, as after a refusal, may not look at the call any more.
+            while not left.wait(_LOOK) and thread.is_alive() and time.monotonic() < deadline:
+                pass
             if not self._members:
                 thread.join(timeout)
 
@@ -207,6 +212,7 @@ class Connection:
                 _log.exception("the loop of a connection failed; starting it again")
                 self._tell_lost(error)
                 time.sleep(_RESTART_PAUSE)
+                self._run_calls()  # also where no loop can be made: somebody may want to leave
             with self._lock:
                 if not self._members:
                     self._thread = None
@@ -228,7 +234,7 @@ class Connection:
     def _run_calls(self) -> None:
         if self._awake.locked():
             self._awake.release()
-        while self._calls:
+        for _ in range(len(self._calls)):  # without a loop, some of them come back
             try:
                 self._calls.popleft()()
             except Exception:
@@ -259,10 +265,17 @@ class Connection:
         )
         with self._lock:
             members = list(self._members)
-        for member in members:
-            self._greet(member)
+        self._tell(members, self._greet)
         if not members:
             self._close()
+
+    def _tell(self, members: list[Member], how: Callable[[Member], object]) -> None:
+        """Tell members something; what one of them makes of it costs the others nothing."""
+        for member in members:
+            try:
+                how(member)
+            except Exception:
+                _log.exception("a member of a connection failed at what it was told")
 
     def _greet(self, member: Member) -> None:
         link = self._link
@@ -299,8 +312,7 @@ class Connection:
     def _give_up(self, reason: str) -> None:
         with self._lock:
             members, self._members = self._members, []
-        for member in members:
-            member.on_refused(reason)
+        self._tell(members, lambda member: member.on_refused(reason))
         if not self._members:
             self._close()
         else:
@@ -309,13 +321,15 @@ class Connection:
     def _on_lost(self, link: Link, error: BaseException) -> None:
         if time.monotonic() - self._opened_at >= _AGE_OF_PROOF:
             self._failures = self._useless = 0
-        self._failures += 1
-        self._useless += 1
+        ours = isinstance(error, ConnectionClosedByClient)
+        if not ours:
+            self._failures += 1
+            self._useless += 1
         self._tell_lost(error)
         if not self._members:
             self._close()
             return
-        if not isinstance(error, ConnectionClosedByClient):  # somebody joined while we were closing
+        if not ours:  # otherwise somebody has joined while we were closing
             self._complain(f"connection lost: {describe(error)}", "connecting again")
         self.later(self._pause(1), self._connect)
 
@@ -324,8 +338,7 @@ class Connection:
         if link is not None:
             link.end()
         greeted, self._greeted = self._greeted, []
-        for member in greeted:
-            member.on_lost(error)
+        self._tell(greeted, lambda member: member.on_lost(error))
 
     def _close(self) -> None:
         """Close politely, and end the loop."""

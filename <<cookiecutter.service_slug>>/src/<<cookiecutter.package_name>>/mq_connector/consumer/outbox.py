@@ -88,17 +88,20 @@ class Outbox:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self._room = Room()
-        # Guards the two below: what is held before a channel comes isn't forgotten by it.
+        # Guards the five below: what is held before a channel comes isn't forgotten by it, and there is
+        # one publisher of each kind.
         self._lock = threading.Lock()
         self._opened: OpenedChannel | None = None
         self._held: deque[Message] = deque()
+        #: Messages that will have their turn on the loop: what is published meanwhile may not overtake them.
+        self._coming = 0
+        self._publisher: Publisher | None = None
+        self._expendable: Publisher | None = None
         self._barrier: Barrier = lambda _: None
         self._returned = ReturnedReplies(self)
         self._warned_at = 0.0
         #: Whether whatever is published may be refused, as something in hand has just cost a channel.
         self.is_careful = False
-        self._publisher: Publisher | None = None
-        self._expendable: Publisher | None = None
 
     # ---- from any thread
 
@@ -124,7 +127,7 @@ class Outbox:
             delivery.confirms.then(
                 lambda: self._send_or_hold(message), lambda _: self.let_go(message)
             )
-        elif message.routing_key in self._returned.queues or not opened.send(data):
+        elif self._coming or message.routing_key in self._returned.queues or not opened.send(data):
             self._hold(message)
 
     def _may_be_refused(self, opened: OpenedChannel, message: Message) -> bool:
@@ -141,14 +144,7 @@ class Outbox:
         )
 
     def _publish_confirmed(self, message: Message, delivery: Delivery | None) -> None:
-        if not message.exchange and message.routing_key.startswith(_DIRECT_REPLY):
-            if self._expendable is None:
-                self._expendable = Publisher(Connection(self.connection.address))
-            publisher = self._expendable
-        else:
-            if self._publisher is None:
-                self._publisher = Publisher(self.connection)
-            publisher = self._publisher
+        publisher = self._publisher_for(message)
         confirms = None
         if delivery is not None:
             confirms = delivery.confirms = delivery.confirms or Confirms(self.connection.call)
@@ -160,6 +156,16 @@ class Outbox:
                 confirms.outcome(error)
             raise
         confirmed.add_done_callback(lambda done: self._on_outcome(message, done, confirms))
+
+    def _publisher_for(self, message: Message) -> Publisher:
+        with self._lock:
+            if not message.exchange and message.routing_key.startswith(_DIRECT_REPLY):
+                self._expendable = self._expendable or Publisher(
+                    Connection(self.connection.address)
+                )
+                return self._expendable
+            self._publisher = self._publisher or Publisher(self.connection)
+            return self._publisher
 
     def _on_outcome(
         self, message: Message, confirmed: Future[None], confirms: Confirms | None
@@ -196,17 +202,20 @@ class Outbox:
             if self._opened is None:
                 self._held.append(message)
                 return
-        self.connection.call(lambda: self._send_or_hold(message))
+            self._coming += 1
+        self.connection.call(lambda: self._come(message))
 
     # ---- on the loop
 
     def on_channel(self, opened: OpenedChannel, barrier: Barrier) -> None:
-        """There is a channel to publish on."""
+        """There is a channel to publish on, or the one that there is has a consumer again."""
         with self._lock:
+            known = opened is self._opened
             self._opened, self._barrier = opened, barrier
         while self._held and opened.is_open:
             self._send_or_hold(self._held.popleft())
-        self._returned.on_channel()
+        if not known:
+            self._returned.on_channel()
 
     def on_lost(self) -> None:
         """It is gone."""
@@ -225,6 +234,11 @@ class Outbox:
                 method.exchange,
                 method.routing_key,
             )
+
+    def _come(self, message: Message) -> None:
+        self._send_or_hold(message)
+        with self._lock:
+            self._coming -= 1
 
     def _send_or_hold(self, message: Message) -> None:
         if not message.exchange and self._returned.hold(message):

@@ -43,12 +43,14 @@ class Reply:
     :ivar since: when it was first published, as far as is known (`time.monotonic`)
     :ivar patience: seconds for which it is worth sending again
     :ivar expires: whether it has an expiration of its own
+    :ivar lined_up: whether it was published when the queue was known to be missing
     """
 
-    __slots__ = ("expires", "message", "patience", "since")
+    __slots__ = ("expires", "lined_up", "message", "patience", "since")
 
-    def __init__(self, message: Message) -> None:
+    def __init__(self, message: Message, lined_up: bool = False) -> None:
         self.message = message
+        self.lined_up = lined_up
         self.since = time.monotonic()
         expiration = message.properties.expiration if message.properties else None
         self.expires = expiration is not None
@@ -105,6 +107,15 @@ class MissingQueue:
                 return arrived
         return None
 
+    def came_late(self, reply: Reply) -> None:
+        """Add one that was published before the queue was known to be missing, and comes back only now:
+        ahead of all that has lined up since."""
+        if self.state is State.COLLECTING:
+            self.back.append(reply)
+            return
+        places = (place for place, each in enumerate(self.waiting) if each.lined_up)
+        self.waiting.insert(next(places, len(self.waiting)), reply)
+
     def gather(self) -> None:
         """All that waits, in order again."""
         self.waiting.extendleft(reversed([*self.back, *self.under_way]))
@@ -157,8 +168,8 @@ class ReturnedReplies:
             queue = self.queues[name] = MissingQueue(name)
             self._sender.when_answered(lambda: self._on_answered(queue))
         arrived = queue.came_back(message.body)
-        if arrived is None:  # published before the queue was known to be missing
-            queue.back.append(Reply(message))
+        if arrived is None:
+            queue.came_late(Reply(message))
             self._sender.keep(message)
         else:
             self._arrived(arrived)
@@ -170,12 +181,13 @@ class ReturnedReplies:
         """
         queue = self.queues.get(message.routing_key)
         if queue is not None:
-            queue.waiting.append(Reply(message))
+            queue.waiting.append(Reply(message, lined_up=True))
         return queue is not None
 
     def on_channel(self) -> None:
-        """There is a channel again."""
+        """There is another channel."""
         for queue in self.queues.values():
+            queue.gather()  # what came back while there was none
             self._pause(queue, 0.0)
 
     def on_lost(self) -> None:
