@@ -23,7 +23,7 @@ figures = load("figures", TEMPLATE / "scripts" / "figures.py")
 #: From the bottom to the top; what stands on one line knows nothing of its neighbours.
 ORDER = (
     ("errors",),
-    ("fork", "logs"),
+    ("ending", "fork", "logs"),
     ("payload",),
     ("config",),
     ("connection",),

@@ -8,13 +8,13 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
-from queue import SimpleQueue
 from typing import Any
 
 from . import config as configuration
 from .connection import Connection
 from .connection.address import Address, parameters
 from .consumer import ConsumerThread
+from .ending import Signals, end_within
 from .health import HealthServer
 from .logs import Logger
 
@@ -23,6 +23,8 @@ _log = Logger(__name__)
 #: Seconds that running callbacks get to finish after a stop was asked for; five less than the grace
 #: period of the compose file (and of Kubernetes).
 DRAIN = 25.0
+#: Seconds that the process gets beyond that to end, and after a second signal.
+_LAST_STEPS, _AT_ONCE = 2.0, 2.0
 #: Seconds within which another signal is the first one's echo: `timeout` and `make` signal a process
 #: and its group.
 _ECHO = 0.2
@@ -46,7 +48,7 @@ class MQConnector:
         self._ended = threading.Event()
         #: Whether something other than a consumer has kept the service from starting.
         self._failed = False
-        self._asked_to_stop = False
+        self._asked_to_stop = self._asked_by_signal = False
         self._first_signal = 0.0
 
     @property
@@ -110,18 +112,12 @@ class MQConnector:
     def serve(self) -> int:
         """Run until SIGTERM, SIGINT or a failure; for the main thread of a process.
 
-        The first signal drains, a second one ends at once.
+        The first signal drains, a second one ends at once. Within a time the process has ended, whatever
+        lives in it: a callback that hangs, a child that is waited for.
 
         :returns: exit code: 0 after a clean stop, 1 if a consumer could not start or work was cut short
         """
-        # A signal comes between any two steps of this thread, which may just hold a lock that stopping
-        # needs. So the handler does nothing but pass it on, which `SimpleQueue.put` is made for.
-        signals: SimpleQueue[int] = SimpleQueue()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda number, _frame: signals.put(number))
-        threading.Thread(
-            target=self._pass_on, args=(signals,), name="mq-signals", daemon=True
-        ).start()
+        Signals(self._on_signal).install()
         health = HealthServer(self.service_name, self.look)
         try:
             self.run()
@@ -129,7 +125,8 @@ class MQConnector:
             self.stop()
         finally:
             health.close()
-            signals.put(0)
+            if not self._asked_by_signal:
+                end_within(DRAIN + _LAST_STEPS, 1)
         consumers = self.consumers.values()
         for failure in {str(consumer.failure) for consumer in consumers if consumer.failure}:
             _log.critical("can't start: %s", failure)
@@ -171,11 +168,6 @@ class MQConnector:
         if any(consumer.failure for consumer in self.consumers.values()):
             self._ended.set()
 
-    def _pass_on(self, signals: SimpleQueue[int]) -> None:
-        """In a thread of its own, until there is a 0."""
-        while number := signals.get():
-            self._on_signal(number)
-
     def _on_signal(self, number: int) -> None:
         name = signal.Signals(number).name
         now = time.monotonic()
@@ -183,9 +175,12 @@ class MQConnector:
             return
         if self._asked_to_stop:
             _log.warning("%s again: ending at once, unfinished messages are delivered again", name)
+            end_within(_AT_ONCE, 1)
             self._ask_to_stop(0)
         else:
             self._first_signal = now
+            self._asked_by_signal = True
+            end_within(DRAIN + _LAST_STEPS, 1)
             _log.info("%s: finishing what is in hand", name)
             self._ask_to_stop(DRAIN)
             self._ended.set()

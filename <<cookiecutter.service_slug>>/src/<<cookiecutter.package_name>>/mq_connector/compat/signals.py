@@ -23,6 +23,7 @@ from typing import Protocol
 from weakref import WeakSet
 
 from ..connector import DRAIN
+from ..ending import end_process
 
 _log = logging.getLogger(__name__)
 
@@ -32,8 +33,8 @@ WITHIN = DRAIN + 2.0
 #: Seconds within which another signal is the first one's echo: `timeout` and `make` signal a process
 #: and its group.
 _ECHO = 0.2
-#: Seconds for the main thread to notice that it is to end, and for the logs to be written.
-_NOTICED_WITHIN, _WRITTEN_WITHIN = 1.0, 1.0
+#: Seconds for the main thread to notice that it is to end.
+_NOTICED_WITHIN = 1.0
 _STEP = 0.01
 #: What the handler writes; the interpreter writes the signal's number.
 _HANDLED, _SIGTERM = b"\0", bytes([signal.SIGTERM])
@@ -142,7 +143,7 @@ class Signals:
             threading.Thread(target=self._drain, name="mq-drain", daemon=True).start()
         elif self._draining and is_new and now - self._first >= _ECHO:
             _log.warning("SIGTERM again: ending at once, unfinished messages are delivered again")
-            _end(1)
+            end_process(1)
         elif not self._draining and not self._following:
             self._following = True
             threading.Thread(target=self._follow, name="mq-drain", daemon=True).start()
@@ -153,7 +154,7 @@ class Signals:
         if not self._draining:
             self._first = time.monotonic()
             self._stop_all()
-            self._wait_for_end()
+            self._wait_forend_process()
 
     def _drain(self) -> None:
         _log.info("SIGTERM: finishing what is in hand")
@@ -167,10 +168,10 @@ class Signals:
             while not self._noticed and main.is_alive() and time.monotonic() < deadline:
                 time.sleep(_STEP)
             if not self._noticed and main.is_alive():
-                _end(
+                end_process(
                     code
                 )  # it is in a call that isn't Python's, and knows nothing of Python's signals
-        self._wait_for_end()
+        self._wait_forend_process()
 
     def _stop_all(self) -> int:
         """Stop all that runs; returns the exit code."""
@@ -185,10 +186,10 @@ class Signals:
             return 1
         return 0
 
-    def _wait_for_end(self) -> None:
+    def _wait_forend_process(self) -> None:
         time.sleep(max(0.0, self._first + WITHIN - time.monotonic()))
         _log.error("something keeps the process from its end; ending it")
-        _end(1)
+        end_process(1)
 
 
 def _on_main_thread() -> bool:
@@ -198,21 +199,6 @@ def _on_main_thread() -> bool:
 def _was_cut_short(runner: Stoppable) -> bool:
     consumers = getattr(runner, "consumers", {})
     return any(getattr(consumer, "unfinished", 0) for consumer in list(consumers.values()))
-
-
-def _end(code: int) -> None:
-    """End the process without asking anybody; what was logged and printed is written, if that is quick."""
-
-    def write() -> None:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):
-                stream.flush()
-        logging.shutdown()
-
-    writing = threading.Thread(target=write, daemon=True)
-    writing.start()
-    writing.join(_WRITTEN_WITHIN)
-    os._exit(code)
 
 
 _signals = Signals()

@@ -1,0 +1,110 @@
+"""What ends a service's process: signals, which are passed on to a thread, and a deadline that holds.
+
+A child that a callback forks gets the default handlers back: ours would take the signals that are meant
+for it, and there is nobody in it to pass them on to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any
+
+#: Seconds for the logs to be written before the process is ended without asking anybody.
+_WRITTEN_WITHIN = 1.0
+_DEFAULTS: dict[int, Any] = {
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGINT: signal.default_int_handler,
+}
+
+
+def end_process(code: int) -> None:
+    """End the process at once; what was logged and printed is written, if that is quick."""
+
+    def write() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        logging.shutdown()
+
+    writing = threading.Thread(target=write, daemon=True)
+    writing.start()
+    writing.join(_WRITTEN_WITHIN)
+    os._exit(code)
+
+
+def end_within(seconds: float, code: int) -> None:
+    """End the process after a while, whatever lives in it then: threads, children that it waits for."""
+    timer = threading.Timer(seconds, end_process, (code,))
+    timer.daemon = True
+    timer.start()
+
+
+class Signals:
+    """SIGTERM and SIGINT of this process; for its main thread.
+
+    A signal comes between any two steps of that thread, which may just hold a lock that stopping needs.
+    So the handler does nothing but pass it on, which `SimpleQueue.put` is made for.
+
+    :param on_signal: called with the number, on a thread of its own
+    """
+
+    def __init__(self, on_signal: Callable[[int], None]) -> None:
+        self._on_signal = on_signal
+        self._signals: SimpleQueue[int] = SimpleQueue()
+
+    def install(self) -> None:
+        """Take both signals, for as long as the process lives."""
+        for number in _DEFAULTS:
+            signal.signal(number, self._handle)
+        threading.Thread(target=self._pass_on, name="mq-signals", daemon=True).start()
+
+    def _handle(self, number: int, _frame: object) -> None:
+        self._signals.put(number)
+
+    def _pass_on(self) -> None:
+        while True:
+            self._on_signal(self._signals.get())
+
+
+class _AroundForks(threading.local):
+    """Keeps the signals away while this thread forks, and takes our handlers out of the child."""
+
+    blocked: Any = None
+
+    def before(self) -> None:
+        if _installed():
+            self.blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _DEFAULTS)
+
+    def in_child(self) -> None:
+        for number in _installed():
+            signal.signal(number, _DEFAULTS[number])
+        self.afterwards()
+
+    def afterwards(self) -> None:
+        if self.blocked is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, self.blocked)
+            self.blocked = None
+
+
+def _installed() -> list[int]:
+    """The signals that are ours."""
+    return [
+        number
+        for number in _DEFAULTS
+        if getattr(signal.getsignal(number), "__func__", None) is Signals._handle
+    ]
+
+
+_around_forks = _AroundForks()
+os.register_at_fork(
+    before=_around_forks.before,
+    after_in_child=_around_forks.in_child,
+    after_in_parent=_around_forks.afterwards,
+)
