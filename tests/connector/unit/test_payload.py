@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import base64
-import datetime
 import json
 import os
 import subprocess
