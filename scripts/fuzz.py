@@ -2,8 +2,9 @@
 
 Each input is a valid body, mutated. Whatever comes of it, it must be a dict that equals what
 `ast.literal_eval` makes of the same text, or a `PayloadError`; nothing else may be raised, nothing
-may be executed, and through the callback path every message must be settled. A failure prints the
-input and its seed and ends with exit code 1.
+may be executed, and through the callback path every message must be settled. What was decoded is
+written again, in each form, and must then decode to an equal value, unless that is refused. A failure
+prints the input and its seed and ends with exit code 1.
 """
 
 from __future__ import annotations
@@ -105,6 +106,9 @@ def run(count: int, seed: int, progress: bool = False) -> Counter[str]:
         except PayloadError:
             decoded = None
             ledger["refused"] += 1
+        if decoded is not None:
+            for form in payload.Form:
+                ledger[_written(decoded, form)] += 1
         if literal is not None:
             reference = expected(literal)
             if repr(decoded) != repr(reference):
@@ -121,6 +125,16 @@ def run(count: int, seed: int, progress: bool = False) -> Counter[str]:
         if progress and number % 100_000 == 0:
             print(f"{number} inputs, {time.monotonic() - begin:.0f} s, {dict(ledger)}", flush=True)
     return ledger
+
+
+def _written(data: dict[Any, Any], form: payload.Form) -> str:
+    """Write a dict, and see what a reader gets."""
+    try:
+        body = payload.encode(data, form)
+    except PayloadError:
+        return f"not written as {form.value}"
+    assert payload.decode(body) == data, (form, data)
+    return f"written as {form.value}"
 
 
 def _is_deep(literal: str) -> bool:

@@ -14,6 +14,9 @@ def test_broken_bodies_are_decoded_as_the_reference_does_or_refused(seed: int) -
     ledger = fuzz.run(10_000, seed)
     assert ledger["decoded"] > 500
     assert ledger["refused"] > 5_000
+    assert ledger["written as literal"] > 500
+    assert ledger["written as json"] > 100
+    assert ledger["not written as json"] > 100
     assert ledger["through the callback"] == 10_000
 
 

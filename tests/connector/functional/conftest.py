@@ -17,7 +17,7 @@ from mq_connector import ConsumerThread
 from mq_connector.config import Limits
 from mq_connector.consumer import Channel
 from mq_connector.health import HealthServer
-from mq_connector.payload.request import REPLY_PROPERTIES, Request
+from mq_connector.payload.request import Request
 from waiting import eventually
 
 from .broker import Broker
@@ -145,7 +145,7 @@ def echo(channel: Channel, method: Any, properties: Any, body: bytes) -> None:
     request = Request.decode(body, properties)
     if request.reply_queue:
         reply = request.encode_reply({"echo": request.data})
-        channel.basic_publish("", request.reply_queue, reply, REPLY_PROPERTIES)
+        channel.basic_publish("", request.reply_queue, reply, request.reply_properties)
 
 
 @pytest.fixture(scope="session")

@@ -210,6 +210,8 @@ REFUSED = [
     ({"a": Path("a")}, rf"answer\(\)\['a'\] is a PosixPath, {NEON}"),
     ({"a": MappingProxyType({})}, rf"answer\(\)\['a'\] is a mappingproxy, {NEON}"),
     ({"a": NotImplemented}, rf"answer\(\)\['a'\] is a NotImplementedType, {NEON}"),
+    ({"a": ...}, rf"answer\(\)\['a'\] is an ellipsis, {NEON}"),
+    ({"a": (1, {...})}, rf"answer\(\)\['a'\]\[1\]\[Ellipsis\] is an ellipsis, {NEON}"),
     ({"a": Bare()}, rf"answer\(\)\['a'\] is a Bare, {NEON}"),
     ({"a": Broken()}, rf"answer\(\)\['a'\] is a Broken, {NEON}"),
     ({Plain.RED: 1}, rf"answer\(\) key <Plain.RED: 1> is a Plain, {NEON}"),
@@ -302,6 +304,7 @@ class Sub(str):
 
 foreign = st.one_of(
     st.just(now),
+    st.just(...),
     st.just(float("nan")),
     st.just(decimal.Decimal(1)),
     st.text(max_size=3).map(Text),

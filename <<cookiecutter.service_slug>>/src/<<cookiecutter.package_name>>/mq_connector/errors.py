@@ -60,7 +60,7 @@ class ChannelError(MQError):
 
 
 class PayloadError(MQError, ValueError):
-    """A message body can't be decoded, or exceeds a bound on size or depth."""
+    """A body can't be decoded, exceeds a bound, or couldn't be read by whom it is written for."""
 
 
 class PublishError(MQError):

@@ -6,8 +6,9 @@ time that writing takes. For the others there is one rule, for all forms:
 - a subclass of str, bytes, int, float, complex, list, tuple, set or dict becomes its base type (an
   IntEnum an int, a namedtuple a tuple, a defaultdict a dict);
 - a number, bool or text of numpy becomes what its ``item()`` gives, if that is one of Python's own;
-- everything else is refused, as are nan, infinities, and what holds itself. JSON carries neither
-  bytes, complex numbers, tuples and sets, nor keys other than text.
+- everything else is refused, as are nan, infinities, and what holds itself; an Ellipsis, too, which
+  Python prints in a way that it doesn't read. JSON carries neither bytes, complex numbers, tuples and
+  sets, nor keys other than text.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from binascii import b2a_base64
 from collections.abc import Callable, Mapping
 from json.encoder import encode_basestring_ascii
 from math import isfinite
-from types import AsyncGeneratorType, CoroutineType, EllipsisType, GeneratorType, NoneType
+from types import AsyncGeneratorType, CoroutineType, GeneratorType, NoneType
 from typing import Any, NoReturn
 
 from ..errors import PayloadError
@@ -142,9 +143,7 @@ def _is_plain(items: Any, wide: bool, level: int) -> bool:
             if level == LEVELS or not _is_plain(item, wide, level + 1):
                 return False
         elif not wide or not (
-            kind is bytes
-            or kind is EllipsisType
-            or (kind is complex and isfinite(item.real) and isfinite(item.imag))
+            kind is bytes or (kind is complex and isfinite(item.real) and isfinite(item.imag))
         ):
             return False
     return True
@@ -161,7 +160,7 @@ def _plain(value: Any, name: str, path: str, wide: bool, outer: tuple[int, ...])
     :raises PayloadError: there is none
     """
     value = _of_numpy(value)
-    if value is None or value is True or value is False or (wide and value is ...):
+    if value is None or value is True or value is False:
         return value
     for base, convert in _BASES:
         if isinstance(value, base):
