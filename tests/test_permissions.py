@@ -271,7 +271,7 @@ def test_what_comes_back_again_and_again_ends_among_the_dead_letters(login: Logi
     service = login("neon_echo")
     service.queue_declare(INPUT, **QUORUM)
     service.basic_publish("", INPUT, b"poison")
-    for _ in range(21):
+    for _ in range(101):
         service.basic_reject(get(service, INPUT)[0].delivery_tag, requeue=True)
     _, properties, body = get(service, DEAD)
     assert (body, properties.headers["x-first-death-reason"]) == (b"poison", "delivery_limit")

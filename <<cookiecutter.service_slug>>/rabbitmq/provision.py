@@ -41,7 +41,6 @@ NEW_SETTINGS = """\
 #
 #MQ_PORT=5672
 #MQ_WORKERS=1
-#MQ_PREFETCH=200
 #MQ_QUEUE_TYPE=auto
 
 # SERVICE_UID and SERVICE_GID: as whom the service runs in its container; they must be able to read

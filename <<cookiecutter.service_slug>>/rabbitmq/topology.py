@@ -117,8 +117,10 @@ def topology() -> dict[str, Any]:
     Each input queue has a queue for what can't be handled, and an exchange of the same name that leads
     there; what subscribers can't handle joins that of the first.
     """
-    # A quorum queue keeps a rejected message until the dead-letter queue has confirmed it.
-    safely = {"dead-letter-strategy": "at-least-once", "delivery-limit": 20}
+    # A quorum queue keeps a rejected message until the dead-letter queue has confirmed it. It counts lost
+    # connections, too, of which an innocent message may see many; what is to blame for one, or comes back
+    # on purpose, the service itself bounds much earlier.
+    safely = {"dead-letter-strategy": "at-least-once", "delivery-limit": 100}
     made: dict[str, list[dict[str, Any]]] = {"exchanges": [], "queues": [], "bindings": []}
     policies: list[dict[str, Any]] = []
     for queue in QUEUES:

@@ -371,6 +371,21 @@ def test_no_representation_of_settings_shows_the_password() -> None:
 # ---- limits
 
 
+def test_limits_have_defaults_that_keep_the_order(machine: Machine) -> None:
+    limits = Limits.from_environment()
+    assert (limits.workers, limits.prefetch, limits.stuck, limits.queue_type) == (
+        1,
+        None,
+        0,
+        "auto",
+    )
+
+
+def test_limits_come_from_the_environment(machine: Machine) -> None:
+    machine.set(MQ_WORKERS="8", MQ_PREFETCH="50", MQ_STUCK="60", MQ_QUEUE_TYPE="legacy")
+    assert Limits.from_environment() == Limits(8, 50, 60, "legacy")
+
+
 def test_limits_come_from_dotenv(machine: Machine) -> None:
     machine.write(machine.work / ".env", "MQ_WORKERS=3\n")
     assert Limits.from_environment().workers == 3

@@ -74,11 +74,11 @@ class Unroutable(PublishError):
 class RetryMessage(MQError):
     """Raised by a callback to have its message delivered again later.
 
-    The broker counts these deliveries and dead-letters the message past its ``delivery-limit`` (20,
-    see the definitions). A transient queue doesn't count: there one retry is all.
+    The broker counts the deliveries, and the 20th retry isn't made: the message is dead-lettered. A
+    transient queue doesn't count: there one retry is all.
 
-    While it waits it counts as in hand: with ``MQ_PREFETCH`` of them waiting nothing else is handled,
-    so a service doesn't wear out its queue while what it needs is down.
+    While it waits it counts as in hand: with 200 of them waiting (or ``MQ_PREFETCH``) nothing else is
+    handled, so a service doesn't wear out its queue while what it needs is down.
 
     :param delay: seconds until the first retry; doubled for each further one, up to a minute
     :raises ValueError: the delay is negative or no number
