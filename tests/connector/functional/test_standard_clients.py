@@ -13,10 +13,11 @@ import pytest
 from mq_connector import Channel
 from mq_connector.payload.request import Request
 from pika.adapters.blocking_connection import BlockingChannel
+from waiting import eventually
 
 from .broker import Broker
 from .conftest import Consume, echo
-from .peer import Peer, eventually
+from .peer import Peer
 from .test_bodies import literal
 
 DIRECT = "amq.rabbitmq.reply-to"
@@ -45,7 +46,7 @@ def ask(client: BlockingChannel, queue: str, body: bytes, replies: str) -> tuple
     client.basic_publish("", queue, body, sent)
 
     def answered() -> Any:
-        client.connection.process_data_events(0.01)  # type: ignore[no-untyped-call]
+        client.connection.process_data_events(0.01)
         return answers
 
     return eventually(answered, what="a reply with our correlation id")[0]  # type: ignore[no-any-return]
