@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from mq_connector import client as client_module
 from mq_connector import payload
 from mq_connector.client import Client
-from mq_connector import client as client_module
 from mq_connector.connection import Connection
 from mq_connector.connection import supervised as supervised_module
 from mq_connector.connection.address import Address

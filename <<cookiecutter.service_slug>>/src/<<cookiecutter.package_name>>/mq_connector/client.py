@@ -183,9 +183,8 @@ class Client:
 
     def on_lost(self, error: BaseException) -> None:
         """The link is gone; requests that wait are sent again on the next one."""
-        closed = isinstance(error, ConnectionClosedByBroker)
-        if self._declaring and closed and error.reply_code == INTERNAL_ERROR:
-            self._exclusive = True  # the broker denies transient queues
+        if isinstance(error, ConnectionClosedByBroker) and error.reply_code == INTERNAL_ERROR:
+            self._exclusive |= self._declaring  # the broker denies transient queues
         self._declaring = False
         self._channel = self._link = None
         if self._closed:
