@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python -B
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test coverage soak lint bench clean
+.PHONY: help demo test quick coverage soak lint bench clean
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,10 @@ demo: $(VENV)/.demo  ## Generate a service, start it, ask it, edit it, ask it ag
 test: $(VENV)/.test $(INCUMBENT)/.incumbent  ## Run all tests; pass on arguments with PYTEST_ARGS
 	@$(PYTHON) scripts/ensure_broker.py
 	$(RUN) -m pytest $(PYTEST_ARGS)
+
+quick: $(VENV)/.test $(INCUMBENT)/.incumbent  ## Run what needs neither a broker nor containers, side by side: under a minute
+	$(RUN) -m pytest --numprocesses auto --dist worksteal \
+		-m 'not broker and not containers and not slow' $(PYTEST_ARGS)
 
 coverage: $(VENV)/.test $(INCUMBENT)/.incumbent  ## Measure the connector's branch coverage by its own tests: 95 % or it fails
 	@$(PYTHON) scripts/ensure_broker.py

@@ -14,13 +14,13 @@ import sys
 from pathlib import Path
 
 #: The generated repository's own way to find a RabbitMQ, where it lies in the template.
-LOCAL = Path(__file__).parent.parent / "<<cookiecutter.service_slug>>" / "rabbitmq" / "local.py"
+TREE = Path(__file__).parent.parent / "<<cookiecutter.service_slug>>"
+LOCAL = TREE / "rabbitmq" / "local_server.py"
 
 
 def trouble() -> str:
     """Why no installed RabbitMQ can be run here, and what to type; empty if one can."""
     sys.dont_write_bytecode = True  # it would be rendered with the template
-    sys.path.insert(0, str(LOCAL.parent))  # where its own modules are
     spec = importlib.util.spec_from_file_location("ensured_local", LOCAL)
     assert spec is not None and spec.loader is not None
     local = importlib.util.module_from_spec(spec)

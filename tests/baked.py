@@ -134,24 +134,29 @@ def load(name: str, path: Path) -> Any:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
     sys.path.insert(0, str(path.parent))
     try:
         sys.modules[name] = module  # where dataclasses look for the module that they are in
         spec.loader.exec_module(module)
     finally:
         sys.path.remove(str(path.parent))
-        for each in beside:
+        for each in beside - {name}:
             sys.modules.pop(each, None)
         sys.modules.update(others)
     return module
 
 
-def settings(folder: Path) -> Path:
-    """A configuration for cookiecutter that keeps it away from the user's home."""
+def settings(folder: Path, defaults: Mapping[str, object] | None = None) -> Path:
+    """A configuration for cookiecutter that keeps it away from the user's home.
+
+    :param defaults: the user's own, in place of the template's
+    """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "cookiecutter.yaml"
     folders = {"cookiecutters_dir": str(folder / "clones"), "replay_dir": str(folder / "replay")}
-    file.write_text(json.dumps(folders), encoding="utf-8")
+    content = {**folders, "default_context": dict(defaults or {})}
+    file.write_text(json.dumps(content), encoding="utf-8")
     return file
 
 
@@ -199,9 +204,14 @@ def patch_prompts(options: Mapping[str, str]) -> Iterator[None]:
         yield
 
 
-def command_line(folder: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """What a user gets who types `cookiecutter --no-input TEMPLATE key=value...` in `folder`."""
-    config = settings(folder.parent / f"{folder.name}-settings")
+def command_line(
+    folder: Path, *words: str, defaults: Mapping[str, object] | None = None, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """What a user gets who types `cookiecutter --no-input TEMPLATE key=value...` in `folder`.
+
+    :param defaults: the user's own, in place of the template's
+    """
+    config = settings(folder.parent / f"{folder.name}-settings", defaults)
     command = [sys.executable, "-m", "cookiecutter", "--no-input", "--config-file", str(config)]
     folder.mkdir(exist_ok=True)
     return subprocess.run(

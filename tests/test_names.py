@@ -119,7 +119,18 @@ REFUSED = [
     pytest.param("description", "a\x00b".replace("\x00", "\x1b"), "description", id="escape"),
     pytest.param("author_name", "a\x7f", "author_name", id="delete"),
     pytest.param("author_email", "\udcff", "author_email", id="not-utf-8"),
+    pytest.param("__user_key", "", "__user_key", id="user-empty"),
+    pytest.param("__user_key", "a b", "__user_key", id="user-with-space"),
+    pytest.param("__user_key", "-a", "__user_key", id="user-like-an-option"),
+    pytest.param("__user_key", 'a"b', "__user_key", id="user-with-quote"),
+    pytest.param("__user_key", "u" * 64, "__user_key", id="user-too-long"),
+    pytest.param("__user_key", "mq_handler", "__user_key", id="user-of-neons-clients"),
+    pytest.param("package_name", "neon_api_utils", "__user_key", id="package-of-neons-clients"),
+    pytest.param("package_name", "env_file", "package_name", id="package-of-the-scripts"),
 ]
+#: Variables that are text; for the others cookiecutter keeps to the choices there are.
+TEXTS = ["service_name", "service_slug", "package_name", "description", "author_name"]
+TEXTS += ["author_email", "vhost", "input_queue", "__user_key"]
 
 
 @pytest.mark.parametrize(("variable", "value", "blamed"), REFUSED)
@@ -162,6 +173,23 @@ def test_what_cookiecutter_itself_refuses_leaves_nothing_either(
     done = command_line(tmp_path / "out", f"{variable}={value}")
     assert done.returncode == 1
     assert [*(tmp_path / "out").iterdir()] == []
+
+
+@pytest.mark.parametrize("variable", TEXTS)
+@pytest.mark.parametrize("value", [None, True], ids=["null", "true"])
+def test_a_default_of_ones_own_that_is_no_text_is_one_line(
+    tmp_path: Path, variable: str, value: bool | None
+) -> None:
+    done = command_line(tmp_path / "out", defaults={variable: value})
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{variable} ") and "isn't text" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert [*(tmp_path / "out").iterdir()] == []
+
+
+def test_a_number_among_ones_own_defaults_is_text(tmp_path: Path) -> None:
+    assert command_line(tmp_path / "out", defaults={"service_name": 2026}).returncode == 0
+    assert (tmp_path / "out" / "2026" / "src" / "neon_2026").is_dir()
 
 
 def test_an_existing_folder_is_not_touched(tmp_path: Path) -> None:

@@ -22,8 +22,31 @@ INPUT = "neon_echo_input"
 DEAD = f"{INPUT}.dead"
 QUORUM: dict[str, Any] = {"durable": True, "arguments": {"x-queue-type": "quorum"}}
 REFUSED = 403
-#: Reply queues as Neon's clients name them: most of them, the shared ones, and one per request.
-REPLIES = ("0123456789abcdef" * 2, "neon_api_output", f"{INPUT}.response.0123456789abcdef")
+UUID = "01234567-89ab-4cde-8f01-23456789abcd"
+#: Reply queues as Neon's clients name them: most of them, the shared ones, one for each request, and
+#: those of chat clients.
+REPLIES = (
+    "0123456789abcdef" * 2,
+    "neon_api_output",
+    f"{INPUT}.response.0123456789abcdef",
+    UUID,
+    f"chat_gpt_{UUID}",
+    f"neon-chat_{UUID}",
+    "neon_chat_api_error",
+)
+#: Names that look like those, and that a pattern without ends would match.
+NO_REPLIES = (
+    "0123456789abcdef" * 2 + "0",
+    f"{UUID}0",
+    f"{UUID}_x",
+    f"x.{UUID}",
+    f"{INPUT}.dead_{UUID}",
+    f"_{UUID.upper()}",
+    "neon_chat_api_errors",
+    "other_neon_chat_api_error",
+    "neon.api_output",
+    "neon_api_output2",
+)
 
 Login = Callable[..., BlockingChannel]
 Action = Callable[[BlockingChannel], Any]
@@ -172,7 +195,15 @@ def test_the_service_may_not_read_what_others_are_told(login: Login) -> None:
         lambda channel: channel.basic_consume(INPUT, lambda *_: None),
         lambda channel: channel.queue_purge(INPUT),
         lambda channel: channel.basic_get(DEAD),
+        lambda channel: channel.basic_consume(DEAD, lambda *_: None),
+        lambda channel: channel.queue_purge(DEAD),
         lambda channel: channel.queue_delete(DEAD),
+        lambda channel: channel.queue_declare(DEAD),
+        lambda channel: channel.queue_bind(DEAD, "amq.fanout"),
+        lambda channel: channel.queue_unbind(DEAD, DEAD),
+        lambda channel: channel.basic_publish(DEAD, "", b"forged"),
+        lambda channel: channel.exchange_delete(DEAD),
+        lambda channel: channel.exchange_declare(DEAD, "fanout", durable=True),
         lambda channel: channel.queue_declare(f"{INPUT}.probe.ab"),
         lambda channel: channel.queue_declare("neon_echo.reply.ab", exclusive=True),
         lambda channel: channel.queue_declare("anything"),
@@ -186,6 +217,22 @@ def test_a_client_may_ask_and_be_answered_and_nothing_else(login: Login, action:
     client.queue_declare(INPUT)  # as the incumbents' connector does before each request
     client.basic_publish("", INPUT, b"request")
     assert code(action, login("mq_handler")) == REFUSED
+
+
+@pytest.mark.parametrize("queue", NO_REPLIES)
+def test_a_client_waits_for_replies_at_queues_of_known_names_only(login: Login, queue: str) -> None:
+    login("neon_echo").queue_declare(INPUT)
+    declare = functools.partial(BlockingChannel.queue_declare, queue=queue)
+    assert code(declare, login("mq_handler")) == REFUSED
+
+
+def test_what_a_client_forges_through_the_default_exchange_is_only_a_message(login: Login) -> None:
+    """No right can forbid that: it is how requests travel, and it reaches every queue by its name."""
+    login("mq_handler").basic_publish("", DEAD, b"forged")
+    service = login("neon_echo")
+    method, properties, body = get(service, DEAD)
+    assert (body, (properties.headers or {}).get("x-death")) == (b"forged", None)
+    service.basic_ack(method.delivery_tag)
 
 
 @pytest.mark.parametrize("key", ["neon_echo", "mq_handler"])

@@ -90,6 +90,25 @@ def test_a_configuration_that_is_there_is_completed_however_it_is_spelled(
     assert password_fits(clone, "me", password)
 
 
+def test_a_byte_order_mark_is_no_part_of_a_configuration(clone: BakedProject) -> None:
+    given = {"users": {"neon_echo": {"user": "me", "password": "of-before"}}}
+    text = b"\xef\xbb\xbf" + json.dumps(given).encode()
+    (clone / CONFIG).write_bytes(text)
+    assert provision(clone).returncode == 0
+    assert password_fits(clone, "me", "of-before")
+    assert (clone / CONFIG).read_bytes() == text, "nothing was missing in it"
+    provision(clone, "--client-user")
+    assert load(clone, CONFIG)["users"]["neon_echo"] == given["users"]["neon_echo"]
+
+
+def test_an_entry_of_neons_clients_that_lacks_something_is_completed(clone: BakedProject) -> None:
+    (clone / CONFIG).write_text('{"users": {"mq_handler": {}}}')
+    assert provision(clone).returncode == 0
+    clients = load(clone, CONFIG)["users"]["mq_handler"]
+    assert clients["username"] == clients["user"] == "neon_api_utils"
+    assert password_fits(clone, "neon_api_utils", clients["password"])
+
+
 def test_neons_clients_are_let_in_when_asked_for(clone: BakedProject) -> None:
     provision(clone)
     assert [each["name"] for each in load(clone, DEFINITIONS)["users"]] == ["neon_echo"]
@@ -129,6 +148,15 @@ def test_the_clients_user_has_one_name_and_it_isnt_the_services(clone: BakedProj
         (CONFIG, '{"users": {"neon_echo": "x"}}', "users.neon_echo"),
         (CONFIG, '{"users": {"neon_echo": {"password": 5}}}', "users.neon_echo.password"),
         (CONFIG, '{"users": {"neon_echo": {"username": 5}}}', "users.neon_echo.username"),
+        (CONFIG, '{"users": {"neon_echo": {"password": 0}}}', "users.neon_echo.password"),
+        (CONFIG, '{"users": {"neon_echo": {"password": false}}}', "users.neon_echo.password"),
+        (CONFIG, '{"users": {"neon_echo": {"username": []}}}', "users.neon_echo.username"),
+        (CONFIG, r'{"users": {"neon_echo": {"password": "x\ud800"}}}', "users.neon_echo.password"),
+        (CONFIG, r'{"users": {"neon_echo": {"password": "x\u0000"}}}', "users.neon_echo.password"),
+        (CONFIG, r'{"users": {"neon_echo": {"user": "\udfff"}}}', "users.neon_echo.username"),
+        (CONFIG, '{"users": {"mq_handler": 1}}', "users.mq_handler"),
+        (CONFIG, '{"users": {"mq_handler": {"password": 5}}}', "users.mq_handler.password"),
+        (CONFIG, '{"port": ' + "9" * 5000 + "}", "valid JSON"),
         (CONFIG, b"\xff", "UTF-8"),
         (CONFIG, None, "Is a directory"),
         (DEFINITIONS, "nonsense", "valid JSON"),
@@ -178,6 +206,30 @@ def test_settings_of_ones_own_are_kept(clone: BakedProject) -> None:
     lines = clone.read(".env").splitlines()
     assert lines[:3] == ["# mine", "MQ_PORT=5999", "export SERVICE_UID='4711'"]
     assert re.fullmatch(r"SERVICE_GID=\d+", lines[3]) and len(lines) == 4
+
+
+@pytest.mark.parametrize(
+    "name", ["neon_chat_output", "neon_chat_api_error", "0123456789abcdef" * 2]
+)
+def test_no_pattern_for_replies_gives_clients_what_is_the_services(bake: Bake, name: str) -> None:
+    """Neither a queue that is called as replies are, nor a pattern for all names that is added."""
+    project = bake(input_queue=name)
+    script = project / "rabbitmq" / "topology.py"
+    text = script.read_text(encoding="utf-8")
+    script.write_text(text.replace("REPLY_QUEUES = (", 'REPLY_QUEUES = (\n    ".*",'))
+    (project / DEFINITIONS).unlink()
+    provision(project, "--client-user")
+    [rights] = [
+        each
+        for each in load(project, DEFINITIONS)["permissions"]
+        if each["user"] == "neon_api_utils"
+    ]
+    own = [name, f"{name}.dead", f"{name}.probe.0123456789abcdef"]
+    may = {right: [each for each in own if re.search(rights[right], each)] for right in rights}
+    # To declare the queue that it publishes to is what a client does.
+    assert (may["configure"], may["write"], may["read"]) == ([name], [], [])
+    for right in ("configure", "read"):
+        assert re.search(rights[right], "any other")
 
 
 def test_names_with_a_meaning_in_regular_expressions_are_only_names(bake: Bake) -> None:

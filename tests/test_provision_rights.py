@@ -6,11 +6,13 @@ import json
 import os
 import resource
 import stat
+import tempfile
 from pathlib import Path
 
 import provisioning
 import pytest
-from baked import SECRETS, BakedProject
+import yaml
+from baked import SECRETS, BakedProject, bake_into
 from provisioning import CONFIG, DEFINITIONS, everything, provision
 
 
@@ -45,6 +47,50 @@ def test_what_cant_be_written_leaves_the_old_file_and_no_other(clone: BakedProje
     assert (done.returncode, everything(clone)) == (1, before)
     assert len(done.stderr.splitlines()) == 1
     assert provision(clone, "--client-user").returncode == 0
+
+
+def test_the_broker_reads_the_definitions_by_their_group_and_nobody_else(
+    clone: BakedProject,
+) -> None:
+    provision(clone)
+    group = int(clone.read(".env").split("SERVICE_GID=")[1])
+    made = (clone / DEFINITIONS).stat()
+    assert (made.st_gid, stat.S_IMODE(made.st_mode)) == (group, 0o640)
+    compose = yaml.safe_load(clone.read("compose.yaml"))["services"]["rabbitmq"]
+    assert compose["group_add"] == ["${SERVICE_GID:-10001}"]
+    (clone / DEFINITIONS).chmod(0o600)  # as a strict umask makes what an editor writes
+    assert "not readable for the broker" in provision(clone, "--check").stdout
+    assert provision(clone).returncode == 0
+    assert stat.S_IMODE((clone / DEFINITIONS).stat().st_mode) == 0o640
+    (clone / DEFINITIONS).chmod(0o644)
+    assert f"chmod 640 {DEFINITIONS}" in provision(clone, "--check").stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be root, and give files away")
+def test_definitions_of_another_group_are_given_to_the_brokers(clone: BakedProject) -> None:
+    provision(clone)
+    os.chown(clone / DEFINITIONS, -1, 4711)
+    assert provision(clone, "--check").returncode == 1
+    provision(clone)
+    assert (clone / DEFINITIONS).stat().st_gid == 10001
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_group_that_one_doesnt_belong_to_is_named() -> None:
+    # Not below pytest's own folder, which nobody else may enter.
+    with tempfile.TemporaryDirectory() as folder:
+        made = provisioning.clone(bake_into(Path(folder)))
+        (made / ".env").write_text("SERVICE_GID=4712\n")
+        for path in [Path(folder), *Path(folder).rglob("*")]:
+            os.chown(path, 4711, 4711, follow_symlinks=False)
+        # All is loaded before: this Python may lie where nobody else gets at it.
+        script = "import os, sys; sys.path.insert(0, 'rabbitmq'); import provision; "
+        script += (
+            "os.setgroups([]), os.setgid(4711), os.setuid(4711); provision.provision(None, False)"
+        )
+        done = made.run("python", "-B", "-c", script)
+    assert f"{DEFINITIONS}: can't be given to group 4712" in done.stdout, done.stderr
+    assert done.stderr == ""
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be root, and give files away")

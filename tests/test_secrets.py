@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
+import subprocess
+import tarfile
 from pathlib import Path
 
+import pytest
 from baked import SECRETS, BakedProject, command_line
 from conftest import Bake
 
@@ -55,3 +59,68 @@ def test_a_second_rendering_over_the_first_keeps_the_credentials(tmp_path: Path)
     before = {name: (project / name).read_bytes() for name in SECRETS}
     assert command_line(tmp_path / "out", "--overwrite-if-exists").returncode == 0
     assert {name: (project / name).read_bytes() for name in SECRETS} == before
+
+
+#: What people and editors make of a secret file: in the repository's folder, beside it, among the sources.
+COPIES = [
+    ".env.local",
+    ".env.bak",
+    ".env~",
+    ".env.production",
+    ".env.swp",
+    "#.env#",
+    ".#.env",
+    "production.env",
+    "mq_config.json.bak",
+    "mq_config.json~",
+    "mq_config.json.orig",
+    "#mq_config.json#",
+    ".#mq_config.json",
+    ".mq_config.json.swp",
+    "mq_config.json.20260101",
+    "old-mq_config.json",
+    "rabbitmq/definitions.json.bak",
+    "rabbitmq/definitions.json~",
+    "rabbitmq/.definitions.json.swp",
+    "src/neon_echo/mq_config.json",
+    "src/neon_echo/.env",
+    "src/neon_echo/.env.local",
+    "src/neon_echo/mq_config.json~",
+    "src/definitions.json.save",
+    "src/neon_echo/secrets.bak",
+]
+
+
+def test_git_sees_no_copy_of_a_secret(project: BakedProject) -> None:
+    before = project.files()
+    for name in COPIES:
+        (project / name).write_text("secret")
+    project.run("git", "init", "--quiet")
+    project.run("git", "add", "--all")
+    tracked = set(project.run("git", "ls-files").stdout.splitlines())
+    assert tracked == before - set(SECRETS)
+
+
+@pytest.mark.containers
+@pytest.mark.slow
+def test_no_copy_of_a_secret_goes_into_an_image(project: BakedProject, tmp_path: Path) -> None:
+    if (
+        not shutil.which("docker")
+        or subprocess.run(["docker", "info"], capture_output=True).returncode
+    ):
+        pytest.skip("no Docker engine on this machine")
+    for name in COPIES:
+        (project / name).write_text("secret")
+    # All that a Dockerfile could copy, so that it doesn't hang on what this one does copy.
+    (project / "Dockerfile").write_text('FROM scratch\nCOPY . /\nCMD ["none"]\n')
+    identity = project.run("docker", "build", "--quiet", ".").stdout.strip()
+    container = project.run("docker", "create", identity).stdout.strip()
+    try:
+        project.run("docker", "export", "--output", str(tmp_path / "files.tar"), container)
+    finally:
+        project.run("docker", "rm", container)
+        project.run("docker", "image", "rm", identity)
+    with tarfile.open(tmp_path / "files.tar") as files:
+        names = set(files.getnames())
+    assert "src/neon_echo/service.py" in names
+    assert names & {*COPIES, *SECRETS} == set()

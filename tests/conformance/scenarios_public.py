@@ -12,7 +12,7 @@ import pika
 from waiting import eventually
 
 from .checklist import scenario
-from .lab import CLIENT, Lab, decode, encode
+from .lab import CLIENT, Lab, decode
 from .scenarios_asking import Responder, _service
 
 #: A part of a streamed reply, which only the alpha of the incumbent's next release knows.
@@ -283,17 +283,3 @@ def a_thread_hears_that_there_is_no_connection(lab: Lab) -> None:
     time.sleep(0.5)
     thread.on_connection_fail.assert_called_once()
     assert len(errors) == 1
-
-
-@scenario("survival")
-def a_hook_that_fails_does_no_harm(lab: Lab) -> None:
-    got: list[bytes] = []
-    queue = lab.name()
-    thread = lab.thread(lambda *given: got.append(given[3]), queue=queue)
-    if lab.kind == "ours":
-        thread.on_connected = Mock(side_effect=ValueError("not this"))
-    thread.start()
-    eventually(lambda: thread.is_consuming)
-    lab.peer().declare(queue)
-    lab.peer().send(queue, encode({"a": 1}))
-    eventually(lambda: got)

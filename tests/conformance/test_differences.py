@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from baked import CONNECTOR, outside
@@ -55,6 +56,17 @@ def test_a_service_can_be_served_as_a_process(lab: Lab) -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def test_a_hook_that_fails_does_no_harm(lab: Lab) -> None:
+    got: list[bytes] = []
+    thread = lab.thread(lambda *given: got.append(given[3]))
+    thread.on_connected = Mock(side_effect=ValueError("not this"))
+    thread.start()
+    eventually(lambda: thread.is_consuming)
+    lab.peer().send(thread.queue, {"a": 1})
+    eventually(lambda: got)
+    thread.on_connected.assert_called_once()
 
 
 def test_a_permission_to_declare_is_not_needed_to_send(lab: Lab, broker: Any) -> None:

@@ -8,6 +8,7 @@ from baked import TEMPLATE, load
 fuzz = load("fuzz", TEMPLATE / "scripts" / "fuzz.py")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2026])
 def test_broken_bodies_are_decoded_as_the_reference_does_or_refused(seed: int) -> None:
     ledger = fuzz.run(10_000, seed)

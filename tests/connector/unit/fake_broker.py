@@ -21,7 +21,7 @@ class Gone(Exception):
     """The client has closed its side."""
 
 
-class Peer:
+class BrokerEnd:
     """The broker's end of one connection."""
 
     def __init__(self, sock: socket.socket, version: str) -> None:
@@ -64,7 +64,7 @@ class Peer:
     def greet(self, mechanisms: str = "PLAIN AMQPLAIN") -> Any:
         """Everything up to the client's credentials; returns what it says of itself."""
         assert isinstance(self.read(), frame.ProtocolHeader)
-        properties = {
+        properties: dict[str, Any] = {
             "version": self._version,
             "capabilities": {
                 "basic.nack": True,
@@ -141,7 +141,7 @@ class Peer:
                     self.method(each.channel_number, answer)
 
 
-Script = Callable[[Peer], None]
+Script = Callable[[BrokerEnd], None]
 
 
 class FakeBroker:
@@ -194,7 +194,7 @@ class FakeBroker:
     def _run(self, script: Script, sock: socket.socket) -> None:
         with sock:
             try:
-                script(Peer(sock, self._version))
+                script(BrokerEnd(sock, self._version))
             except Gone:
                 self.errors.append(AssertionError("the client went in the middle of the script"))
             except BaseException as error:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from mq_connector.connection import Connection
 from mq_connector.connection.link import Link
 
-from .fake_broker import PATIENCE, FakeBroker, Peer
+from .fake_broker import PATIENCE, BrokerEnd, FakeBroker
 
 
 class Listener:
@@ -53,7 +53,12 @@ class Listener:
 def on_loop(connection: Connection, function: Callable[[], object]) -> None:
     """Run a function on the connection's loop, and wait until it has run."""
     ran = threading.Event()
-    connection.call(lambda: (function(), ran.set()))
+
+    def run() -> None:
+        function()
+        ran.set()
+
+    connection.call(run)
     assert ran.wait(PATIENCE)
 
 
@@ -80,16 +85,16 @@ def joined(*brokers: FakeBroker, count: int = 1) -> Iterator[list[Listener]]:
             assert not thread.is_alive()
 
 
-def serve(peer: Peer) -> None:
+def serve(peer: BrokerEnd) -> None:
     peer.open()
     peer.farewell()
 
 
-def hang_up(peer: Peer) -> None:
+def hang_up(peer: BrokerEnd) -> None:
     peer.open()
 
 
-def refuse(peer: Peer) -> None:
+def refuse(peer: BrokerEnd) -> None:
     peer.greet()
     peer.close(403, "ACCESS_REFUSED - Login was refused using authentication mechanism PLAIN.")
 

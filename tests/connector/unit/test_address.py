@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pika
 import pytest
 from mq_connector.config import load
@@ -82,7 +84,8 @@ def test_each_host_of_a_configuration_has_parameters_of_its_own(
         ("two.example", 5673, "/mine"),
     ]
     for each in found:
-        assert (each.credentials.username, each.credentials.password) == ("me", "secret")
+        credentials: Any = each.credentials
+        assert (credentials.username, credentials.password) == ("me", "secret")
         assert each.heartbeat == HEARTBEAT
         assert each.client_properties == {"connection_name": "a name"}
         assert each.ssl_options is None

@@ -153,7 +153,7 @@ def test_what_may_be_refused_runs_on_another_channel(
     ],
 )
 def test_a_transient_queue_is_declared_on_a_connection_apart_where_it_may_cost_one(
-    version: tuple[int, ...], options: dict[str, bool], apart: bool
+    version: tuple[int, ...], options: dict[str, Any], apart: bool
 ) -> None:
     setup = Setup(version=version)
     setup.channel.queue_declare("q", **options)

@@ -26,17 +26,17 @@ from mq_connector.fork import Process
 from pika import spec
 
 from . import wire
-from .fake_broker import PATIENCE, Peer, broker
+from .fake_broker import PATIENCE, BrokerEnd, broker
 from .members import Listener, on_loop
 
 
-def ready(peer: Peer) -> tuple[int, Any]:
+def ready(peer: BrokerEnd) -> tuple[int, Any]:
     """Everything up to the client's consumer; returns its channel and how it declared its queue."""
     peer.open()
     return ready_channel(peer)
 
 
-def ready_channel(peer: Peer) -> tuple[int, Any]:
+def ready_channel(peer: BrokerEnd) -> tuple[int, Any]:
     """The same on a connection that is open."""
     channel = peer.open_channel()
     peer.confirm(channel)
@@ -47,28 +47,28 @@ def ready_channel(peer: Peer) -> tuple[int, Any]:
     return channel, declared
 
 
-def reply(peer: Peer, channel: int, data: dict[str, Any]) -> None:
+def reply(peer: BrokerEnd, channel: int, data: dict[str, Any]) -> None:
     peer.send(*wire.delivery(channel, 1, payload.encode(data), consumer_tag=peer.consumer_tag))
 
 
-def ack(peer: Peer, channel: int, tag: int, multiple: bool = False) -> None:
+def ack(peer: BrokerEnd, channel: int, tag: int, multiple: bool = False) -> None:
     peer.method(channel, spec.Basic.Ack(tag, multiple))
 
 
-def requested(peer: Peer) -> tuple[str, dict[Any, Any], Any]:
+def requested(peer: BrokerEnd) -> tuple[str, dict[Any, Any], Any]:
     method, properties, body = peer.publish()
     assert method.mandatory
     assert method.exchange == ""
     return method.routing_key, payload.decode(body), properties
 
 
-def answer_all(peer: Peer, count: int = 1) -> None:
+def answer_all(peer: BrokerEnd, count: int = 1) -> None:
     """A service that echoes."""
     peer.open()
     answer_all_on_channel(peer, count)
 
 
-def answer_all_on_channel(peer: Peer, count: int = 1) -> None:
+def answer_all_on_channel(peer: BrokerEnd, count: int = 1) -> None:
     channel, _ = ready_channel(peer)
     for tag in range(1, count + 1):
         _, data, _ = requested(peer)
@@ -96,7 +96,7 @@ def client() -> Iterator[Ask]:
 def test_a_request_gets_its_reply(client: Ask) -> None:
     seen: list[Any] = []
 
-    def script(peer: Peer) -> None:
+    def script(peer: BrokerEnd) -> None:
         channel, declared = ready(peer)
         seen.append(declared)
         seen.append(requested(peer))
@@ -121,7 +121,7 @@ def test_a_request_gets_its_reply(client: Ask) -> None:
 def test_replies_reach_the_thread_that_waits_for_them(client: Ask) -> None:
     count = 20
 
-    def script(peer: Peer) -> None:
+    def script(peer: BrokerEnd) -> None:
         channel, _ = ready(peer)
         waiting = [requested(peer)[1] for _ in range(count)]
         ack(peer, channel, count, multiple=True)
@@ -150,7 +150,7 @@ def test_a_request_leaves_once_when_the_channel_opens_between_its_entry_and_its_
 ) -> None:
     sent = threading.Event()
 
-    def script(peer: Peer) -> None:
+    def script(peer: BrokerEnd) -> None:
         channel, _ = ready(peer)
         message_id = requested(peer)[1]["message_id"]
         sent.set()
@@ -182,7 +182,7 @@ def test_a_request_leaves_once_when_the_channel_opens_between_its_entry_and_its_
 
 
 def test_it_shares_a_connection_and_closes_nobody_else_s(client: Ask) -> None:
-    def script(peer: Peer) -> None:
+    def script(peer: BrokerEnd) -> None:
         peer.open()
         answer_all_on_channel(peer)
 
@@ -211,7 +211,7 @@ def test_the_request_is_not_changed_and_its_own_id_is_kept(client: Ask) -> None:
 def test_a_message_without_a_reply_is_done_when_the_broker_has_taken_it(client: Ask) -> None:
     seen: list[Any] = []
 
-    def script(peer: Peer) -> None:
+    def script(peer: BrokerEnd) -> None:
         channel, _ = ready(peer)
         seen.append(requested(peer)[1])
         time.sleep(0.05)
@@ -228,7 +228,7 @@ def test_a_message_without_a_reply_is_done_when_the_broker_has_taken_it(client: 
 
 
 def test_parts_and_strangers_are_passed_over_until_the_final_reply(client: Ask) -> None:
-    def script(peer: Peer) -> None:
+    def script(peer: BrokerEnd) -> None:
         channel, _ = ready(peer)
         message_id = requested(peer)[1]["message_id"]
         peer.send(*wire.delivery(channel, 1, b"no payload", consumer_tag=peer.consumer_tag))
@@ -248,7 +248,7 @@ def test_parts_and_strangers_are_passed_over_until_the_final_reply(client: Ask) 
 
 
 def test_a_request_that_was_on_its_way_is_sent_again_after_a_loss(client: Ask) -> None:
-    def lose(peer: Peer) -> None:
+    def lose(peer: BrokerEnd) -> None:
         ready(peer)
         requested(peer)
 
@@ -259,7 +259,7 @@ def test_a_request_that_was_on_its_way_is_sent_again_after_a_loss(client: Ask) -
 
 
 def test_a_cancelled_consumer_is_replaced_on_another_channel(client: Ask) -> None:
-    def cancel(peer: Peer) -> None:
+    def cancel(peer: BrokerEnd) -> None:
         channel, _ = ready(peer)
         requested(peer)
         peer.method(channel, spec.Basic.Cancel(peer.consumer_tag, True))
@@ -275,7 +275,7 @@ def test_a_cancelled_consumer_is_replaced_on_another_channel(client: Ask) -> Non
 
 
 def test_a_queue_that_does_not_exist_is_reported_at_once(client: Ask) -> None:
-    def script(peer: Peer) -> None:
+    def script(peer: BrokerEnd) -> None:
         channel, _ = ready(peer)
         queue, data, properties = requested(peer)
         body = payload.encode(data)
@@ -292,7 +292,7 @@ def test_a_queue_that_does_not_exist_is_reported_at_once(client: Ask) -> None:
 
 
 def test_a_message_that_the_broker_refuses_is_reported(client: Ask) -> None:
-    def script(peer: Peer) -> None:
+    def script(peer: BrokerEnd) -> None:
         channel, _ = ready(peer)
         requested(peer)
         peer.method(channel, spec.Basic.Nack(1, False, False))
@@ -307,7 +307,7 @@ def test_a_message_that_the_broker_refuses_is_reported(client: Ask) -> None:
 
 @pytest.mark.parametrize("wants_reply", [True, False])
 def test_without_an_answer_in_time_the_request_fails(client: Ask, wants_reply: bool) -> None:
-    def script(peer: Peer) -> None:
+    def script(peer: BrokerEnd) -> None:
         ready(peer)
         requested(peer)
         peer.farewell()
@@ -333,7 +333,7 @@ def test_a_time_out_says_what_is_wrong_with_the_connection(client: Ask) -> None:
 def test_a_late_reply_disturbs_nobody(client: Ask) -> None:
     asked = threading.Event()
 
-    def script(peer: Peer) -> None:
+    def script(peer: BrokerEnd) -> None:
         channel, _ = ready(peer)
         first = requested(peer)[1]
         second = requested(peer)[1]
@@ -350,12 +350,12 @@ def test_a_late_reply_disturbs_nobody(client: Ask) -> None:
         asking.close()
 
 
-def refused_login(peer: Peer) -> None:
+def refused_login(peer: BrokerEnd) -> None:
     peer.greet()
     peer.close(403, "ACCESS_REFUSED")
 
 
-def refused_queue(peer: Peer) -> None:
+def refused_queue(peer: BrokerEnd) -> None:
     peer.open()
     channel = peer.open_channel()
     peer.confirm(channel)
@@ -368,7 +368,7 @@ def refused_queue(peer: Peer) -> None:
     ("script", "words"), [(refused_login, "refuses user"), (refused_queue, "405 RESOURCE_LOCKED")]
 )
 def test_a_broker_that_says_no_ends_this_request_and_those_after_it(
-    client: Ask, script: Callable[[Peer], None], words: str
+    client: Ask, script: Callable[[BrokerEnd], None], words: str
 ) -> None:
     with broker(script) as server:
         asking = client(server)
@@ -380,7 +380,7 @@ def test_a_broker_that_says_no_ends_this_request_and_those_after_it(
         asking.close()
 
 
-def locked_queue(peer: Peer) -> None:
+def locked_queue(peer: BrokerEnd) -> None:
     """As `refused_queue`, to a client that then drops the connection."""
     peer.open()
     channel = peer.open_channel()
@@ -391,11 +391,11 @@ def locked_queue(peer: Peer) -> None:
 
 @pytest.mark.parametrize("no", [refused_login, locked_queue])
 def test_a_no_after_a_yes_is_taken_for_a_passing_one(
-    client: Ask, no: Callable[[Peer], None]
+    client: Ask, no: Callable[[BrokerEnd], None]
 ) -> None:
     """A broker that is starting refuses logins; one that hasn't noticed a loss, our own queue."""
 
-    def lose(peer: Peer) -> None:
+    def lose(peer: BrokerEnd) -> None:
         ready(peer)
         requested(peer)
 
@@ -406,11 +406,11 @@ def test_a_no_after_a_yes_is_taken_for_a_passing_one(
 
 
 def test_a_time_out_says_that_the_reply_queue_is_locked(client: Ask) -> None:
-    def lose(peer: Peer) -> None:
+    def lose(peer: BrokerEnd) -> None:
         ready(peer)
         requested(peer)
 
-    with broker(lose, locked_queue, Peer.farewell) as server:
+    with broker(lose, locked_queue, BrokerEnd.farewell) as server:
         asking = client(server)
         with pytest.raises(
             RequestTimeout, match=r"within 2 s: reply queue .*: 405 RESOURCE_LOCKED"
@@ -423,11 +423,11 @@ def test_a_locked_queue_is_not_taken_for_a_denied_one(client: Ask) -> None:
     """Exclusive, it would be out of the services' reach, which declare it as well."""
     declared: list[bool] = []
 
-    def lose(peer: Peer) -> None:
+    def lose(peer: BrokerEnd) -> None:
         ready(peer)
         requested(peer)
 
-    def accept(peer: Peer) -> None:
+    def accept(peer: BrokerEnd) -> None:
         channel, method = ready(peer)
         declared.append(method.exclusive)
         reply(peer, channel, {"message_id": requested(peer)[1]["message_id"]})
@@ -445,7 +445,7 @@ def test_a_request_that_comes_while_a_channel_is_closed_waits_for_the_next_one(
 ) -> None:
     monkeypatch.setattr(client_module, "_CHANNEL_PAUSE", 0.3)
 
-    def close(peer: Peer) -> None:
+    def close(peer: BrokerEnd) -> None:
         channel, _ = ready(peer)
         requested(peer)
         peer.close_channel(channel, 406, "PRECONDITION_FAILED")
@@ -463,7 +463,7 @@ def test_a_request_that_comes_while_a_channel_is_closed_waits_for_the_next_one(
 
 
 def test_where_all_channels_are_in_use_the_request_is_refused_in_words(client: Ask) -> None:
-    def few(peer: Peer) -> None:
+    def few(peer: BrokerEnd) -> None:
         peer.channel_max = 1
         peer.open()
         peer.open_channel()
@@ -473,8 +473,9 @@ def test_where_all_channels_are_in_use_the_request_is_refused_in_words(client: A
         asking = client(server)
         neighbour = Listener(asking.connection).join()
         neighbour.wait(1)
-        assert neighbour.link is not None
-        on_loop(asking.connection, lambda: neighbour.link.channel(lambda _: None))
+        link = neighbour.link
+        assert link is not None
+        on_loop(asking.connection, lambda: link.channel(lambda _: None))
         with pytest.raises(StartError, match="530 the broker allows 1 channels"):
             asking.request("input", {}, PATIENCE)
         assert neighbour.events == ["open"], "its neighbours go on"
@@ -485,7 +486,7 @@ def test_where_all_channels_are_in_use_the_request_is_refused_in_words(client: A
 def test_a_message_that_amqp_can_t_hold_fails_alone_and_takes_nobody_s_confirm(
     client: Ask,
 ) -> None:
-    def script(peer: Peer) -> None:
+    def script(peer: BrokerEnd) -> None:
         channel, _ = ready(peer)
         for tag in (1, 2):
             requested(peer)
@@ -503,7 +504,7 @@ def test_a_message_that_amqp_can_t_hold_fails_alone_and_takes_nobody_s_confirm(
 
 
 def test_a_message_that_costs_the_channel_is_reported_and_not_sent_again(client: Ask) -> None:
-    def refuse(peer: Peer) -> None:
+    def refuse(peer: BrokerEnd) -> None:
         channel, _ = ready(peer)
         requested(peer)
         peer.close_channel(channel, 406, "PRECONDITION_FAILED - message size is larger than max")
@@ -543,14 +544,14 @@ def test_a_forked_child_is_sent_away_before_a_lock_that_its_parent_may_hold(
 
 
 def test_where_transient_queues_are_denied_the_reply_queue_becomes_exclusive(client: Ask) -> None:
-    def deny(peer: Peer) -> None:
+    def deny(peer: BrokerEnd) -> None:
         peer.open()
         channel = peer.open_channel()
         peer.confirm(channel)
         assert not peer.expect(spec.Queue.Declare).exclusive
         peer.close(541, "INTERNAL_ERROR - feature is deprecated")
 
-    def accept(peer: Peer) -> None:
+    def accept(peer: BrokerEnd) -> None:
         channel, declared = ready(peer)
         assert declared.exclusive
         reply(peer, channel, {"message_id": requested(peer)[1]["message_id"]})
@@ -566,13 +567,13 @@ def test_a_loss_while_the_reply_queue_is_declared_leaves_it_open_to_services(cli
     """Only the broker's word says that it is denied."""
     declared: list[bool] = []
 
-    def lose(peer: Peer) -> None:
+    def lose(peer: BrokerEnd) -> None:
         peer.open()
         channel = peer.open_channel()
         peer.confirm(channel)
         peer.expect(spec.Queue.Declare)
 
-    def accept(peer: Peer) -> None:
+    def accept(peer: BrokerEnd) -> None:
         channel, method = ready(peer)
         declared.append(method.exclusive)
         reply(peer, channel, {"message_id": requested(peer)[1]["message_id"]})
@@ -591,7 +592,7 @@ def test_a_loop_that_fails_costs_no_request(client: Ask, monkeypatch: pytest.Mon
     def fail() -> None:
         raise OSError("too many open files")
 
-    def hold(peer: Peer) -> None:
+    def hold(peer: BrokerEnd) -> None:
         ready(peer)
         requested(peer)
         asking.connection.call(lambda: asking.connection.later(0, fail))
@@ -618,7 +619,7 @@ def test_a_shared_reply_queue_that_others_still_use_is_left_to_them_at_once(clie
     """The broker says so by closing the channel; nobody may consume it once more for that."""
     said: list[type] = []
 
-    def script(peer: Peer) -> None:
+    def script(peer: BrokerEnd) -> None:
         channel, _ = ready(peer)
         message_id = requested(peer)[1]["message_id"]
         ack(peer, channel, 1)
@@ -665,7 +666,7 @@ def test_a_client_that_is_closed_before_its_first_request_opens_nothing() -> Non
 def test_closing_ends_the_requests_that_wait(client: Ask) -> None:
     waiting = threading.Event()
 
-    def script(peer: Peer) -> None:
+    def script(peer: BrokerEnd) -> None:
         ready(peer)
         requested(peer)
         waiting.set()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pika
 import pytest
 from mq_connector import config
 from mq_connector.config import Limits, Settings, load, places
@@ -240,6 +241,7 @@ def test_parameters_are_made_for_each_host_and_name_the_service() -> None:
         ("b", 2, "/echo"),
     ]
     for each in parameters:
+        assert isinstance(each.credentials, pika.PlainCredentials)
         assert (each.credentials.username, each.credentials.password) == ("u", PASSWORD)
         assert each.client_properties == {"connection_name": "neon-echo"}
         assert not each.credentials.erase_on_connect, "the next connection needs it as well"

@@ -13,20 +13,22 @@ import pika
 import pytest
 from mq_connector.connection import Connection
 from mq_connector.connection import supervised as supervised_module
+from mq_connector.connection.address import Address
 from mq_connector.connection.supervised import connection_to
 from mq_connector.errors import ConfigurationError, NotConnected
 from mq_connector.fork import Process
 from pika import spec
+from pika.adapters.select_connection import IOLoop
 from waiting import eventually
 
-from .fake_broker import PATIENCE, Peer, broker
+from .fake_broker import PATIENCE, BrokerEnd, broker
 from .members import Listener, hang_up, joined, nobody, on_loop, refuse, serve, thread_of
 
 
 def test_it_opens_when_somebody_joins_and_closes_politely() -> None:
     said: list[object] = []
 
-    def script(peer: Peer) -> None:
+    def script(peer: BrokerEnd) -> None:
         peer.open()
         said.append(peer.expect(spec.Connection.Close).reply_code)
         peer.method(0, spec.Connection.CloseOk())
@@ -134,7 +136,7 @@ def test_a_connection_that_is_lost_is_opened_again() -> None:
     ("code", "text"), [(320, "CONNECTION_FORCED"), (541, "INTERNAL_ERROR"), (501, "FRAME_ERROR")]
 )
 def test_a_connection_that_the_broker_closes_is_opened_again(code: int, text: str) -> None:
-    def script(peer: Peer) -> None:
+    def script(peer: BrokerEnd) -> None:
         peer.open()
         peer.close(code, text)
 
@@ -143,7 +145,7 @@ def test_a_connection_that_the_broker_closes_is_opened_again(code: int, text: st
 
 
 def test_what_is_no_amqp_ends_the_connection_and_it_is_opened_again() -> None:
-    def script(peer: Peer) -> None:
+    def script(peer: BrokerEnd) -> None:
         peer.open()
         peer.send(b"\xff" * 100)
         peer.farewell()
@@ -224,18 +226,18 @@ def test_links_that_open_and_are_of_no_use_get_longer_pauses_than_a_broker_that_
     assert min(connection._pause(1) for _ in range(50)) >= 1.25, "to consume is no proof yet"
 
 
-def no_such_vhost(peer: Peer) -> None:
+def no_such_vhost(peer: BrokerEnd) -> None:
     peer.greet()
     peer.tune()
     peer.close(530, "NOT_ALLOWED - vhost /echo not found")
 
 
-def web_server(peer: Peer) -> None:
+def web_server(peer: BrokerEnd) -> None:
     peer.sock.recv(8)
     peer.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
 
-def older_protocol(peer: Peer) -> None:
+def older_protocol(peer: BrokerEnd) -> None:
     peer.sock.recv(8)
     peer.send(b"AMQP\x01\x01\x00\x08")
 
@@ -250,7 +252,7 @@ def older_protocol(peer: Peer) -> None:
     ],
 )
 def test_a_refusal_that_time_does_not_heal_is_told(
-    script: Callable[[Peer], None], words: str
+    script: Callable[[BrokerEnd], None], words: str
 ) -> None:
     with broker(script) as server, joined(server) as [member]:
         [event] = member.wait(1)
@@ -305,20 +307,20 @@ def test_a_refusal_after_a_success_is_waited_out_and_the_configuration_asked_aga
     passwords = iter(["old", "new", "newer", "newest"])
     seen: list[bytes] = []
 
-    def note(peer: Peer) -> None:
+    def note(peer: BrokerEnd) -> None:
         seen.append(peer.greet().response.split(b"\0")[-1])
 
-    def lose(peer: Peer) -> None:
+    def lose(peer: BrokerEnd) -> None:
         note(peer)
         peer.tune()
         peer.method(0, spec.Connection.OpenOk())
         peer.expect(spec.Channel.Open)
 
-    def no(peer: Peer) -> None:
+    def no(peer: BrokerEnd) -> None:
         note(peer)
         peer.close(403, "ACCESS_REFUSED - Login was refused")
 
-    def yes(peer: Peer) -> None:
+    def yes(peer: BrokerEnd) -> None:
         note(peer)
         peer.tune()
         peer.method(0, spec.Connection.OpenOk())
@@ -331,7 +333,7 @@ def test_a_refusal_after_a_success_is_waited_out_and_the_configuration_asked_aga
             parameters.credentials = pika.PlainCredentials("echo", next(passwords))
             return [parameters]
 
-        connection = Connection(supervised_module.Address(configured))
+        connection = Connection(Address(configured))
         member = Listener(connection).join()
         member.wait(1)
 
@@ -347,24 +349,24 @@ def test_a_refusal_after_a_success_is_waited_out_and_the_configuration_asked_aga
     assert "refuses user 'echo'" in caplog.text
 
 
-def close_at_once(peer: Peer) -> None:
+def close_at_once(peer: BrokerEnd) -> None:
     """As a proxy does whose broker isn't up."""
 
 
-def close_after_the_header(peer: Peer) -> None:
+def close_after_the_header(peer: BrokerEnd) -> None:
     peer.sock.recv(8)
 
 
-def close_while_logging_in(peer: Peer) -> None:
+def close_while_logging_in(peer: BrokerEnd) -> None:
     peer.greet()
 
 
-def close_while_tuning(peer: Peer) -> None:
+def close_while_tuning(peer: BrokerEnd) -> None:
     peer.greet()
     peer.tune()
 
 
-def vhost_is_down(peer: Peer) -> None:
+def vhost_is_down(peer: BrokerEnd) -> None:
     peer.greet()
     peer.tune()
     peer.close(541, "INTERNAL_ERROR - access to vhost '/echo' refused: vhost is down")
@@ -381,7 +383,7 @@ def vhost_is_down(peer: Peer) -> None:
     ],
 )
 def test_a_broker_that_is_not_ready_yet_is_tried_until_it_is(
-    script: Callable[[Peer], None],
+    script: Callable[[BrokerEnd], None],
 ) -> None:
     with broker(script, script, serve) as server, joined(server) as [member]:
         assert member.wait(1) == ["open"]
@@ -398,7 +400,7 @@ def test_a_peer_that_was_given_up_is_replaced() -> None:
 def test_a_broker_that_does_not_answer_the_farewell_is_left_after_two_seconds() -> None:
     left = threading.Event()
 
-    def script(peer: Peer) -> None:
+    def script(peer: BrokerEnd) -> None:
         peer.open()
         left.wait(PATIENCE)
 
@@ -428,7 +430,7 @@ def test_a_configuration_that_lacks_something_is_told_to_who_joins() -> None:
     def parameters() -> list[pika.ConnectionParameters]:
         raise ConfigurationError("no user")
 
-    connection = Connection(supervised_module.Address(parameters))
+    connection = Connection(Address(parameters))
     with pytest.raises(ConfigurationError, match="no user"):
         Listener(connection).join()
     assert connection._thread is None
@@ -488,7 +490,7 @@ def test_a_port_that_drops_everything_is_not_waited_for_for_ever() -> None:
 def test_a_broker_that_takes_no_messages_is_named_in_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def script(peer: Peer) -> None:
+    def script(peer: BrokerEnd) -> None:
         peer.open()
         peer.method(0, spec.Connection.Blocked("low on memory"))
         peer.method(0, spec.Connection.Unblocked())
@@ -521,7 +523,7 @@ def test_a_loop_that_fails_is_started_again(
 
 def test_a_loop_that_can_t_even_begin_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervised_module, "_RESTART_PAUSE", 0.01)
-    loop = supervised_module.IOLoop
+    loop = IOLoop
     failures = [OSError("too many open files")] * 2
 
     def make() -> Any:

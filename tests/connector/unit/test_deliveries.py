@@ -29,7 +29,7 @@ OURS, OTHER = 1, 2
 def no_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     """The clock stands still, so that the reader adds no heartbeats of its own."""
     now = [0.0]
-    monkeypatch.setattr(deliveries.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(f"{deliveries.__name__}.time.monotonic", lambda: now[0])
     yield now
 
 

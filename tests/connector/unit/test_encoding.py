@@ -344,12 +344,13 @@ def plain(value: Any) -> Any:
     """By another way than ours: through the constructors of the base types."""
     if isinstance(value, dict):
         return {plain(key): plain(each) for key, each in dict.items(value)}
+    base: Any
     for base in (list, tuple, set):
         if isinstance(value, base):
             return base(plain(each) for each in base.__iter__(value))
     if isinstance(value, (Text, Whole, Real, Bytes)):
         base = type(value).__mro__[1]
-        return base.__getnewargs__(value)[0]  # type: ignore[attr-defined]
+        return base.__getnewargs__(value)[0]
     return value
 
 

@@ -10,7 +10,7 @@ from mq_connector.connection import supervised as supervised_module
 from mq_connector.errors import ChannelError, MQError
 from pika import spec
 
-from .fake_broker import PATIENCE, Gone, Peer, broker
+from .fake_broker import PATIENCE, BrokerEnd, Gone, broker
 from .members import joined, on_loop, refuse, serve
 
 
@@ -41,7 +41,7 @@ def test_a_link_that_is_lost_is_not_open_and_another_one_is() -> None:
 
 
 def test_a_second_connection_shares_the_loop_and_its_end_is_told_once() -> None:
-    def script(peer: Peer) -> None:
+    def script(peer: BrokerEnd) -> None:
         peer.open()
         peer.close(541, "INTERNAL_ERROR - deprecated")
 
@@ -71,7 +71,7 @@ def declare(channel: Any, done: Any) -> None:
 def test_what_waits_on_the_second_connection_ends_with_the_first() -> None:
     opened, left = threading.Event(), threading.Event()
 
-    def owe(peer: Peer) -> None:
+    def owe(peer: BrokerEnd) -> None:
         peer.open()
         peer.open_channel()
         peer.expect(spec.Queue.Declare)
@@ -102,7 +102,7 @@ def test_a_loop_that_fails_while_there_is_a_second_connection_is_started_again(
     monkeypatch.setattr(supervised_module, "_RESTART_PAUSE", 0.01)
     opened = threading.Event()
 
-    def open_and_wait(peer: Peer) -> None:
+    def open_and_wait(peer: BrokerEnd) -> None:
         peer.open()
         peer.open_channel()
         opened.set()
@@ -127,7 +127,7 @@ def test_a_loop_that_fails_while_there_is_a_second_connection_is_started_again(
 
 
 def test_more_channels_than_the_broker_allows_are_refused_in_words() -> None:
-    def few(peer: Peer) -> None:
+    def few(peer: BrokerEnd) -> None:
         peer.channel_max = 1
         peer.open()
         peer.open_channel()

@@ -463,6 +463,7 @@ def test_keys_that_were_chosen_to_collide_are_refused_before_they_cost_time(
     assert time.process_time() - began < 2
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("form", ["{}: 0, ", "{}, "], ids=["dict", "set"])
 def test_keys_along_the_way_that_a_table_searches_are_refused_before_they_cost_time(

@@ -11,7 +11,7 @@ from mq_connector.connection.link import Link
 from pika import spec
 from waiting import eventually
 
-from .fake_broker import PATIENCE, Peer, broker
+from .fake_broker import PATIENCE, BrokerEnd, broker
 from .members import Listener, hang_up, joined, on_loop, refuse, serve, thread_of
 
 
@@ -37,7 +37,7 @@ def test_who_joins_an_open_connection_is_told_at_once() -> None:
 def test_the_last_one_that_leaves_closes_it() -> None:
     said: list[type] = []
 
-    def script(peer: Peer) -> None:
+    def script(peer: BrokerEnd) -> None:
         peer.open()
         said.append(type(peer.expect(spec.Connection.Close)))
         peer.method(0, spec.Connection.CloseOk())
@@ -81,7 +81,7 @@ def test_who_leaves_on_the_loop_does_not_wait_for_it() -> None:
 def test_who_joins_while_it_closes_gets_another_link() -> None:
     closing, joining = threading.Event(), threading.Event()
 
-    def close_slowly(peer: Peer) -> None:
+    def close_slowly(peer: BrokerEnd) -> None:
         peer.open()
         peer.expect(spec.Connection.Close)
         closing.set()
@@ -143,7 +143,7 @@ def test_a_refusal_is_told_to_all() -> None:
 
 
 def test_a_member_that_loses_its_channel_is_the_only_one_to_notice() -> None:
-    def script(peer: Peer) -> None:
+    def script(peer: BrokerEnd) -> None:
         peer.open()
         one, _ = peer.open_channel(), peer.open_channel()
         peer.close_channel(one, 406, "PRECONDITION_FAILED - unknown delivery tag 7")
@@ -165,7 +165,9 @@ def test_a_member_that_loses_its_channel_is_the_only_one_to_notice() -> None:
 
     with broker(script) as server:
         connection = Connection([server.parameters()])
-        one, other = Channeled(connection).join(), Channeled(connection).join()
+        one, other = Channeled(connection), Channeled(connection)
+        one.join()
+        other.join()
         assert one.wait(3) == ["open", "channel", "channel lost"]
         on_loop(connection, one.open_channel)
         assert one.wait(4)[3] == "channel"

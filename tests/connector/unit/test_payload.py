@@ -330,7 +330,7 @@ def test_common_messages_need_neither_compiler_nor_tokenizer() -> None:
         "session": None,
         "scores": [1, 2.5],
     }
-    common = [
+    common: list[dict[str, Any]] = [
         {
             "text": "what's up",
             "lang": "it's",

@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import pika
 import pytest
-from mq_connector.consumer import returned as returned_module
 from mq_connector.consumer.opened import Message
 from mq_connector.consumer.returned import ReturnedReplies
 from pika.spec import Basic
@@ -114,7 +113,7 @@ class World:
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
-    monkeypatch.setattr(returned_module.time, "monotonic", lambda: world.now)
+    monkeypatch.setattr("mq_connector.consumer.returned.time.monotonic", lambda: world.now)
     return world
 
 

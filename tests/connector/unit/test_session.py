@@ -63,9 +63,11 @@ def test_what_the_broker_refuses_is_raised_and_the_session_goes_on() -> None:
 
 
 def test_the_next_host_is_tried_where_the_first_is_down() -> None:
-    with broker(serve) as server:
-        with Session([nobody().parameters(), server.parameters()]) as session:
-            assert session.is_well
+    with (
+        broker(serve) as server,
+        Session([nobody().parameters(), server.parameters()]) as session,
+    ):
+        assert session.is_well
 
 
 def test_it_gives_up_when_every_host_has_failed_once() -> None:
@@ -105,16 +107,18 @@ def test_an_operation_ends_with_the_connection() -> None:
         peer.expect(spec.Queue.Declare)
         lose.set()
 
-    with broker(script, Peer.farewell) as server:
-        with Session([server.parameters()], timeout=PATIENCE) as session:
-            began = time.monotonic()
-            with pytest.raises(NotConnected, match="lost"):
-                session.run(declare("a"))
-            assert lose.is_set() and time.monotonic() - began < 2
-            with pytest.raises(NotConnected):
-                session.run(declare("b"))
-            with pytest.raises(NotConnected):
-                _ = session.link
+    with (
+        broker(script, Peer.farewell) as server,
+        Session([server.parameters()], timeout=PATIENCE) as session,
+    ):
+        began = time.monotonic()
+        with pytest.raises(NotConnected, match="lost"):
+            session.run(declare("a"))
+        assert lose.is_set() and time.monotonic() - began < 2
+        with pytest.raises(NotConnected):
+            session.run(declare("b"))
+        with pytest.raises(NotConnected):
+            _ = session.link
 
 
 def test_an_operation_that_the_broker_owes_an_answer_ends_in_time() -> None:
@@ -123,6 +127,9 @@ def test_an_operation_that_the_broker_owes_an_answer_ends_in_time() -> None:
         peer.open_channel()
         peer.farewell()
 
-    with broker(script) as server, Session([server.parameters()], timeout=0.3) as session:
-        with pytest.raises(NotConnected, match=r"no answer from the broker within 0\.3 s"):
-            session.run(declare("a"))
+    with (
+        broker(script) as server,
+        Session([server.parameters()], timeout=0.3) as session,
+        pytest.raises(NotConnected, match=r"no answer from the broker within 0\.3 s"),
+    ):
+        session.run(declare("a"))

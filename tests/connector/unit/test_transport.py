@@ -19,6 +19,7 @@ from mq_connector.connection.transport import Services, Transport
 from pika.adapters.select_connection import IOLoop
 from pika.adapters.utils import nbio_interface
 from pika.exceptions import InvalidFrameError
+from waiting import eventually
 
 #: Longest wait for anything, in seconds; nothing here takes a tenth of it.
 PATIENCE = 10.0
@@ -82,8 +83,19 @@ class Stream:
     def on_loop(self, function: Callable[[], object]) -> None:
         """Run a function on the loop and wait until it has run."""
         ran = threading.Event()
-        self.services.add_callback_threadsafe(lambda: (function(), ran.set()))
+
+        def run() -> None:
+            function()
+            ran.set()
+
+        self.services.add_callback_threadsafe(run)
         assert ran.wait(PATIENCE)
+
+
+def shut(stream: Stream) -> None:
+    """Close its transport, if it has one."""
+    if stream.services.transport is not None:
+        stream.services.transport.shut()
 
 
 @pytest.fixture
@@ -100,7 +112,7 @@ def loop() -> Iterator[IOLoop]:
 
 
 @pytest.fixture
-def make(loop: IOLoop) -> Iterator[Callable[..., Stream]]:
+def make(loop: Any) -> Iterator[Callable[..., Stream]]:
     """Make streams that aren't linked yet."""
     with contextlib.ExitStack() as stack:
 
@@ -110,7 +122,7 @@ def make(loop: IOLoop) -> Iterator[Callable[..., Stream]]:
             if send_buffer:
                 near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
             made = Stream(Services(loop), near, peer)
-            stack.callback(lambda: made.services.transport and made.transport.shut())
+            stack.callback(shut, made)
             return made
 
         yield stream
@@ -132,13 +144,6 @@ def read(peer: socket.socket, size: int) -> bytes:
         assert piece, f"the stream ended after {len(data)} of {size} bytes"
         data += piece
     return bytes(data)
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 # ---- sending
@@ -167,7 +172,7 @@ def test_what_the_socket_does_not_take_at_once_follows_in_order(stream: Stream) 
     assert stream.transport.get_write_buffer_size() > 0
     stream.transport.send([sent[3_500_000:]])
     assert read(stream.peer, len(sent)) == sent
-    eventually(lambda: stream.transport.get_write_buffer_size() == 0)
+    eventually(lambda: stream.transport.get_write_buffer_size() == 0, PATIENCE)
     stream.transport.send([b"again"])
     assert read(stream.peer, 5) == b"again"
 
@@ -200,7 +205,7 @@ def test_threads_that_send_at_once_do_not_tear_each_others_frames(
     assert seen == {sender: list(range(count)) for sender in range(threads)}
 
 
-def test_only_one_thread_is_in_the_socket_at_a_time(loop: IOLoop) -> None:
+def test_only_one_thread_is_in_the_socket_at_a_time(loop: Any) -> None:
     class SlowSocket:
         inside = 0
         most = 0
@@ -248,7 +253,7 @@ def test_what_arrives_reaches_pika_complete(stream: Stream) -> None:
     count = 300_000
     sending = threading.Thread(target=stream.peer.sendall, args=(HEARTBEAT_FRAME * count,))
     sending.start()
-    eventually(lambda: len(stream.protocol.received) == len(HEARTBEAT_FRAME) * count)
+    eventually(lambda: len(stream.protocol.received) == len(HEARTBEAT_FRAME) * count, PATIENCE)
     sending.join()
     assert stream.protocol.received == HEARTBEAT_FRAME * count
     assert stream.protocol.events == ["made"]
@@ -268,7 +273,7 @@ def test_when_the_peer_closes_pika_is_told_once(stream: Stream) -> None:
     assert stream.near.fileno() == -1
 
 
-def test_when_the_peer_resets_pika_hears_why(loop: IOLoop) -> None:
+def test_when_the_peer_resets_pika_hears_why(loop: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         near = socket.create_connection(server.getsockname())
         peer, _ = server.accept()
@@ -330,9 +335,11 @@ def test_a_connection_that_was_given_up_looks_like_one_that_failed(stream: Strea
 
 def test_sending_to_a_peer_that_has_gone_is_no_error_of_the_sender(stream: Stream) -> None:
     stopped = threading.Event()
-    stream.services.add_callback_threadsafe(
-        lambda: stopped.wait(PATIENCE)
-    )  # nobody reads meanwhile
+
+    def read_nothing() -> None:
+        stopped.wait(PATIENCE)
+
+    stream.services.add_callback_threadsafe(read_nothing)
     stream.peer.close()
     for _ in range(3):
         stream.transport.send([b"into the void"])
@@ -387,7 +394,7 @@ def test_a_stream_that_is_cancelled_before_it_begins_closes_its_socket(
 ) -> None:
     stream = make()
     cancelled: list[bool] = []
-    stream.on_loop(lambda: [cancelled.append(linkup.cancel()) for linkup in [stream.link()] * 2])
+    stream.on_loop(lambda: cancelled.extend(each.cancel() for each in [stream.link()] * 2))
     stream.on_loop(lambda: None)
     assert cancelled == [True, False]
     assert stream.peer.recv(10) == b""
@@ -404,7 +411,7 @@ def test_a_stream_that_has_begun_cannot_be_cancelled(make: Callable[..., Stream]
     assert read(stream.peer, 5) == b"alive"
 
 
-def test_a_protocol_that_cannot_be_made_is_reported(loop: IOLoop) -> None:
+def test_a_protocol_that_cannot_be_made_is_reported(loop: Any) -> None:
     near, peer = socket.socketpair()
     results: list[Any] = []
     done = threading.Event()
@@ -413,10 +420,12 @@ def test_a_protocol_that_cannot_be_made_is_reported(loop: IOLoop) -> None:
     def factory() -> Any:
         raise broken
 
+    def on_done(result: Any) -> None:
+        results.append(result)
+        done.set()
+
     services = Services(loop)
-    services.create_streaming_connection(
-        factory, near, lambda result: (results.append(result), done.set())
-    )
+    services.create_streaming_connection(factory, near, on_done)
     assert done.wait(PATIENCE)
     assert results == [broken]
     assert near.fileno() == -1
@@ -487,7 +496,9 @@ def test_a_tls_stream_carries_much_in_both_directions_at_once(
     stream.link(trusting(authority), "broker.test")
     assert stream.wait() == (stream.transport, stream.protocol)
     expected = HEARTBEAT_FRAME * (count + 1)
-    eventually(lambda: len(stream.protocol.received) == len(expected) or peer.error is not None)
+    eventually(
+        lambda: len(stream.protocol.received) == len(expected) or peer.error is not None, PATIENCE
+    )
     assert peer.error is None
     assert stream.protocol.received == expected
     assert received == [outgoing]

@@ -183,8 +183,9 @@ class Client:
 
     def on_lost(self, error: BaseException) -> None:
         """The link is gone; requests that wait are sent again on the next one."""
-        if isinstance(error, ConnectionClosedByBroker) and error.reply_code == INTERNAL_ERROR:
-            self._exclusive |= self._declaring  # the broker denies transient queues
+        if self._declaring and isinstance(error, ConnectionClosedByBroker):
+            # Where the broker denies transient queues.
+            self._exclusive |= error.reply_code == INTERNAL_ERROR
         self._declaring = False
         self._channel = self._link = None
         if self._closed:

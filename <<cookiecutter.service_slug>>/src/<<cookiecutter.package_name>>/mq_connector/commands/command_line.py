@@ -19,7 +19,7 @@ def main(
 ) -> int:
     """Run one command.
 
-    :param name: the service's name, which is also its package's
+    :param name: the service's name, as its key under ``users`` is called
     :param make_service: makes the service; not called for ``health``, which must be cheap
     :returns: the process's exit code
     """
@@ -38,7 +38,11 @@ def _run(name: str, make_service: Callable[[], MQConnector], words: list[str]) -
 
     import argparse
 
-    parser = argparse.ArgumentParser(prog=f"python -m {name}", description=f"The {name} service.")
+    # The package that this connector is vendored into may have another name than the service.
+    package = __name__.rpartition(".mq_connector.")[0] or name
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {package}", description=f"The {name} service."
+    )
     commands = parser.add_subparsers(dest="command", metavar="command")
     commands.add_parser("run", help="serve requests until SIGTERM (the default)")
     asking = commands.add_parser(

@@ -33,7 +33,7 @@ class Configuration:
 
     def from_file(self, file_path: str) -> Configuration:
         """Read a JSON file and return this object."""
-        text = Path(file_path).expanduser().read_text(encoding="utf-8")
+        text = Path(file_path).expanduser().read_text(encoding="utf-8-sig")
         return self.from_dict(json.loads(text))
 
     def from_dict(self, config_data: dict[str, Any]) -> Configuration:

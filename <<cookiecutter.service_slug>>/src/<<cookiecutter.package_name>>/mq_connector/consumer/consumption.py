@@ -30,6 +30,8 @@ PATIENCE = 10.0
 _CLOSE_PATIENCE = 2.0
 #: Seconds that a message may take while no other is taken, for it might cost the process.
 _CAREFUL_WITHIN = 30.0
+#: Seconds between two looks at whether a consumer has all that it gets, and how often it is looked.
+_EXCHANGE_STEP, _EXCHANGE_LOOKS = 0.003, 10
 #: Seconds between two looks at whether the drain is over.
 _DRAIN_STEP = 0.01
 
@@ -83,6 +85,8 @@ class Consumption:
         self._suspicion = suspicion
         #: Whether a consumer is being made in the place of the one that there is.
         self._changing = False
+        #: Whether we have cancelled that one, and the broker has yet to answer.
+        self._is_cancelling = False
         self._consumer_tag: str | None = None
         self._preparations = 0
         #: When a drain that has begun must end (`time.monotonic`).
@@ -153,14 +157,41 @@ class Consumption:
         steady = wanted < 2 * prefetch and prefetch < 2 * wanted
         if wanted != prefetch and (not steady or self._limits.prefetch or wanted == 1):
             self._changing = True
-            # One after the other, as two would share the messages out in no certain order.
-            assert self._consumer_tag is not None
-            self._amqp.basic_cancel(self._consumer_tag, callback=lambda _: self._on_change_begun())
+            self.opened.hold()
+            self._exchange(_EXCHANGE_LOOKS)
 
-    def _on_change_begun(self) -> None:
+    def _exchange(self, looks: int) -> None:
+        """Put another consumer in the place of the one that there is; one after the other, as two would
+        share the messages out in no certain order.
+
+        What is on its way to a consumer when it is cancelled comes again, behind others. So it is cancelled
+        once it has as many messages as it gets; where it doesn't get them, it doesn't need more either.
+        """
+        if self._over or not self._changing:
+            return
+        if self._deadline is not None:
+            self._keep()
+            self._begin_drain()
+        elif self.opened.taken >= self._workers.prefetch:
+            assert self._consumer_tag is not None
+            self._is_cancelling = True
+            self._amqp.basic_cancel(self._consumer_tag, callback=lambda _: self._on_exchanged())
+        elif looks:
+            self._link.later(_EXCHANGE_STEP, lambda: self._exchange(looks - 1))
+        else:
+            self._keep()
+
+    def _keep(self) -> None:
+        """The consumer isn't exchanged."""
+        self._changing = False
+        self.opened.release()
+
+    def _on_exchanged(self) -> None:
         self._consumer_tag = None
+        self._is_cancelling = False
         if self._over:
             return
+        self.opened.begin_anew()
         if self._deadline is not None:
             self._changing = False
             self._drain()
@@ -213,8 +244,10 @@ class Consumption:
         revives it with the late ack. And what waits for a worker is late, too, or soon will be.
         """
         tag = frame.method.consumer_tag
-        if tag != self._consumer_tag or self._over or self._changing:
+        if tag != self._consumer_tag or self._over or self._is_cancelling:
             return  # or it is being exchanged, and the next one tells whether there is a queue
+        if self._changing:
+            self._keep()
         _log.warning("the broker cancelled the consumer of %r; consuming again", self._owner.queue)
         self._consumer_tag = None
         self._owner.on_change(self)
@@ -271,7 +304,7 @@ class Consumption:
 
     def _begin_drain(self) -> None:
         if self._changing:
-            return  # which ends in a drain, or is seen when there is another consumer
+            return  # which sees it
         if self._consumer_tag is not None and self._amqp.is_open:
             self._amqp.basic_cancel(self._consumer_tag, callback=lambda _: self._drain())
         elif self._amqp.is_open and self.opened.outstanding:
@@ -312,7 +345,7 @@ class Consumption:
         """Send what was collected and close the channel."""
         if self._over:
             return
-        self.opened.flush()
+        self.opened.release()
         # Here, because the deadline's own timer may be the first to end a drain.
         self.unfinished = self.opened.outstanding
         if self.unfinished:

@@ -123,7 +123,7 @@ def may_make(queue: str) -> Steps:
 
 
 def _probe(queue: str) -> str:
-    """A name that `rabbitmq/provision.py` lets the service's user have."""
+    """A name that `rabbitmq/topology.py` lets the service's user have."""
     return f"{queue}.probe.{uuid.uuid4().hex}"
 
 

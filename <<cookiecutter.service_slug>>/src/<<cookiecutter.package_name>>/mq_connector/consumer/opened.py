@@ -140,6 +140,10 @@ class OpenedChannel:
         self._rejects: list[bytes] = []
         self._retries: set[int] = set()
         self._lingering = False
+        #: Whether nothing is settled at the moment; what was in hand when that began, and the tags of the
+        #: last delivery then and at the beginning of the consumer.
+        self._is_held = False
+        self._held_in_hand = self._held_at = self._began_at = 0
         self._transport.reader.attach(self.number, self)
 
     # ---- publishing, from any thread
@@ -277,6 +281,37 @@ class OpenedChannel:
         self._transport.reader.detach(self.number)
         self.scratch.abandon()
 
+    # ---- on the loop: while the consumer is exchanged for another
+
+    def hold(self) -> None:
+        """Tell the broker of nothing that is settled, so that it sends no more than the prefetch."""
+        with self._lock:
+            self._flush()
+            self._is_held = True
+            self._held_at = self._last_tag
+            in_hand = self._acks.unsettled(0)
+            self._held_in_hand = sum(tag > self._began_at for tag in in_hand)
+
+    def release(self) -> None:
+        """Tell it of all that was settled meanwhile."""
+        with self._lock:
+            self._is_held = False
+            self._flush()
+
+    def begin_anew(self) -> None:
+        """What comes from now on is another consumer's."""
+        self._began_at = self._last_tag
+        self.release()
+
+    @property
+    def taken(self) -> int:
+        """Messages of the consumer that the broker takes to be in hand, while it is told of nothing."""
+        return self._held_in_hand + self._last_tag - self._held_at
+
+    @property
+    def _last_tag(self) -> int:
+        return 0 if self.latest is None else self.latest.tag
+
     # ---- sending
 
     def _send_or_linger(self) -> None:
@@ -303,6 +338,9 @@ class OpenedChannel:
         if not self.is_open:
             return
         burst, self._publishes = self._publishes, []
+        if self._is_held:
+            self._transport.send(burst)
+            return
         if self._rejects:
             burst += self._rejects
             self._rejects = []

@@ -92,6 +92,8 @@ class Workers:
         self._bounds = Bounds(limits.max_body, limits.max_depth)
         self._process = Process()
         self._workers: list[_Worker] = []
+        # With fewer messages in hand some workers would have nothing to do.
+        self._least = min(2 * limits.workers, limits.prefetch or 2 * limits.workers)
         self._started = 1
         # Seconds that the callback takes, as a moving average; 0 before the first time.
         self._average = 0.0
@@ -184,6 +186,8 @@ class Workers:
                 continue  # the broker delivers it again on the next channel
             worker.began = began = now()
             worker.delivery = delivery
+            if self.prefetch < self._least and not suspicion.is_careful:
+                self._on_pace()  # there was nothing to take when it was tried before
             try:
                 if suspicion.is_careful:
                     self._handle_carefully(delivery)
