@@ -13,7 +13,7 @@ from mq_connector.connection.session import Session
 from mq_connector.errors import ChannelError, NotConnected, StartError
 from pika import spec
 
-from .fake_broker import PATIENCE, Peer, broker
+from .fake_broker import PATIENCE, BrokerEnd, broker
 from .members import nobody, refuse, serve
 
 
@@ -25,7 +25,7 @@ def declare(name: str) -> Steps:
 
 
 def test_operations_run_one_after_the_other_and_return_what_comes_of_them() -> None:
-    def script(peer: Peer) -> None:
+    def script(peer: BrokerEnd) -> None:
         peer.open()
         channel = peer.open_channel()
         for count in (1, 2):
@@ -43,7 +43,7 @@ def test_operations_run_one_after_the_other_and_return_what_comes_of_them() -> N
 
 
 def test_what_the_broker_refuses_is_raised_and_the_session_goes_on() -> None:
-    def script(peer: Peer) -> None:
+    def script(peer: BrokerEnd) -> None:
         peer.open()
         channel = peer.open_channel()
         peer.expect(spec.Queue.Declare)
@@ -91,7 +91,7 @@ def test_a_refusal_is_told_at_once_and_leaves_no_thread() -> None:
 
 
 def test_a_broker_that_does_not_greet_is_given_up_in_time() -> None:
-    with broker(Peer.farewell) as server:
+    with broker(BrokerEnd.farewell) as server:
         session = Session([server.parameters()], timeout=0.3)
         with pytest.raises(NotConnected, match=r"no connection within 0\.3 s"):
             session.open()
@@ -101,14 +101,14 @@ def test_a_broker_that_does_not_greet_is_given_up_in_time() -> None:
 def test_an_operation_ends_with_the_connection() -> None:
     lose = threading.Event()
 
-    def script(peer: Peer) -> None:
+    def script(peer: BrokerEnd) -> None:
         peer.open()
         peer.open_channel()
         peer.expect(spec.Queue.Declare)
         lose.set()
 
     with (
-        broker(script, Peer.farewell) as server,
+        broker(script, BrokerEnd.farewell) as server,
         Session([server.parameters()], timeout=PATIENCE) as session,
     ):
         began = time.monotonic()
@@ -122,7 +122,7 @@ def test_an_operation_ends_with_the_connection() -> None:
 
 
 def test_an_operation_that_the_broker_owes_an_answer_ends_in_time() -> None:
-    def script(peer: Peer) -> None:
+    def script(peer: BrokerEnd) -> None:
         peer.open()
         peer.open_channel()
         peer.farewell()

@@ -23,7 +23,7 @@ from pika.spec import Basic
 from waiting import eventually
 
 PATIENCE = 10.0
-Callback = Callable[..., object]
+Callback = Callable[..., None]
 
 
 class Opened(_RecordingOpened):
@@ -274,6 +274,10 @@ def divide(*_: Any) -> None:
     raise ZeroDivisionError("division by zero")
 
 
+def decode(_channel: Any, _method: Any, _properties: Any, body: bytes) -> None:
+    payload.decode(body)
+
+
 @pytest.mark.parametrize("callback", [divide, leave, cancel, interrupt])
 def test_whatever_a_callback_raises_the_next_message_is_handled(
     make: Make, errors: list[Exception], callback: Callback
@@ -342,7 +346,7 @@ def test_a_failure_is_logged_with_the_message_and_where_it_happened(
 
 def test_a_bad_body_is_logged_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
-        idle(lambda *_: payload.decode(b"%%%")).workers.handle(Delivered(7).delivery)
+        idle(decode).workers.handle(Delivered(7, b"%%%").delivery)
     assert "message 7 of 'input' is dead-lettered: PayloadError" in caplog.text
     assert "Traceback" not in caplog.text
 
@@ -406,10 +410,22 @@ def test_quick_callbacks_get_many_messages_and_slow_ones_few(make: Make) -> None
 def test_it_is_told_now_and_then_that_the_pace_may_have_changed(make: Make) -> None:
     told: list[int] = []
     one = make(lambda *_: None, on_pace=lambda: told.append(1))
+    one.workers.prefetch = 50
     deliveries = [Delivered(tag) for tag in range(1, 101)]
     one.put(*deliveries)
     deliveries[-1].wait()
     assert 5 <= len(told) <= 30
+
+
+def test_while_there_are_too_few_messages_for_all_workers_it_is_told_of_each(make: Make) -> None:
+    told: list[int] = []
+    one = make(lambda *_: None, on_pace=lambda: told.append(1))
+    one.suspicion.relax()
+    one.workers.prefetch = 1
+    deliveries = [Delivered(tag) for tag in range(1, 21)]
+    one.put(*deliveries)
+    deliveries[-1].wait()
+    assert len(told) >= 20
 
 
 # ---- workers that hang
