@@ -268,6 +268,31 @@ def test_a_permission_that_goes_for_a_while_is_one_consumer_s_loss(
         permit(usual, usual)
 
 
+def test_a_consumer_that_can_t_start_holds_up_nobody_however_long_its_error_handler_takes(
+    broker: Broker, peer: Peer, queue: str, consume: Consume
+) -> None:
+    connection = Connection([broker.parameters()])
+    consume(echo, connection)
+    assert "echo" in peer.ask(queue)
+    told, on_loop = threading.Event(), threading.Event()
+
+    def slow(consumer: Any, error: Exception) -> None:
+        if connection.is_own_thread:
+            on_loop.set()
+        told.set()
+        time.sleep(2)
+
+    taken = peer.declare("", exclusive=True)
+    other = consume(echo, connection, queue=taken, within=0, error_func=slow)
+    assert told.wait(5)
+    began = time.monotonic()
+    assert "echo" in peer.ask(queue)
+    assert time.monotonic() - began < 1
+    assert not on_loop.is_set()
+    eventually(lambda: not other.is_alive())
+    assert "exclusively" in str(other.failure)
+
+
 def test_the_loss_of_a_shared_connection_is_one_recovery_with_one_line(
     victim: Broker, crowd: Crowd, record: Record, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -9,7 +9,6 @@ import pytest
 from mq_connector.connection import supervised as supervised_module
 from mq_connector.errors import ChannelError, MQError
 from pika import spec
-from waiting import eventually
 
 from .fake_broker import PATIENCE, BrokerEnd, Gone, broker
 from .members import joined, on_loop, refuse, serve
@@ -70,11 +69,13 @@ def declare(channel: Any, done: Any) -> None:
 
 
 def test_what_waits_on_the_second_connection_ends_with_the_first() -> None:
-    left = threading.Event()
+    opened, left = threading.Event(), threading.Event()
 
     def owe(peer: BrokerEnd) -> None:
         peer.open()
         peer.open_channel()
+        peer.expect(spec.Queue.Declare)
+        opened.set()
         with pytest.raises(Gone):
             while True:
                 peer.read()
@@ -88,7 +89,7 @@ def test_what_waits_on_the_second_connection_ends_with_the_first() -> None:
         on_loop(
             member.connection, lambda: link.apart.do(declare, lambda _, error: ends.append(error))
         )
-        eventually(lambda: server.count == 2)
+        assert opened.wait(PATIENCE)
         on_loop(member.connection, member.connection.drop)
         member.wait(3)
         assert [type(each).__name__ for each in ends] == ["NotConnected"]

@@ -211,6 +211,42 @@ def test_a_consumer_is_cancelled_behind_what_was_collected(setup: Setup) -> None
     assert names == ["Basic.Publish", "Basic.Ack", "Basic.Cancel"]
 
 
+# ---- while the consumer is exchanged for another
+
+
+def test_while_it_is_held_publishes_leave_and_the_broker_is_told_of_nothing_settled(
+    setup: Setup,
+) -> None:
+    setup.deliver(3)
+    setup.idle()
+    setup.opened.hold()
+    setup.publish()
+    setup.opened.ack(1)
+    setup.opened.reject(2, requeue=False)
+    setup.opened.flush()
+    assert setup.transport.methods == [["Basic.Publish"]]
+    assert setup.opened.outstanding == 1
+    setup.opened.release()
+    assert setup.transport.methods[1:] == [["Basic.Reject", "Basic.Ack"]]
+    setup.opened.ack(3)
+    assert setup.settled()[-1] == ("Basic.Ack", 3), "at once again"
+
+
+def test_it_counts_what_the_broker_takes_to_be_in_hand_of_this_consumer(setup: Setup) -> None:
+    setup.deliver(4)
+    setup.idle()
+    setup.opened.ack(1)
+    setup.opened.hold()
+    setup.opened.ack(2)
+    assert setup.opened.taken == 3, "it isn't told of the second yet"
+    method = Basic.Deliver("ctag", 5, False, "", "input")
+    setup.opened.deliver(method, pika.BasicProperties(), b"")
+    assert setup.opened.taken == 4
+    setup.opened.begin_anew()
+    setup.opened.hold()
+    assert setup.opened.taken == 0, "what the former consumer got doesn't count"
+
+
 # ---- failures: the channel is gone
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pika
@@ -184,7 +185,7 @@ class ConsumerThread(threading.Thread):
             ) from None
         try:
             supervision.start(limits, workers)
-        except MQError:
+        except Exception:
             workers.stop()
             raise
         return workers
@@ -281,7 +282,11 @@ class Supervision:
     def fail(self, error: MQError) -> None:
         """The start has failed."""
         self.failure = error
-        self._thread.tell(error)
+        if self._workers is not None and self._connection.is_own_thread:
+            # By a worker, as who is told may take his time, and others share the loop.
+            self._workers.inbox.put(partial(self._thread.tell, error))
+        else:
+            self._thread.tell(error)
         self.stop(0)
         self._thread.on_change()
 
