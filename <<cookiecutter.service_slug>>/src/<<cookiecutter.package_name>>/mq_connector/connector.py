@@ -14,7 +14,7 @@ from . import config as configuration
 from .connection import Connection
 from .connection.address import Address, parameters
 from .consumer import ConsumerThread
-from .ending import Signals, end_within
+from .ending import Signals, end_after_main, end_within
 from .health import HealthServer
 from .logs import Logger
 
@@ -48,8 +48,10 @@ class MQConnector:
         self._ended = threading.Event()
         #: Whether something other than a consumer has kept the service from starting.
         self._failed = False
-        self._asked_to_stop = self._asked_by_signal = False
+        self._asked_to_stop = False
         self._first_signal = 0.0
+        #: What ends the process if `serve` doesn't come to its end.
+        self._ends: list[threading.Timer] = []
 
     @property
     def vhost(self) -> str:
@@ -112,8 +114,7 @@ class MQConnector:
     def serve(self) -> int:
         """Run until SIGTERM, SIGINT or a failure; for the main thread of a process.
 
-        The first signal drains, a second one ends at once. Within a time the process has ended, whatever
-        lives in it: a callback that hangs, a child that is waited for.
+        The first signal drains, a second one ends at once.
 
         :returns: exit code: 0 after a clean stop, 1 if a consumer could not start or work was cut short
         """
@@ -125,8 +126,10 @@ class MQConnector:
             self.stop()
         finally:
             health.close()
-            if not self._asked_by_signal:
-                end_within(DRAIN + _LAST_STEPS, 1)
+            for timer in self._ends:
+                timer.cancel()
+            since = time.monotonic() - self._first_signal if self._first_signal else 0.0
+            end_after_main(max(_AT_ONCE, DRAIN + _LAST_STEPS - since))
         consumers = self.consumers.values()
         for failure in {str(consumer.failure) for consumer in consumers if consumer.failure}:
             _log.critical("can't start: %s", failure)
@@ -175,12 +178,11 @@ class MQConnector:
             return
         if self._asked_to_stop:
             _log.warning("%s again: ending at once, unfinished messages are delivered again", name)
-            end_within(_AT_ONCE, 1)
+            self._ends.append(end_within(_AT_ONCE, 1))
             self._ask_to_stop(0)
         else:
             self._first_signal = now
-            self._asked_by_signal = True
-            end_within(DRAIN + _LAST_STEPS, 1)
+            self._ends.append(end_within(DRAIN + _LAST_STEPS, 1))
             _log.info("%s: finishing what is in hand", name)
             self._ask_to_stop(DRAIN)
             self._ended.set()

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
@@ -39,11 +40,27 @@ def end_process(code: int) -> None:
     os._exit(code)
 
 
-def end_within(seconds: float, code: int) -> None:
-    """End the process after a while, whatever lives in it then: threads, children that it waits for."""
+def end_within(seconds: float, code: int) -> threading.Timer:
+    """End the process after a while, whatever lives in it then: threads, children that it waits for.
+
+    :returns: what can be cancelled
+    """
     timer = threading.Timer(seconds, end_process, (code,))
     timer.daemon = True
     timer.start()
+    return timer
+
+
+def end_after_main(seconds: float) -> None:
+    """End the process that long after the main thread has, though Python waits for threads and children
+    that a callback has left behind."""
+
+    def follow() -> None:
+        threading.main_thread().join()
+        time.sleep(seconds)
+        end_process(1)
+
+    threading.Thread(target=follow, name="mq-end", daemon=True).start()
 
 
 class Signals:
