@@ -20,6 +20,7 @@ DEFAULT_TREE = {
     ".gitattributes",
     ".github/workflows/ci.yml",
     ".gitignore",
+    "CONTRIBUTING.md",
     "Dockerfile",
     "LICENSE",
     "Makefile",
