@@ -1,0 +1,92 @@
+"""As much in hand as is handled in a short time, so that replicas share the work and a burst stays a burst."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+from mq_connector import ConsumerThread
+from mq_connector.config import Limits
+from waiting import eventually
+
+from .broker import Broker
+from .peer import Peer
+
+
+def start(broker: Broker, queue: str, callback: Any, workers: int = 1) -> ConsumerThread:
+    consumer = ConsumerThread(broker.parameters(), queue, callback, limits=Limits(workers=workers))
+    consumer.start()
+    eventually(lambda: consumer.is_consuming)
+    return consumer
+
+
+def end(*consumers: ConsumerThread) -> None:
+    for consumer in consumers:
+        consumer.stop(5)
+    for consumer in consumers:
+        consumer.join(10)
+
+
+def in_hand(consumer: ConsumerThread) -> int:
+    consumption = consumer._supervision._consumption
+    return 0 if consumption is None else consumption.opened.outstanding
+
+
+@pytest.mark.parametrize(
+    ("seconds", "workers", "most"), [(0.1, 1, 4), (0.1, 4, 16), (0.01, 1, 40), (0.01, 4, 160)]
+)
+def test_a_slow_callback_has_few_messages_in_hand(
+    broker: Broker, peer: Peer, queue: str, seconds: float, workers: int, most: int
+) -> None:
+    """At most what it handles in 0.2 s, or two for each worker; twice that, as the pace is an average."""
+    peer.declare(queue)
+    for _ in range(400):
+        peer.publish(queue, b"x")
+    consumer = start(broker, queue, lambda *_: time.sleep(seconds), workers)
+    seen = []
+    until = time.monotonic() + 1.5
+    while time.monotonic() < until:
+        seen.append(in_hand(consumer))
+        time.sleep(0.01)
+    end(consumer)
+    assert workers <= max(seen) <= most
+
+
+def test_a_quick_callback_has_200_in_hand(broker: Broker, peer: Peer, queue: str) -> None:
+    peer.declare(queue)
+    release = threading.Event()
+    count = 0
+
+    def handle(*_: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == 400:
+            release.wait(10)
+
+    consumer = start(broker, queue, handle)
+    for _ in range(1000):
+        peer.publish(queue, b"x")
+    eventually(lambda: peer.count(queue)[0] == 1000 - 400 - 200 + 1, 10)
+    release.set()
+    end(consumer)
+
+
+def test_replicas_share_the_work(broker: Broker, peer: Peer, queue: str) -> None:
+    peer.declare(queue)
+    shares = [0, 0, 0, 0]
+
+    def handler(number: int) -> Any:
+        def handle(*_: Any) -> None:
+            time.sleep(0.01)
+            shares[number] += 1
+
+        return handle
+
+    consumers = [start(broker, queue, handler(number)) for number in range(4)]
+    for _ in range(1200):
+        peer.publish(queue, b"x")
+    eventually(lambda: sum(shares) == 1200, 20)
+    end(*consumers)
+    assert max(shares) - min(shares) <= 30, shares  # a tenth of each one's
