@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from << cookiecutter.package_name >>.mq_connector.connection.session import Session
+from << cookiecutter.package_name >>.mq_connector.commands.session import Session
 from << cookiecutter.package_name >>.mq_connector.errors import MQError
 from << cookiecutter.package_name >>.service import (
     << cookiecutter.__class_name >>Service,

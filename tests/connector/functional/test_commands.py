@@ -10,7 +10,7 @@ import pytest
 from mq_connector import ConsumerThread, MQConnector
 from mq_connector.commands import dead, doctor, letters, request
 from mq_connector.commands.letters import DeadLetter
-from mq_connector.connection.session import Session
+from mq_connector.commands.session import Session
 from mq_connector.errors import NotConnected, RequestTimeout
 from waiting import eventually
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from mq_connector.consumer import input_queue
+from mq_connector.connection import input_queue
 from mq_connector.errors import ChannelError, StartError
 from pika.spec import Queue
 

@@ -6,7 +6,7 @@ import socket
 import ssl
 
 import pytest
-from mq_connector.connection.refusals import describe, permanent_reason
+from mq_connector.connection.broker import describe, permanent_reason
 from pika import exceptions
 from pika.adapters.utils.connection_workflow import (
     AMQPConnectionWorkflowFailed,

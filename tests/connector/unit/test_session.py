@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from mq_connector.commands.session import Session
 from mq_connector.connection.scratch import Steps
-from mq_connector.connection.session import Session
 from mq_connector.errors import ChannelError, NotConnected, StartError
 from pika import spec
 

@@ -11,9 +11,8 @@ import pika
 from pika.spec import Basic
 
 from .connection import Connection, frames
-from .connection.broker import is_our_doing
+from .connection.broker import describe, is_our_doing
 from .connection.link import Link
-from .connection.refusals import describe
 from .errors import ChannelError, MQError, NotConnected, PublishError, StartError, Unroutable
 from .fork import Process
 from .logs import Logger

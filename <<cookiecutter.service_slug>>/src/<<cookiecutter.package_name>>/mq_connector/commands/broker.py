@@ -12,9 +12,9 @@ import pika
 from ..client import Client
 from ..connection import Connection
 from ..connection.scratch import Operation, Steps
-from ..connection.session import Session
 from ..errors import MQError, printable
 from ..publisher import Publisher
+from .session import Session
 
 if TYPE_CHECKING:
     from ..connector import MQConnector

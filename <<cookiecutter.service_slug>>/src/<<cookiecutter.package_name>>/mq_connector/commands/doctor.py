@@ -6,11 +6,11 @@ import re
 from typing import TYPE_CHECKING
 
 from .. import health
+from ..connection import input_queue
 from ..connection.scratch import Steps
-from ..connection.session import Session
-from ..consumer import input_queue
 from ..errors import ChannelError, MQError, NotConnected, printable
 from .broker import alarm, family, session
+from .session import Session
 from .terminal import say
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from pika.frame import Method
 from pika.spec import Basic
 
 from .. import payload
-from ..connection.session import Session
 from ..errors import printable
 from .broker import one
+from .session import Session
 
 #: Characters of a body, and of a reason, that are shown.
 _EXCERPT, _REASON = 100, 40

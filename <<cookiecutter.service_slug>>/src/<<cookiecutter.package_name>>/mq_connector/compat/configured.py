@@ -13,7 +13,7 @@ from pika.exceptions import AMQPError
 
 from .. import config as configuration
 from ..connection.address import parameters as parameters_of
-from ..connection.refusals import describe, permanent_reason
+from ..connection.broker import describe, permanent_reason
 from ..connector import MQConnector
 from ..errors import NotConnected, StartError
 from .config import load_neon_mq_config

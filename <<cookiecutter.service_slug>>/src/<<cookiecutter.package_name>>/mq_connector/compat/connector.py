@@ -10,7 +10,7 @@ from typing import Any
 
 import pika
 
-from ..connection.refusals import permanent_reason
+from ..connection.broker import permanent_reason
 from ..connector import DRAIN
 from ..errors import StartError
 from .consumers import BlockingConsumerThread, SelectConsumerThread

@@ -16,10 +16,9 @@ from pika.exceptions import ChannelClosedByBroker, UnroutableError
 from pika.exchange_type import ExchangeType
 
 from .. import payload
-from ..connection import Connection
+from ..commands.session import Session
+from ..connection import Connection, input_queue
 from ..connection.scratch import Operation, Steps
-from ..connection.session import Session
-from ..consumer import input_queue
 from ..errors import ChannelError, MQError, NotConnected, PublishError, Unroutable
 from ..publisher import Publisher
 

@@ -26,7 +26,7 @@ class Limits:
     #: Seconds after which a callback counts as stuck, and a consumer with no other worker as unwell; 0
     #: for never.
     stuck: int = 0
-    #: ``auto``, ``quorum`` or ``legacy``, see `mq_connector.consumer.input_queue`.
+    #: ``auto``, ``quorum`` or ``legacy``, see `mq_connector.connection.input_queue`.
     queue_type: str = "auto"
     #: Bytes that a body may have, and levels of brackets in it, see `mq_connector.payload.body`.
     max_body: int = MAX_SIZE

@@ -11,9 +11,8 @@ from pika.adapters.select_connection import IOLoop, SelectConnection
 from pika.exceptions import NoFreeChannels
 
 from ..errors import ChannelError
-from .broker import NOT_ALLOWED, Broker
+from .broker import NOT_ALLOWED, Broker, describe
 from .frames import PropertiesEncoder
-from .refusals import describe
 from .scratch import Scratch
 from .transport import Services, Transport
 

@@ -17,8 +17,8 @@ from pika.exceptions import ConnectionClosedByClient
 from ..fork import Process
 from ..logs import Logger
 from .address import Address, Parameters
+from .broker import describe, permanent_reason
 from .link import Link
-from .refusals import describe, permanent_reason
 
 _log = Logger(__name__)
 

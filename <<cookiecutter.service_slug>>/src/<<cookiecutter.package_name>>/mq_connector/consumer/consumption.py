@@ -10,13 +10,12 @@ import pika
 from pika.exceptions import ChannelClosed
 
 from ..config import Limits
-from ..connection.broker import UNANSWERED, is_late, is_refused_publish
+from ..connection import input_queue
+from ..connection.broker import UNANSWERED, describe, is_late, is_refused_publish
 from ..connection.link import Link
-from ..connection.refusals import describe
 from ..connection.scratch import Done
 from ..errors import ChannelError, MQError, NotConnected
 from ..logs import Logger
-from . import input_queue
 from .opened import Delivery, OpenedChannel
 from .outbox import Outbox
 from .suspicion import Suspicion

@@ -11,7 +11,7 @@ from typing import Any
 import pika
 
 from ..config import Limits
-from ..connection import Connection
+from ..connection import Connection, input_queue
 from ..connection.broker import ACCESS_REFUSED, NOT_ALLOWED, RESOURCE_LOCKED, is_our_doing
 from ..connection.link import Link
 from ..connection.scratch import Done
@@ -19,7 +19,6 @@ from ..connection.supervised import connection_to
 from ..errors import ChannelError, ConfigurationError, MQError, StartError
 from ..fork import Process
 from ..logs import Logger
-from . import input_queue
 from .channel import Channel
 from .consumption import Consumption, is_lost, is_stuck
 from .opened import Delivery, OpenedChannel
@@ -46,7 +45,7 @@ class ConsumerThread(threading.Thread):
 
     :param connection: the connection to the vhost, shared with whoever else is given it; pika's
         parameters stand for a connection of its own
-    :param queue: the input queue; made where it is missing, see `mq_connector.consumer.input_queue`
+    :param queue: the input queue; made where it is missing, see `mq_connector.connection.input_queue`
     :param callback_func: ``callback(channel, method, properties, body)``. When it returns, the message
         is acknowledged unless the callback has settled it; when it raises, it is dead-lettered
     :param error_func: ``error_func(thread, exception)`` hears of every failed message and of a failed start

@@ -12,9 +12,9 @@ from typing import Any
 import pika
 from pika.exchange_type import ExchangeType
 
-from ...connection import Connection
+from ...connection import Connection, input_queue
 from ...connection.scratch import Done, Operation, Steps
-from ...consumer import ConsumerThread, input_queue
+from ...consumer import ConsumerThread
 from ...consumer.channel import Channel
 from ...consumer.opened import OpenedChannel
 from ...consumer.workers import Callback

@@ -12,7 +12,7 @@ from typing import Any
 import pika
 from pika.exceptions import AMQPError, ProbableAccessDeniedError
 
-from ...connection.refusals import describe, permanent_reason
+from ...connection.broker import describe, permanent_reason
 from .network_utils import check_port_is_open
 
 _log = logging.getLogger(__name__)

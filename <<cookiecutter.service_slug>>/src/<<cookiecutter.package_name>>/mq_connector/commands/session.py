@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from ..connection.address import Address, Parameters
+from ..connection.link import Link
+from ..connection.scratch import Result, Scratch, Steps
+from ..connection.supervised import Connection
 from ..errors import NotConnected, StartError
-from .address import Address, Parameters
-from .link import Link
-from .scratch import Result, Scratch, Steps
-from .supervised import Connection
 
 
 class Session:

@@ -4,32 +4,48 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from pika.channel import Channel
 
-from ..connection.broker import (
+from ..errors import ChannelError, MQError, StartError
+from ..logs import Logger
+from .broker import (
     ACCESS_REFUSED,
     INTERNAL_ERROR,
     NOT_FOUND,
     PRECONDITION_FAILED,
     RESOURCE_LOCKED,
     UNANSWERED,
+    Broker,
 )
-from ..connection.scratch import Done, Operation, Steps
-from ..errors import ChannelError, MQError, StartError
-from ..logs import Logger
-from .opened import OpenedChannel
+from .scratch import Done, Operation, Scratch, Steps
 
 _log = Logger(__name__)
 
 _QUORUM = {"x-queue-type": "quorum"}
 
 
-def ready(opened: OpenedChannel, queue: str, kind: str, done: Done) -> None:
+class Channels(Protocol):
+    """Channels that may die, of an opened one."""
+
+    @property
+    def broker(self) -> Broker:
+        """Who is at the other end."""
+
+    @property
+    def scratch(self) -> Scratch:
+        """For whatever the broker may refuse."""
+
+    @property
+    def scratch_for_transient(self) -> Scratch:
+        """For transient queues."""
+
+
+def ready(channels: Channels, queue: str, kind: str, done: Done) -> None:
     """Find the queue, or make it.
 
-    :param opened: its `scratch` channels are used
+    :param channels: where it is looked for and made
     :param kind: one of `mq_connector.config.KINDS`
     :param done: called with nothing, or with the error that keeps us from consuming
     """
@@ -38,21 +54,21 @@ def ready(opened: OpenedChannel, queue: str, kind: str, done: Done) -> None:
         if error is not None:
             done(None, error)
         elif found is not None:
-            opened.scratch_for_transient.run(compare(queue, kind), done)
+            channels.scratch_for_transient.run(compare(queue, kind), done)
         elif kind != "auto":
             make_it(None, None)
-        elif not opened.broker.may_relax:
+        elif not channels.broker.may_relax:
             make_it(False, None)
         else:
-            opened.scratch_for_transient.run(tolerates_legacy(queue), make_it)
+            channels.scratch_for_transient.run(tolerates_legacy(queue), make_it)
 
     def make_it(tolerant: bool | None, error: MQError | None) -> None:
         if error is not None:
             done(None, error)
         else:
-            opened.scratch_for_transient.run(make(queue, kind, tolerant), done)
+            channels.scratch_for_transient.run(make(queue, kind, tolerant), done)
 
-    opened.scratch.run(exists(queue), looked)
+    channels.scratch.run(exists(queue), looked)
 
 
 def declare(queue: str, **options: Any) -> Operation:
