@@ -208,6 +208,48 @@ def test_the_request_is_not_changed_and_its_own_id_is_kept(client: Ask) -> None:
         asking.close()
 
 
+@pytest.mark.parametrize("known", ["", 0, False, ("a", 1)])
+def test_an_id_of_the_caller_s_own_stays_as_it_is(client: Ask, known: object) -> None:
+    """Only None is none; and an empty one isn't that of a reply which has none."""
+    seen: list[Any] = []
+
+    def script(peer: BrokerEnd) -> None:
+        channel, _ = ready(peer)
+        _, data, _ = requested(peer)
+        seen.append(data["message_id"])
+        peer.send(*wire.delivery(channel, 1, b"no payload", consumer_tag=peer.consumer_tag))
+        reply(peer, channel, {"n": 1})
+        reply(peer, channel, {"message_id": data["message_id"], "n": 2})
+        peer.farewell()
+
+    with broker(script) as server:
+        asking = client(server)
+        assert asking.request("input", {"message_id": known}, timeout=5)["n"] == 2
+        assert seen == [known]
+        assert type(seen[0]) is type(known)
+        asking.close()
+
+
+def test_a_request_with_no_id_gets_one(client: Ask) -> None:
+    seen: list[Any] = []
+
+    def script(peer: BrokerEnd) -> None:
+        channel, _ = ready(peer)
+        for tag in range(1, 4):
+            _, data, _ = requested(peer)
+            seen.append(data["message_id"])
+            ack(peer, channel, tag)
+        peer.farewell()
+
+    with broker(script) as server:
+        asking = client(server)
+        asking.send("input", {"message_id": None})
+        asking.send("input", {})
+        asking.send("input", {"message_id": None, "context": {"mq": {"message_id": ""}}})
+        asking.close()
+    assert [len(each) for each in seen] == [32, 32, 0]
+
+
 def test_a_message_without_a_reply_is_done_when_the_broker_has_taken_it(client: Ask) -> None:
     seen: list[Any] = []
 
@@ -274,7 +316,8 @@ def test_a_cancelled_consumer_is_replaced_on_another_channel(client: Ask) -> Non
         assert server.count == 1
 
 
-def test_a_queue_that_does_not_exist_is_reported_at_once(client: Ask) -> None:
+@pytest.mark.parametrize("known", [None, ""])
+def test_a_queue_that_does_not_exist_is_reported_at_once(client: Ask, known: object) -> None:
     def script(peer: BrokerEnd) -> None:
         channel, _ = ready(peer)
         queue, data, properties = requested(peer)
@@ -287,7 +330,7 @@ def test_a_queue_that_does_not_exist_is_reported_at_once(client: Ask) -> None:
     with broker(script) as server:
         asking = client(server)
         with pytest.raises(PublishError, match=r"vhost '/echo' has no queue 'missing'"):
-            asking.request("missing", {})
+            asking.request("missing", {"message_id": known})
         asking.close()
 
 

@@ -376,6 +376,13 @@ def test_who_sent_an_unreadable_body_is_told_by_its_properties(
     assert "\n" not in answer["error"]
 
 
+def test_an_empty_id_in_the_properties_of_an_unreadable_body_is_an_id() -> None:
+    properties = pika.BasicProperties(reply_to="q", message_id="", correlation_id="c")
+    reply = error_reply(b"nothing", properties, RuntimeError())
+    assert reply is not None
+    assert payload.decode(reply[1])["message_id"] == ""
+
+
 def test_the_content_type_tells_the_form_where_the_body_does_not() -> None:
     for body in (b"", b"nothing", b"\xff\xfe\x00"):
         properties = pika.BasicProperties(reply_to="q", content_type="application/json")

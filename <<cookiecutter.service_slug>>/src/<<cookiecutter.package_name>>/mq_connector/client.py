@@ -128,9 +128,13 @@ class Client:
     def _ask(
         self, queue: str, data: Mapping[Any, Any], timeout: float, wants_reply: bool
     ) -> dict[Any, Any]:
-        known = data.get("message_id") or next(iter(message_ids(data)), None)
-        message_id = str(known or secrets.token_hex(16))
-        message = {**data, "message_id": message_id}
+        own = data.get("message_id")
+        if own is None:  # an empty one is one, too
+            own = next(iter(message_ids(data)), None)
+        if own is None:
+            own = secrets.token_hex(16)
+        message_id = str(own)
+        message = {**data, "message_id": own}
         if wants_reply:
             message["routing_key"] = self.reply_queue
         pending = _Pending(payload.encode(message), queue, timeout, wants_reply)
@@ -301,7 +305,9 @@ class Client:
             [each for each in self._unconfirmed if each <= tag] if frame.method.multiple else [tag]
         )
         for each in tags:
-            message_id = self._unconfirmed.pop(each, "")
+            message_id = self._unconfirmed.pop(each, None)
+            if message_id is None:
+                continue
             pending = self._pending.get(message_id)
             if isinstance(frame.method, Basic.Nack):
                 self._end(
@@ -321,14 +327,14 @@ class Client:
             reply = payload.decode(body)
         except PayloadError:
             reply = {}  # not from a service that speaks Neon's format
-        message_id = next((each for each in message_ids(reply) if each in self._pending), "")
+        message_id = next((each for each in message_ids(reply) if each in self._pending), None)
         if self._shared:
             tag = method.delivery_tag or 0
-            if message_id:
+            if message_id is not None:
                 channel.basic_ack(tag)
             else:
                 self.connection.later(_PUT_BACK_AFTER, lambda: _put_back(channel, tag))
-        if reply.get("is_final", True):
+        if message_id is not None and reply.get("is_final", True):
             self._end(message_id, reply)
 
     def _on_return(

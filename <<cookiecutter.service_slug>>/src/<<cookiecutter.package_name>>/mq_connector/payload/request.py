@@ -236,7 +236,9 @@ def _warn(request: Request) -> None:
 
 def _of_undecodable(body: bytes, properties: pika.BasicProperties) -> Request:
     """As much of a request as its properties and its first bytes tell."""
-    message_id = _read(properties, "message_id") or _read(properties, "correlation_id")
+    message_id = _read(properties, "message_id")
+    if message_id is None:
+        message_id = _read(properties, "correlation_id")
     form = payload.form_of(body)
     content_type = _read(properties, "content_type")
     if form is Form.LITERAL and content_type and "json" in content_type.lower():
