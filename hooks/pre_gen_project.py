@@ -1,7 +1,7 @@
 """Refuse, before a file is written, answers that the generated repository could not live with.
 
-cookiecutter renders this script with the answers in it and runs it in the new, empty folder, which
-it removes when the script fails. One line is printed for each problem: where, what, and what to do.
+cookiecutter renders the answers into this script and runs it in the new, empty folder, which goes
+when it fails. One line says what the first problem is: where, what, and what to do.
 """
 
 import contextlib
@@ -12,7 +12,6 @@ import re
 import reprlib
 import sys
 import time
-import unicodedata
 from pathlib import Path
 
 #: JSON in a raw string keeps the answers data, whatever they hold: inside it every quote of theirs
@@ -23,34 +22,28 @@ NAME_BYTES = 255
 #: The longest of what the service puts behind its queue's name: the queue of a health probe.
 SUFFIX = ".probe." + 32 * "f"
 #: Names that a package would take away from something the generated repository imports.
-TAKEN = (
-    "build conftest dotenv env_file hatchling iniconfig local local_node local_server mq_connector"
-)
-TAKEN += " packaging pika pip piptools pluggy provision pygments pytest rabbitmq setuptools src test tests"
+TAKEN = "build conftest dotenv env_file hatchling iniconfig local local_node local_server packaging"
+TAKEN += " mq_connector pika pip piptools pluggy provision pygments pytest rabbitmq setuptools src test tests"
 
 
 def text_problem(text: str) -> str | None:
-    """Free text is data: it may hold whatever can be printed, quotes and emoji included."""
-    for character in "".join(text.split()):
-        if unicodedata.category(character) in ("Cc", "Cs") or character in "\ufffe\uffff":
-            return f"holds the unprintable character U+{ord(character):04X}: take it out"
-    return None
+    """Free text is data: all may be in it but control codes, half surrogates and non-characters."""
+    bad = re.search(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]", text)
+    return f"holds the unprintable character U+{ord(bad[0]):04X}: take it out" if bad else None
 
 
 def slug_problem(slug: str) -> str | None:
     if slug == "-":
         return "could not be made of service_name, which has no letter or digit: give one of them"
-    if not re.fullmatch("[a-z0-9]+([-_][a-z0-9]+)*", slug) or len(slug) > 63:
-        return "can't name a repository: use up to 63 of a-z, 0-9 and single hyphens between them"
-    return None
+    fits = re.fullmatch("[a-z0-9]+([-_][a-z0-9]+)*", slug) and len(slug) <= 63
+    return None if fits else "can't name a repository: use up to 63 of a-z, 0-9, and - between them"
 
 
 def package_problem(package: str) -> str | None:
-    if not re.fullmatch("[a-z][a-z0-9_]*", package) or len(package) > 63:
+    if not re.fullmatch("[a-z][a-z0-9_]{0,62}", package):
         return "can't name a package: use up to 63 of a-z, 0-9 and underscores, a letter first"
-    if keyword.iskeyword(package) or package in {*sys.stdlib_module_names, *TAKEN.split()}:
-        return f"is taken by Python or a library: choose another, for example neon_{package}"
-    return None
+    taken = package in {*keyword.kwlist, *sys.stdlib_module_names, *TAKEN.split()}
+    return f"is taken by Python or a library: choose another, as neon_{package}" if taken else None
 
 
 def user_problem(user: str) -> str | None:
@@ -81,10 +74,9 @@ def name_problem(name: str, limit: int) -> str | None:
 
 def remove_parents_later(slug: str) -> None:
     """A slug with slashes made folders above this one too: remove them once this one is gone."""
-    here, depth = Path.cwd(), len(Path(slug).parts) - 1
+    here, depth, deadline = Path.cwd(), len(Path(slug).parts) - 1, time.monotonic() + 2
     if depth < 1 or os.fork():
         return
-    deadline = time.monotonic() + 2
     while here.exists() and time.monotonic() < deadline:
         time.sleep(0.002)
     with contextlib.suppress(OSError):

@@ -214,6 +214,13 @@ def test_the_figures_tell_what_is_too_large(tmp_path: Path) -> None:
     ]
 
 
+def test_hooks_are_small() -> None:
+    hooks = sorted((TEMPLATE / "hooks").glob("*.py"))
+    assert len(hooks) == 2
+    large = [path.name for path in hooks if len(path.read_text("utf-8").splitlines()) >= 100]
+    assert not large
+
+
 @pytest.fixture
 def without_compat(project: BakedProject) -> BakedProject:
     """A repository whose owner has deleted the incumbent's names, as docs/move-a-service.md allows."""
