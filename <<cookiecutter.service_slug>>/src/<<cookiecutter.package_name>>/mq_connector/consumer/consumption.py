@@ -253,8 +253,9 @@ class Consumption:
         if self._deadline is not None:
             return
         if self._link.broker.cancels_late:
-            self._workers.replace_late(self.opened)
+            # In this order: who takes over from a late one would begin what waits here.
             self._workers.hand_back()
+            self._workers.replace_late(self.opened)
         self.opened.cancel(tag)
         self._prepare()
 
