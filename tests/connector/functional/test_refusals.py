@@ -104,6 +104,25 @@ def test_a_queue_that_exists_is_taken_as_it_is(
     assert bool(warned) is (queue_type != "auto")
 
 
+def test_a_right_that_is_taken_away_later_is_told_ever_more_rarely(
+    victim: Broker, queue: str, consume: Consume, caplog: pytest.LogCaptureFixture
+) -> None:
+    consumer = consume(echo, at=victim.parameters(user=LIMITED))
+    victim.ctl("set_permissions", "-p", VHOST, LIMITED, "^$", "^$", "^$")
+    try:
+        Peer(victim.parameters()).channel.queue_delete(queue)
+        eventually(lambda: consumer._supervision._failures >= 7, 15, "it has been tried 7 times")
+        told = [text for text in caplog.messages if "trying again" in text]
+        assert 2 <= len(told) <= 3, told  # The 1st, 2nd and 4th time.
+        assert "ACCESS_REFUSED" in told[0]
+        said: list[str] = []
+        consumer.look(said.append)
+        assert "ACCESS_REFUSED" in said[0], "the health check knows why"
+    finally:
+        victim.ctl("set_permissions", "-p", VHOST, LIMITED, r"^input\..*", ".*", r"^input\..*")
+    eventually(lambda: consumer.is_consuming)
+
+
 @pytest.mark.parametrize("whose", ["vhost", "user"])
 def test_as_many_connections_as_are_allowed_are_waited_out_from_the_start(
     victim: Broker, queue: str, consume: Consume, whose: str

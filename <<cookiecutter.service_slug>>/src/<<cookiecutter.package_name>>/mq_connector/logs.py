@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 from .errors import printable
 
 #: Characters of an exception's text that a line of the log has; all of it comes with DEBUG.
 LONGEST = 4096
+
+#: Seconds after which a complaint that was heard before is news again.
+_FORGOTTEN_AFTER = 600.0
+#: Complaints that are remembered at a time, and repetitions after which every next one so many is a line.
+_REMEMBERED, _AT_LEAST_EVERY = 16, 64
 
 
 class Logger:
@@ -51,6 +57,33 @@ class Logger:
     def critical(self, message: str, *args: object) -> None:
         """As `logging.Logger.critical`."""
         self.log(logging.CRITICAL, message, *args)
+
+
+class Complaints:
+    """Has what repeats itself logged when it is new, and then ever more rarely: the 2nd, the 4th, the 8th
+    time, from the 64th on each 64th; in between it is for DEBUG.
+
+    For one thread.
+    """
+
+    def __init__(self) -> None:
+        #: How often each was heard, and when last (`time.monotonic`); the latest stands last.
+        self._heard: dict[str, tuple[int, float]] = {}
+
+    def level(self, what: str) -> int:
+        """Count a complaint.
+
+        :param what: what tells it from others
+        :returns: the level at which to log it
+        """
+        now = time.monotonic()
+        times, last = self._heard.pop(what, (0, now))
+        times = 1 if now - last > _FORGOTTEN_AFTER else times + 1
+        if len(self._heard) == _REMEMBERED:
+            del self._heard[next(iter(self._heard))]
+        self._heard[what] = (times, now)
+        often = times % _AT_LEAST_EVERY and times & (times - 1)
+        return logging.DEBUG if often else logging.WARNING
 
 
 def text_of(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from .connection.broker import describe, is_our_doing
 from .connection.link import Link
 from .errors import ChannelError, MQError, NotConnected, PublishError, StartError, Unroutable
 from .fork import Process
-from .logs import Logger
+from .logs import Complaints, Logger
 
 _log = Logger(__name__)
 
@@ -96,6 +96,7 @@ class Publisher:
         self._encode = frames.PropertiesEncoder()
         self._refusal: MQError | None = None
         self._link: Link | None = None
+        self._complaints = Complaints()
 
     def __enter__(self) -> Publisher:
         return self
@@ -230,7 +231,8 @@ class Publisher:
         try:
             link.channel(self._on_channel_open)
         except ChannelError as error:
-            _log.warning("can't publish: %s; trying again", error)
+            level = self._complaints.level(str(error))
+            _log.log(level, "can't publish: %s; trying again", error)
             link.later(_CHANNEL_PAUSE, lambda: self._open_channel(link))
 
     def _close_channel(self) -> None:

@@ -34,7 +34,9 @@ def ask(service: MQConnector, text: str, timeout: float) -> int:
         try:
             reply = asking.request(queue, data, timeout)
         except RequestTimeout as error:
-            raise RequestTimeout(f"{error}{why_not(service)}") from None
+            # An alarm that was told to this connection is in the error already.
+            why = "" if asking.connection.blocked else why_not(service)
+            raise RequestTimeout(f"{error}{why}") from None
     say(_line(_as_json(reply)))
     return int(_is_error(reply))
 

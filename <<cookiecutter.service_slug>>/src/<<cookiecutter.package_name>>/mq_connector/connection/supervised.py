@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -14,8 +13,9 @@ import pika
 from pika.adapters.select_connection import IOLoop
 from pika.exceptions import ConnectionClosedByClient
 
+from ..errors import printable
 from ..fork import Process
-from ..logs import Logger
+from ..logs import Complaints, Logger
 from .address import Address, Parameters
 from .broker import describe, permanent_reason
 from .link import Link
@@ -35,8 +35,6 @@ _CLOSE_PATIENCE = 2.0
 _RESTART_PAUSE = 1.0
 #: Seconds between two looks at whether the thread still lives that is to do something.
 _LOOK = 0.02
-#: Times that the same trouble in a row is logged, and then again each so many times.
-_LOGGED_AT_FIRST, _LOGGED_AGAIN = 6, 60
 
 
 class Member(Protocol):
@@ -66,8 +64,8 @@ class Connection:
 
     def __init__(self, address: Address | Parameters) -> None:
         self.address = address if isinstance(address, Address) else Address(address)
-        #: Why the last attempt to connect failed, in words; empty while nothing is wrong.
-        self.trouble = ""
+        #: Why the last attempt to connect failed, and why the broker takes no messages, in words.
+        self._trouble = self._blocked = ""
         #: Called on the loop, with the number of attempts in a row that have failed, after each.
         self.on_failure: Callable[[int], object] = lambda _: None
         # Guards who is a member and whether there is a thread: they decide about each other.
@@ -84,7 +82,7 @@ class Connection:
         self._failures = self._useless = 0
         self._opened_at = 0.0
         self._ever_used = False
-        self._logged: tuple[str, int] = ("", 0)
+        self._complaints = Complaints()
 
     # ---- from any thread
 
@@ -93,6 +91,22 @@ class Connection:
         """Whether AMQP is spoken right now."""
         link = self._link
         return link is not None and link.is_open
+
+    @property
+    def trouble(self) -> str:
+        """Why there is no connection, or why the broker takes nothing on it, in words; empty while nothing
+        is wrong."""
+        return self._trouble or self._blocked
+
+    @trouble.setter
+    def trouble(self, text: str) -> None:
+        """:param text: why a member can't do on it what it has joined for"""
+        self._trouble = text
+
+    @property
+    def blocked(self) -> str:
+        """Why the broker takes nothing on the connection that there is: an alarm, in words."""
+        return self._blocked
 
     def join(self, member: Member) -> None:
         """Share the connection until `leave`.
@@ -185,12 +199,12 @@ class Connection:
         """
         self._ever_used = True
         self._failures = self._useless = 0
-        self.trouble = ""
+        self._trouble = ""
 
     def accepted(self) -> None:
         """The broker has let a member do what it came for: a later refusal is taken for an accident."""
         self._ever_used = True
-        self.trouble = ""
+        self._trouble = ""
 
     def suspect(self, member: Member) -> None:
         """A member gets no answers: give up the link, unless others do well on it."""
@@ -260,9 +274,7 @@ class Connection:
     def _on_open(self, link: Link) -> None:
         self._opened_at = time.monotonic()
         link.amqp.add_on_connection_blocked_callback(self._on_blocked)
-        link.amqp.add_on_connection_unblocked_callback(
-            lambda *_: _log.warning("the broker takes messages again")
-        )
+        link.amqp.add_on_connection_unblocked_callback(self._on_unblocked)
         with self._lock:
             members = list(self._members)
         self._tell(members, self._greet)
@@ -293,7 +305,7 @@ class Connection:
         reason = permanent_reason(
             error, host.virtual_host, getattr(host.credentials, "username", "")
         )
-        self.trouble = f"no connection to {host.host}:{host.port}: {reason or describe(error)}"
+        self._trouble = f"no connection to {host.host}:{host.port}: {reason or describe(error)}"
         if not self._members:
             self._close()
             return
@@ -303,9 +315,7 @@ class Connection:
         if reason:
             self.address.ask_again()
         pause = self._pause(len(hosts))
-        self._complain(
-            self.trouble, f"trying again in {pause:.2f} s (attempt {self._failures})", len(hosts)
-        )
+        self._complain(self._trouble, f"trying again in {pause:.2f} s (attempt {self._failures})")
         self.on_failure(self._failures)
         self.later(pause, self._connect)
 
@@ -335,6 +345,7 @@ class Connection:
 
     def _tell_lost(self, error: BaseException) -> None:
         link, self._link = self._link, None
+        self._blocked = ""
         if link is not None:
             link.end()
         greeted, self._greeted = self._greeted, []
@@ -360,17 +371,19 @@ class Connection:
         rest = min(_LONGEST_REST, _FIRST_REST * 2.0 ** min(self._useless, 10))
         return max(pause, rest) * (0.5 + os.urandom(1)[0] / 512)
 
-    def _complain(self, what: str, remedy: str, hosts: int = 1) -> None:
-        """One line for every step of the pause and for each new reason, then one now and then."""
-        last, times = self._logged
-        times = times + 1 if what == last else 1
-        self._logged = (what, times)
-        rounds = times // hosts
-        often = rounds > _LOGGED_AT_FIRST and rounds % _LOGGED_AGAIN
-        _log.log(logging.DEBUG if often else logging.WARNING, "%s; %s", what, remedy)
+    def _complain(self, what: str, remedy: str) -> None:
+        _log.log(self._complaints.level(what), "%s; %s", what, remedy)
 
     def _on_blocked(self, _connection: Any, frame: Any) -> None:
-        _log.warning("the broker takes no messages: %s; replies wait", frame.method.reason)
+        """An alarm of the broker's (of memory or disk) is in force: it reads nothing more from who publishes
+        (rabbitmq.com/docs/connection-blocked)."""
+        reason = printable(str(frame.method.reason))
+        self._blocked = f"the broker takes no messages: {reason} (resource alarm)"
+        self._complain(self._blocked, "what is sent waits")
+
+    def _on_unblocked(self, *_: Any) -> None:
+        self._blocked = ""
+        _log.warning("the broker takes messages again")
 
 
 def connection_to(

@@ -49,6 +49,9 @@ class Owner(Protocol):
     def on_suspicion(self, consumption: Consumption) -> None:
         """What its handlers have sent may have cost the channel."""
 
+    def complain(self, what: str) -> None:
+        """Log what may repeat itself."""
+
     def on_failed(self, consumption: Consumption, error: MQError) -> None:
         """The channel is of no use, for this reason."""
 
@@ -247,7 +250,9 @@ class Consumption:
             return  # or it is being exchanged, and the next one tells whether there is a queue
         if self._changing:
             self._keep()
-        _log.warning("the broker cancelled the consumer of %r; consuming again", self._owner.queue)
+        self._owner.complain(
+            f"the broker cancelled the consumer of {self._owner.queue!r}; consuming again"
+        )
         self._consumer_tag = None
         self._owner.on_change(self)
         if self._deadline is not None:
@@ -265,7 +270,9 @@ class Consumption:
         if self._deadline is not None:
             self.close()  # whatever the drain was waiting for won't come
             return
-        _log.warning("the broker closed the channel of %r: %s", self._owner.queue, describe(reason))
+        self._owner.complain(
+            f"the broker closed the channel of {self._owner.queue!r}: {describe(reason)}"
+        )
         if is_late(reason):
             self._workers.replace_late(self.opened)
         elif is_refused_publish(reason):

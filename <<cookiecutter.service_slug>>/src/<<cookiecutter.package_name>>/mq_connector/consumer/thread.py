@@ -18,7 +18,7 @@ from ..connection.scratch import Done
 from ..connection.supervised import connection_to
 from ..errors import ChannelError, ConfigurationError, MQError, StartError
 from ..fork import Process
-from ..logs import Logger
+from ..logs import Complaints, Logger
 from .channel import Channel
 from .consumption import Consumption, is_lost, is_stuck
 from .opened import Delivery, OpenedChannel
@@ -232,6 +232,7 @@ class Supervision:
         self._consumption: Consumption | None = None
         self._ever_consumed = False
         self._failures = 0
+        self._complaints = Complaints()
         #: Why there is no consumer, in words.
         self.trouble = ""
         self._deadline = 0.0
@@ -390,11 +391,15 @@ class Supervision:
             return
         self._failures += 1
         self.trouble = str(error)
-        _log.warning("%s; trying again", error)
+        self.complain(f"{error}; trying again")
         if is_stuck(error):
             self._connection.suspect(self)
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures, 10))
         self._connection.later(pause, lambda: self._open_channel(link))
+
+    def complain(self, what: str) -> None:
+        """Part of `mq_connector.consumer.consumption.Owner`."""
+        _log.log(self._complaints.level(what), "%s", what)
 
     # ---- the end
 
@@ -427,6 +432,8 @@ class Supervision:
 
         if workers is not None and workers.trouble:
             done(workers.trouble)
+        elif self._connection.blocked:
+            done(self._connection.blocked)  # it would answer nothing on this connection
         elif consumption is None:
             done(trouble)
         else:
