@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 
 import pytest
-from mq_connector import logs
 from mq_connector.logs import Complaints
 
 
@@ -28,7 +27,7 @@ def test_another_one_is_news_and_does_not_make_the_first_news_again() -> None:
 def test_after_a_while_it_is_news_again(monkeypatch: pytest.MonkeyPatch) -> None:
     complaints = Complaints()
     now = 1000.0
-    monkeypatch.setattr(logs.time, "monotonic", lambda: now)
+    monkeypatch.setattr("mq_connector.logs.time.monotonic", lambda: now)
     assert told(complaints, "lost", 3) == [1, 2]
     now += 3600
     assert told(complaints, "lost", 3) == [1, 2]
