@@ -84,6 +84,7 @@ class FakeClient:
 
     def __init__(self, connection: Any, reply_queue: str) -> None:
         self.reply_queue = reply_queue
+        self.connection = SimpleNamespace(blocked="")
         assert connection.address is ADDRESS
 
     def __enter__(self) -> FakeClient:

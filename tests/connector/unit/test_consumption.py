@@ -57,6 +57,9 @@ class Owner:
     def on_suspicion(self, consumption: Consumption) -> None:
         self.heard.append("suspicion")
 
+    def complain(self, what: str) -> None:
+        self.heard.append(what)
+
     def on_failed(self, consumption: Consumption, error: Exception) -> None:
         self.heard.append(f"failed: {error}")
 
