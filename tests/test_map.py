@@ -20,14 +20,17 @@ from running import running
 
 figures = load("figures", TEMPLATE / "scripts" / "figures.py")
 
-#: From the bottom to the top; what stands on one line knows nothing of its neighbours.
+#: From the bottom to the top; what stands on one line knows nothing of its neighbours. A room within a
+#: room, such as `consumer.opened`, stands below what surrounds it.
 ORDER = (
     ("errors",),
     ("ending", "fork", "logs"),
     ("payload",),
     ("config",),
+    ("connection.wire",),
     ("connection",),
     ("publisher",),
+    ("consumer.opened",),
     ("consumer",),
     ("client",),
     ("connector",),
@@ -38,11 +41,6 @@ ORDER = (
 #: Beside that order: everybody above `errors` may use it, and it uses nothing but `errors`.
 HEALTH = "health"
 LEVELS = {name: level for level, names in enumerate(ORDER) for name in names}
-#: Rooms and modules in the connector's folder, without its own __init__.
-PLACES = {path.parent.name for path in CONNECTOR.glob("*/__init__.py")} | {
-    path.stem for path in CONNECTOR.glob("*.py") if path.stem != "__init__"
-}
-ROOMS = sorted(name for name in PLACES if (CONNECTOR / name).is_dir())
 
 
 def name_of(path: Path) -> str:
@@ -52,6 +50,21 @@ def name_of(path: Path) -> str:
 
 
 MODULES = {name_of(path): path for path in sorted(CONNECTOR.rglob("*.py"))}
+#: With those within others, but for those that `compat` has because the incumbent has them.
+ROOMS = sorted(
+    name
+    for name, path in MODULES.items()
+    if name and path.stem == "__init__" and not name.startswith("compat.")
+)
+#: Rooms, and modules in the connector's folder.
+PLACES = {*ROOMS, *(name for name in MODULES if name and "." not in name)}
+
+
+def place_of(module: str) -> str:
+    """Where a module lies: the innermost place."""
+    while module not in PLACES and module:
+        module = module.rpartition(".")[0]
+    return module
 
 
 @dataclass(frozen=True)
@@ -69,9 +82,9 @@ class Import:
         return f"{importer} imports {imported} in line {self.line}"
 
     @property
-    def rooms(self) -> tuple[str, str]:
+    def places(self) -> tuple[str, str]:
         """Where they lie."""
-        return self.importer.split(".")[0], self.imported.split(".")[0]
+        return place_of(self.importer), place_of(self.imported)
 
 
 def imports(module: str) -> Iterator[Import]:
@@ -108,7 +121,7 @@ def test_imports_go_down() -> None:
     assert len(IMPORTS) > 100
     up = []
     for each in IMPORTS:
-        importer, imported = each.rooms
+        importer, imported = each.places
         if each.for_types or importer in ("", imported):
             continue  # the connector's own __init__ hands on the names of all
         if importer == HEALTH:
@@ -134,7 +147,7 @@ def test_no_module_imports_itself_by_a_detour() -> None:
 def test_nothing_but_compat_names_compat() -> None:
     """Neither for type checkers nor in a text that `import_module` might be given."""
     path_of_compat = re.compile(r"\.?([a-z_]+\.)*compat(\.[a-z_]+)*")
-    said = [str(each) for each in IMPORTS if each.rooms[1] == "compat" != each.rooms[0]]
+    said = [str(each) for each in IMPORTS if each.places[1] == "compat" != each.places[0]]
     for module, path in MODULES.items():
         if module.split(".")[0] == "compat":
             continue
@@ -182,7 +195,7 @@ def test_what_the_map_names_is_there() -> None:
 
 
 def test_the_map_names_every_room_and_module() -> None:
-    named = {each.removesuffix(".py").rstrip("/") for each in quoted()}
+    named = {each.removesuffix(".py").rstrip("/").replace("/", ".") for each in quoted()}
     assert sorted(PLACES - named) == []
 
 

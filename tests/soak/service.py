@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from mq_connector import ConsumerThread, MQConnector
-from mq_connector.connection import frames
+from mq_connector.connection.wire import frames
 
 #: A message that makes the handler acknowledge what was never delivered: 406, and the channel closes.
 BAD_ACK = b"bad ack"

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from mq_connector.connection.broker import Broker
-from mq_connector.connection.frames import PropertiesEncoder
 from mq_connector.connection.scratch import Scratch
+from mq_connector.connection.wire.frames import PropertiesEncoder
 from mq_connector.errors import ChannelError
 from pika import frame
 from pika.exceptions import ChannelClosedByBroker

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from mq_connector.consumer.acks import Acks
+from mq_connector.consumer.opened.acks import Acks
 
 
 class Broker:

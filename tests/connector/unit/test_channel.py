@@ -82,7 +82,7 @@ def test_settling_twice_sends_one_frame(setup: Setup) -> None:
 
 
 def test_nack_of_many_rejects_each_that_is_outstanding(setup: Setup) -> None:
-    setup.opened.burst = 10
+    setup.opened.collected.burst = 10
     setup.deliver(4)
     setup.channel.basic_ack(2)
     setup.channel.basic_nack(3, multiple=True, requeue=True)

@@ -14,9 +14,9 @@ import pika
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mq_connector.connection import deliveries
-from mq_connector.connection.deliveries import DeliveryReader, Properties
-from mq_connector.connection.frames import HEARTBEAT_FRAME
+from mq_connector.connection.wire import deliveries
+from mq_connector.connection.wire.deliveries import DeliveryReader, Properties
+from mq_connector.connection.wire.frames import HEARTBEAT_FRAME
 from pika import spec
 from pika.exceptions import InvalidFrameError
 

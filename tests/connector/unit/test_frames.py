@@ -6,9 +6,10 @@ import pika
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mq_connector.connection import frames
+from mq_connector.connection.wire import frames
 from pika import spec
 from pika.delivery_mode import DeliveryMode
+from pika.exceptions import ShortStringTooLong
 
 from . import wire
 
@@ -144,6 +145,6 @@ def test_properties_that_amqp_cannot_carry_are_refused_and_not_remembered() -> N
     encode = frames.PropertiesEncoder()
     wrong = pika.BasicProperties(reply_to="x" * 256)
     for _ in range(2):
-        with pytest.raises(pika.exceptions.ShortStringTooLong):
+        with pytest.raises(ShortStringTooLong):
             encode(wrong)
     assert encode(None) == b"\x00\x00"

@@ -27,7 +27,7 @@ class Setup:
         link: Any = self.link
         amqp: Any = pika.frame.Method(5, None)  # has a channel_number
         self.opened = OpenedChannel(link, amqp, self.inbox)
-        self.opened.burst = burst
+        self.opened.collected.burst = burst
 
     def deliver(self, count: int) -> None:
         for tag in range(1, count + 1):
@@ -170,7 +170,7 @@ def test_what_is_to_come_again_later_stays_in_hand_until_then(setup: Setup) -> N
     setup.deliver(2)
     setup.opened.reject_later(1, 7.5)
     setup.opened.ack(2)
-    assert (setup.opened.outstanding, setup.opened.retrying) == (1, 1)
+    assert (setup.opened.outstanding, len(setup.opened.retries)) == (1, 1)
     setup.link.run_calls()
     [(seconds, retry)] = [each for each in setup.link.timers if each[0] == 7.5]
     assert seconds == 7.5
@@ -178,14 +178,14 @@ def test_what_is_to_come_again_later_stays_in_hand_until_then(setup: Setup) -> N
     retry()
     retry()
     assert setup.settled().count(("Basic.Reject", 1)) == 1
-    assert (setup.opened.outstanding, setup.opened.retrying) == (0, 0)
+    assert (setup.opened.outstanding, len(setup.opened.retries)) == (0, 0)
 
 
 def test_at_the_end_what_was_to_come_again_later_goes_back_at_once(setup: Setup) -> None:
     setup.deliver(3)
     setup.opened.reject_later(1, 60)
     setup.opened.reject_later(3, 60)
-    setup.opened.reject_retries()
+    setup.opened.retries.put_back()
     assert sorted(setup.settled()) == [("Basic.Reject", 1), ("Basic.Reject", 3)]
     assert setup.opened.outstanding == 1
     setup.link.run_calls()
@@ -198,7 +198,7 @@ def test_what_is_settled_already_does_not_come_again(setup: Setup) -> None:
     setup.idle()
     setup.opened.ack(1)
     setup.opened.reject_later(1, 1)
-    assert setup.opened.retrying == 0
+    assert len(setup.opened.retries) == 0
     assert setup.link.calls == []
 
 
@@ -232,21 +232,6 @@ def test_while_it_is_held_publishes_leave_and_the_broker_is_told_of_nothing_sett
     assert setup.settled()[-1] == ("Basic.Ack", 3), "at once again"
 
 
-def test_it_counts_what_the_broker_takes_to_be_in_hand_of_this_consumer(setup: Setup) -> None:
-    setup.deliver(4)
-    setup.idle()
-    setup.opened.ack(1)
-    setup.opened.hold()
-    setup.opened.ack(2)
-    assert setup.opened.taken == 3, "it isn't told of the second yet"
-    method = Basic.Deliver("ctag", 5, False, "", "input")
-    setup.opened.deliver(method, pika.BasicProperties(), b"")
-    assert setup.opened.taken == 4
-    setup.opened.begin_anew()
-    setup.opened.hold()
-    assert setup.opened.taken == 0, "what the former consumer got doesn't count"
-
-
 # ---- failures: the channel is gone
 
 
@@ -266,7 +251,7 @@ def test_nothing_is_settled_on_a_channel_that_is_gone(setup: Setup) -> None:
     setup.opened.ack(2)
     setup.opened.reject(3, requeue=True)
     setup.opened.nack(3, requeue=True)
-    setup.opened.reject_retries()
+    setup.opened.retries.put_back()
     setup.opened.cancel("ctag")
     setup.opened.flush()
     setup.link.run_timers()

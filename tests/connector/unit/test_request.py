@@ -11,7 +11,7 @@ from typing import Any
 import pika
 import pytest
 from mq_connector import payload
-from mq_connector.connection.deliveries import Properties
+from mq_connector.connection.wire.deliveries import Properties
 from mq_connector.errors import PayloadError
 from mq_connector.payload import Form
 from mq_connector.payload.request import (

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import trustme
-from mq_connector.connection import transport as transport_module
-from mq_connector.connection.frames import HEARTBEAT_FRAME
-from mq_connector.connection.transport import Services, Transport
+from mq_connector.connection.wire import transport as transport_module
+from mq_connector.connection.wire.frames import HEARTBEAT_FRAME
+from mq_connector.connection.wire.transport import Services, Transport
 from pika.adapters.select_connection import IOLoop
 from pika.adapters.utils import nbio_interface
 from pika.exceptions import InvalidFrameError

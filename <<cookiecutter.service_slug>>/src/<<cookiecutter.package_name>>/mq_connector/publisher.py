@@ -10,9 +10,10 @@ from typing import Any
 import pika
 from pika.spec import Basic
 
-from .connection import Connection, frames
+from .connection import Connection
 from .connection.broker import describe, is_our_doing
 from .connection.link import Link
+from .connection.wire import frames
 from .errors import ChannelError, MQError, NotConnected, PublishError, StartError, Unroutable
 from .fork import Process
 from .logs import Complaints, Logger

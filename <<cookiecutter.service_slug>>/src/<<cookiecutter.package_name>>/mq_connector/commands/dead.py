@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pika
 
-from ..connection.frames import OVERHEAD
+from ..connection.wire.frames import OVERHEAD
 from ..errors import NotConnected, PublishError, Unroutable, printable
 from ..publisher import Publisher
 from .broker import family, publisher, session, why_not

@@ -133,7 +133,7 @@ class DeadLetterQueue:
             transport.reader.attach(channel.channel_number, self)
         transport.send([Method(channel.channel_number, Basic.Get(queue=self.name)).marshal()])
 
-    # ---- on the loop: mq_connector.connection.deliveries.Sink
+    # ---- on the loop: mq_connector.connection.wire.deliveries.Sink
 
     def deliver(self, method: Any, properties: pika.BasicProperties, body: bytes) -> None:
         """The next message has come."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from pika import exceptions
 
-from ..errors import printable
+from ..errors import ChannelError, MQError, NotConnected, printable
 
 _SUCCESS = 200
 #: The broker is shutting down, or an operator has closed the connection.
@@ -62,6 +62,16 @@ def is_our_doing(loss: BaseException) -> bool:
             return False
     # A stream that can't be read is wrapped in a loss of the connection.
     return not all(isinstance(each, (OSError, exceptions.AMQPConnectionError)) for each in causes)
+
+
+def is_lost(error: MQError) -> bool:
+    """Whether an operation failed because the connection went."""
+    return isinstance(error, NotConnected)
+
+
+def is_stuck(error: MQError) -> bool:
+    """Whether the broker gave no answer at all."""
+    return isinstance(error, ChannelError) and error.code == UNANSWERED
 
 
 def is_late(closed: exceptions.ChannelClosed) -> bool:

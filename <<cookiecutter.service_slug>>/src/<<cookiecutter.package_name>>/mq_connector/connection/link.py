@@ -12,9 +12,9 @@ from pika.exceptions import NoFreeChannels
 
 from ..errors import ChannelError
 from .broker import NOT_ALLOWED, Broker, describe
-from .frames import PropertiesEncoder
 from .scratch import Scratch
-from .transport import Services, Transport
+from .wire.frames import PropertiesEncoder
+from .wire.transport import Services, Transport
 
 #: Seconds that the broker gets to answer a polite close of a second connection.
 _CLOSE_PATIENCE = 2.0

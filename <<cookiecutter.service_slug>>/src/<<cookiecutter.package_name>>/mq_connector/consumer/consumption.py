@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -14,9 +13,11 @@ from ..connection import input_queue
 from ..connection.broker import UNANSWERED, describe, is_late, is_refused_publish
 from ..connection.link import Link
 from ..connection.scratch import Done
-from ..errors import ChannelError, MQError, NotConnected
+from ..errors import ChannelError, MQError
 from ..logs import Logger
+from .drain import Drain
 from .opened import Delivery, OpenedChannel
+from .opened.exchange import Exchange
 from .outbox import Outbox
 from .suspicion import Suspicion
 from .workers import Workers
@@ -29,10 +30,6 @@ PATIENCE = 10.0
 _CLOSE_PATIENCE = 2.0
 #: Seconds that a message may take while no other is taken, for it might cost the process.
 _CAREFUL_WITHIN = 30.0
-#: Seconds between two looks at whether a consumer has all that it gets, and how often it is looked.
-_EXCHANGE_STEP, _EXCHANGE_LOOKS = 0.003, 10
-#: Seconds between two looks at whether the drain is over.
-_DRAIN_STEP = 0.01
 
 
 class Owner(Protocol):
@@ -85,16 +82,14 @@ class Consumption:
         self._outbox = outbox
         self._limits = limits
         self._suspicion = suspicion
-        #: Whether a consumer is being made in the place of the one that there is.
-        self._changing = False
-        #: Whether we have cancelled that one, and the broker has yet to answer.
-        self._is_cancelling = False
         self._consumer_tag: str | None = None
+        #: Tag of the last delivery before that consumer was there.
+        self._began_at = 0
+        #: While a consumer is being made in the place of the one that there is.
+        self._exchange: Exchange | None = None
+        #: From the wish to stop on.
+        self._drain: Drain | None = None
         self._preparations = 0
-        #: When a drain that has begun must end (`time.monotonic`).
-        self._deadline: float | None = None
-        #: Whether the broker has dealt with all that the last messages in hand have caused.
-        self._answered = False
         self._over = False
         amqp.add_on_close_callback(self._on_closed)
         amqp.add_on_cancel_callback(self._on_cancelled)
@@ -104,7 +99,7 @@ class Consumption:
     @property
     def is_consuming(self) -> bool:
         """Whether the broker has an active consumer of ours, or is just exchanging it; for any thread."""
-        return (self._consumer_tag is not None or self._changing) and self.opened.is_open
+        return (self._consumer_tag or self._exchange) is not None and self.opened.is_open
 
     # ---- from an open channel to an active consumer
 
@@ -112,7 +107,7 @@ class Consumption:
         """Get the queue ready, then consume it."""
 
         def ready(_: Any, error: MQError | None) -> None:
-            if self._over or self._deadline is not None:
+            if self._over or self._drain is not None:
                 return  # closed meanwhile, or what is in hand is being drained
             if error is not None:
                 self._owner.on_failed(self, error)
@@ -127,7 +122,7 @@ class Consumption:
     def _consume(self) -> None:
         prefetch = self._wanted
         self._workers.prefetch = prefetch
-        self.opened.burst = max(1, prefetch // 4)
+        self.opened.collected.burst = max(1, prefetch // 4)
         self._amqp.basic_qos(prefetch_count=prefetch)
         self._amqp.basic_consume(
             self._owner.queue,
@@ -140,7 +135,7 @@ class Consumption:
         """How many messages to have in hand."""
         if self._suspicion.is_careful:
             return 1
-        return self._limits.prefetch or self._workers.pace(self.opened.retrying)
+        return self._limits.prefetch or self._workers.pace(len(self.opened.retries))
 
     @property
     def has_one_in_hand(self) -> bool:
@@ -153,56 +148,49 @@ class Consumption:
         ``basic.qos`` counts only for consumers that are made after it (RabbitMQ's documentation of consumer
         prefetch), so there is another one.
         """
-        if self._changing or self._deadline is not None or not self.is_consuming:
+        tag = self._consumer_tag
+        if tag is None or self._exchange or self._drain or not self.opened.is_open:
             return
         wanted, prefetch = self._wanted, self._workers.prefetch
         steady = wanted < 2 * prefetch and prefetch < 2 * wanted
         if wanted != prefetch and (not steady or self._limits.prefetch or wanted == 1):
-            self._changing = True
-            self.opened.hold()
-            self._exchange(_EXCHANGE_LOOKS)
+            self._exchange = Exchange(
+                self._link,
+                self._amqp,
+                self.opened,
+                tag,
+                prefetch,
+                self._began_at,
+                self._on_exchange,
+            )
+            self._exchange.begin()
 
-    def _exchange(self, looks: int) -> None:
-        """Put another consumer in the place of the one that there is; one after the other, as two would
-        share the messages out in no certain order.
-
-        What is on its way to a consumer when it is cancelled comes again, behind others. So it is cancelled
-        once it has as many messages as it gets; where it doesn't get them, it doesn't need more either.
-        """
-        if self._over or not self._changing:
+    def _on_exchange(self, cancelled: bool) -> None:
+        """The consumer makes room for another one, or stays."""
+        if not cancelled:
+            self._exchange = None
             return
-        if self._deadline is not None:
-            self._keep()
-            self._begin_drain()
-        elif self.opened.taken >= self._workers.prefetch:
-            assert self._consumer_tag is not None
-            self._is_cancelling = True
-            self._amqp.basic_cancel(self._consumer_tag, callback=lambda _: self._on_exchanged())
-        elif looks:
-            self._link.later(_EXCHANGE_STEP, lambda: self._exchange(looks - 1))
-        else:
-            self._keep()
-
-    def _keep(self) -> None:
-        """The consumer isn't exchanged."""
-        self._changing = False
-        self.opened.release()
-
-    def _on_exchanged(self) -> None:
         self._consumer_tag = None
-        self._is_cancelling = False
+        self._began_at = self.opened.last_tag
         if self._over:
             return
-        self.opened.begin_anew()
-        if self._deadline is not None:
-            self._changing = False
-            self._drain()
+        if self._drain is not None:
+            self._exchange = None
+            self._end_of_deliveries(self._drain)
         else:
             self._consume()
 
+    def _call_off_exchange(self) -> bool:
+        """Keep the consumer that there is; False where it is too late for that."""
+        if self._exchange is not None:
+            if not self._exchange.call_off():
+                return False
+            self._exchange = None
+        return True
+
     def _check_progress(self, number: int) -> None:
         """A broker may answer heartbeats and nothing else, as for a quorum queue without a leader."""
-        if self._over or self._deadline is not None or self.is_consuming:
+        if self._over or self._drain is not None or self.is_consuming:
             return
         if number == self._preparations:
             message = (
@@ -212,13 +200,14 @@ class Consumption:
 
     def _on_consuming(self, frame: Any) -> None:
         self._consumer_tag = frame.method.consumer_tag
-        if self._changing and self._deadline is None:
-            self._changing = False
-            self.adapt()  # what was best may have changed meanwhile
+        exchanged, self._exchange = self._exchange is not None, None
+        if self._drain is not None:
+            self._begin_drain(
+                self._drain
+            )  # it was asked for while the broker was making this consumer
             return
-        self._changing = False
-        if self._deadline is not None:
-            self._begin_drain()  # it was asked for while the broker was making this consumer
+        if exchanged:
+            self.adapt()  # what was best may have changed meanwhile
             return
         if self._suspicion.is_careful:
             self._link.later(_CAREFUL_WITHIN, lambda: self._check_careful(self.opened.latest))
@@ -246,16 +235,16 @@ class Consumption:
         revives it with the late ack. And what waits for a worker is late, too, or soon will be.
         """
         tag = frame.method.consumer_tag
-        if tag != self._consumer_tag or self._over or self._is_cancelling:
-            return  # or it is being exchanged, and the next one tells whether there is a queue
-        if self._changing:
-            self._keep()
+        if tag != self._consumer_tag or self._over:
+            return
+        if not self._call_off_exchange():
+            return  # the next consumer tells whether there is a queue
         self._owner.complain(
             f"the broker cancelled the consumer of {self._owner.queue!r}; consuming again"
         )
         self._consumer_tag = None
         self._owner.on_change(self)
-        if self._deadline is not None:
+        if self._drain is not None:
             return
         if self._link.broker.cancels_late:
             # In this order: who takes over from a late one would begin what waits here.
@@ -267,7 +256,7 @@ class Consumption:
     def _on_closed(self, _amqp: pika.channel.Channel, reason: BaseException) -> None:
         if self._over or not isinstance(reason, ChannelClosed):
             return  # the connection was lost or closed, which has its own course
-        if self._deadline is not None:
+        if self._drain is not None:
             self.close()  # whatever the drain was waiting for won't come
             return
         self._owner.complain(
@@ -299,54 +288,36 @@ class Consumption:
 
         :param deadline: when to close in any case (`time.monotonic`); an earlier one counts
         """
-        first = self._deadline is None
-        self._deadline = deadline if self._deadline is None else min(deadline, self._deadline)
-        if first:
-            self._begin_drain()
-        self._link.later(max(0.0, deadline - time.monotonic()), self._check_deadline)
+        if self._drain is None:
+            self._drain = Drain(
+                self._link,
+                self.opened,
+                self._workers,
+                self._outbox,
+                self._owner.queue,
+                self._when_answered,
+                self.close,
+            )
+            self._begin_drain(self._drain)
+        self._drain.end_by(deadline)
 
-    def _check_deadline(self) -> None:
-        if self._deadline is not None and self._deadline <= time.monotonic():
-            self.close()
-
-    def _begin_drain(self) -> None:
-        if self._changing:
-            return  # which sees it
+    def _begin_drain(self, drain: Drain) -> None:
+        if not self._call_off_exchange():
+            return  # which begins it
         if self._consumer_tag is not None and self._amqp.is_open:
-            self._amqp.basic_cancel(self._consumer_tag, callback=lambda _: self._drain())
+            self._amqp.basic_cancel(
+                self._consumer_tag, callback=lambda _: self._end_of_deliveries(drain)
+            )
         elif self._amqp.is_open and self.opened.outstanding:
-            self._drain()  # the broker has just cancelled us, but what is in hand is in hand
+            # The broker has just cancelled us, but what is in hand is in hand.
+            self._end_of_deliveries(drain)
         else:
             self.close()
 
-    def _drain(self) -> None:
-        """No more deliveries come; wait for those in hand."""
+    def _end_of_deliveries(self, drain: Drain) -> None:
         self._consumer_tag = None
         self._owner.on_change(self)
-        returned = self._workers.hand_back()
-        if returned:
-            _log.info(
-                "%d messages that nobody has begun go back to %r", returned, self._owner.queue
-            )
-        self._wait_for_workers()
-
-    def _wait_for_workers(self) -> None:
-        if self._over:
-            return
-        self.opened.reject_retries()  # those too that a handler has just asked for
-        outstanding = self.opened.outstanding
-        if self._answered and not outstanding and not self._outbox.is_busy:
-            self.close()
-        elif outstanding or self._outbox.is_busy:
-            self._answered = False
-            self._link.later(_DRAIN_STEP, self._wait_for_workers)
-        else:
-            # The last reply may come back as unroutable: before the answer to a method sent behind it.
-            self._when_answered(self._on_drained)
-
-    def _on_drained(self) -> None:
-        self._answered = True
-        self._wait_for_workers()
+        drain.begin()
 
     def close(self) -> None:
         """Send what was collected and close the channel."""
@@ -393,13 +364,3 @@ class Consumption:
             self.opened.scratch.run(input_queue.exists(self._owner.queue), looked)
         else:
             done(False)
-
-
-def is_stuck(error: MQError) -> bool:
-    """Whether the broker gave no answer at all."""
-    return isinstance(error, ChannelError) and error.code == UNANSWERED
-
-
-def is_lost(error: MQError) -> bool:
-    """Whether an operation failed because the connection went."""
-    return isinstance(error, NotConnected)

@@ -12,7 +12,14 @@ import pika
 
 from ..config import Limits
 from ..connection import Connection, input_queue
-from ..connection.broker import ACCESS_REFUSED, NOT_ALLOWED, RESOURCE_LOCKED, is_our_doing
+from ..connection.broker import (
+    ACCESS_REFUSED,
+    NOT_ALLOWED,
+    RESOURCE_LOCKED,
+    is_lost,
+    is_our_doing,
+    is_stuck,
+)
 from ..connection.link import Link
 from ..connection.scratch import Done
 from ..connection.supervised import connection_to
@@ -20,7 +27,7 @@ from ..errors import ChannelError, ConfigurationError, MQError, StartError
 from ..fork import Process
 from ..logs import Complaints, Logger
 from .channel import Channel
-from .consumption import Consumption, is_lost, is_stuck
+from .consumption import Consumption
 from .opened import Delivery, OpenedChannel
 from .outbox import Outbox
 from .suspicion import Suspicion

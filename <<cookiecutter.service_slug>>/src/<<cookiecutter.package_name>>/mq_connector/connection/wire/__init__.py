@@ -1,0 +1,1 @@
+"""The bytes on a connection: frames, and the stream that carries them."""

@@ -1,0 +1,83 @@
+"""The end of a consumption: what is in hand is finished, and what nobody has begun goes back."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+from ..connection.link import Link
+from ..logs import Logger
+from .opened import OpenedChannel
+from .outbox import Outbox
+from .workers import Workers
+
+_log = Logger(__name__)
+
+#: Seconds between two looks at whether the drain is over.
+_STEP = 0.01
+
+
+class Drain:
+    """Lives on the loop, from the wish to stop until the channel can be closed.
+
+    :param queue: where the messages are from
+    :param when_answered: calls back when the broker has dealt with all that was sent so far
+    :param close: called when all is done, or time is up
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        opened: OpenedChannel,
+        workers: Workers,
+        outbox: Outbox,
+        queue: str,
+        when_answered: Callable[[Callable[[], None]], None],
+        close: Callable[[], None],
+    ) -> None:
+        self._link = link
+        self._opened = opened
+        self._workers = workers
+        self._outbox = outbox
+        self._queue = queue
+        self._when_answered = when_answered
+        self._close = close
+        #: When it must end (`time.monotonic`).
+        self._deadline = math.inf
+        #: Whether the broker has dealt with all that the last messages in hand have caused.
+        self._answered = False
+
+    def end_by(self, deadline: float) -> None:
+        """Close then in any case (`time.monotonic`); an earlier deadline counts."""
+        self._deadline = min(self._deadline, deadline)
+        self._link.later(max(0.0, deadline - time.monotonic()), self._check_deadline)
+
+    def begin(self) -> None:
+        """No more deliveries come; wait for those in hand."""
+        returned = self._workers.hand_back()
+        if returned:
+            _log.info("%d messages that nobody has begun go back to %r", returned, self._queue)
+        self._wait()
+
+    def _check_deadline(self) -> None:
+        if self._deadline <= time.monotonic():
+            self._close()
+
+    def _wait(self) -> None:
+        if not self._opened.is_open:
+            return
+        self._opened.retries.put_back()  # those too that a handler has just asked for
+        busy = self._opened.outstanding or self._outbox.is_busy
+        if busy:
+            self._answered = False
+            self._link.later(_STEP, self._wait)
+        elif self._answered:
+            self._close()
+        else:
+            # The last reply may come back as unroutable: before the answer to a method sent behind it.
+            self._when_answered(self._on_answered)
+
+    def _on_answered(self) -> None:
+        self._answered = True
+        self._wait()

@@ -1,0 +1,6 @@
+"""One opened channel of a consumer, and what comes and goes on it until it is closed."""
+
+from .channel import OpenedChannel
+from .messages import Confirms, Delivery, Message
+
+__all__ = ["Confirms", "Delivery", "Message", "OpenedChannel"]

@@ -1,0 +1,193 @@
+"""pika's open channel, shared by the workers of a consumer: what arrives on it, and what leaves on it."""
+
+from __future__ import annotations
+
+import threading
+from queue import SimpleQueue
+from typing import Any
+
+import pika
+from pika.spec import Basic
+
+from ...connection.link import Link
+from ...connection.scratch import Scratch
+from ...connection.wire import frames
+from ...fork import Process
+from .acks import Acks
+from .collected import Collected
+from .messages import Delivery, Message
+from .retries import Retries
+
+
+class OpenedChannel:
+    """Lives until pika's channel is closed.
+
+    :param amqp: pika's channel
+    :param inbox: takes what is delivered; while something waits there, sending can wait too
+    """
+
+    def __init__(self, link: Link, amqp: pika.channel.Channel, inbox: SimpleQueue[Any]) -> None:
+        self.number: int = amqp.channel_number
+        self.is_open = True
+        self.broker = link.broker
+        #: For what the broker may refuse.
+        self.scratch = Scratch(link)
+        #: The same for transient queues, which some brokers refuse in a way that costs a connection.
+        self.scratch_for_transient = link.apart if self.broker.may_deny_transient else self.scratch
+        self._transport = link.transport
+        self._frame_max: int = link.amqp.params.frame_max
+        self._inbox = inbox
+        #: What has come last.
+        self.latest: Delivery | None = None
+        self._encode = link.encoder
+        self._process = Process()
+        # Guards which deliveries are settled and what is collected, and that what is sent keeps its order.
+        self._lock = threading.Lock()
+        self._acks = Acks()
+        self.collected = Collected(link, self.number, self._acks, self._lock, inbox)
+        #: What waits for its retry.
+        self.retries = Retries(link, self.reject)
+        self._transport.reader.attach(self.number, self)
+
+    # ---- publishing, from any thread
+
+    def encode(self, message: Message) -> bytes:
+        """The frames of a publish.
+
+        :raises ValueError: exchange or routing key exceed 255 bytes
+        """
+        exchange, routing_key, body, properties, mandatory = message
+        return frames.publish(
+            self.number,
+            exchange,
+            routing_key,
+            self._encode(properties),
+            body,
+            mandatory,
+            self._frame_max,
+        )
+
+    def send(self, publish: bytes) -> bool:
+        """Publish what was encoded.
+
+        :returns: False, with nothing done, where the channel is gone
+        """
+        with self._lock:
+            if self.is_open:
+                self.collected.publishes.append(publish)
+                self.collected.send_or_linger()
+                return True
+        return False
+
+    def wait_for_room(self) -> None:
+        """Wait while too much is waiting for the socket; never on the loop, which alone makes room."""
+        while not self._transport.wait_for_room(1.0):
+            if not self.is_open:
+                return
+
+    # ---- settling, from any thread
+
+    @property
+    def outstanding(self) -> int:
+        """Deliveries that nobody has settled yet."""
+        with self._lock:
+            return self._acks.outstanding
+
+    def is_settled(self, tag: int) -> bool:
+        """Whether somebody has acknowledged or rejected this delivery."""
+        with self._lock:
+            return self._acks.is_settled(tag)
+
+    def ack(self, tag: int, multiple: bool = False) -> None:
+        """Acknowledge; a second time, or on a channel that is gone, it does nothing.
+
+        :raises NotConnected: in a forked child, as all that settles
+        """
+        self._process.check()  # before the lock, which a fork may have left locked
+        with self._lock:
+            if self.is_open and self._acks.ack(tag, multiple):
+                self.collected.send_or_linger()
+
+    def reject(self, tag: int, requeue: bool) -> None:
+        """Reject: back into the queue, in a way that the broker counts, or to the dead letters."""
+        self._refuse(tag, frames.reject(self.number, tag, requeue))
+
+    def nack(self, tag: int, requeue: bool) -> None:
+        """As `reject`; since RabbitMQ 4.3 the broker doesn't count it."""
+        self._refuse(tag, frames.nack(self.number, tag, requeue))
+
+    def unsettled(self, tag: int) -> list[int]:
+        """Outstanding deliveries up to a tag; 0 means all, as in AMQP."""
+        with self._lock:
+            return self._acks.unsettled(tag)
+
+    def reject_later(self, tag: int, seconds: float) -> None:
+        """Put a message back after a while; until then it counts as outstanding."""
+        with self._lock:
+            if self.is_open and not self._acks.is_settled(tag):
+                self.retries.add(tag, seconds)
+
+    def _refuse(self, tag: int, frame: bytes) -> None:
+        self._process.check()
+        with self._lock:
+            if self.is_open and self._acks.told(tag):
+                self.collected.rejects.append(frame)
+                self.collected.flush()
+
+    # ---- on the loop: mq_connector.connection.wire.deliveries.Sink
+
+    def deliver(self, method: Basic.Deliver, properties: pika.BasicProperties, body: bytes) -> None:
+        """A message has arrived."""
+        delivery = Delivery(self, method, properties, body)
+        self._acks.delivered(delivery.tag)
+        self.latest = delivery
+        self._inbox.put(delivery)
+
+    def closing(self) -> None:
+        """The channel ends: a frame sent on it from now on would cost the whole connection."""
+        with self._lock:
+            self.is_open = False
+            self.collected.forget()
+
+    # ---- on the loop: for the consumption
+
+    def cancel(self, consumer_tag: str) -> None:
+        """Have a consumer removed that the broker has cancelled: not every cancelled one is gone."""
+        with self._lock:
+            self.collected.flush()
+            if self.is_open:
+                self._transport.send([frames.cancel(self.number, consumer_tag)])
+
+    def flush(self) -> None:
+        """Send what was collected."""
+        with self._lock:
+            self.collected.flush()
+
+    def end(self) -> None:
+        """The channel is gone."""
+        self.closing()
+        self._transport.reader.detach(self.number)
+        self.scratch.abandon()
+
+    # ---- on the loop: while the consumer is exchanged for another
+
+    @property
+    def last_tag(self) -> int:
+        """The tag of what has come last; 0 before that."""
+        return 0 if self.latest is None else self.latest.tag
+
+    def hold(self) -> list[int]:
+        """Tell the broker of nothing that is settled, so that it sends no more than the prefetch.
+
+        :returns: the tags of what is in hand
+        """
+        with self._lock:
+            self.collected.flush()
+            self.collected.is_held = True
+            return self._acks.unsettled(0)
+
+    def release(self) -> None:
+        """Tell it of all that was settled meanwhile."""
+        with self._lock:
+            self.collected.is_held = False
+            self.collected.flush()

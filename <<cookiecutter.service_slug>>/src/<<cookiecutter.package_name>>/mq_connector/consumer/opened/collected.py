@@ -1,0 +1,83 @@
+"""What leaves on one opened channel, collected so that it travels together."""
+
+from __future__ import annotations
+
+import threading
+from queue import SimpleQueue
+from typing import Any
+
+from ...connection.link import Link
+from ...connection.wire import frames
+from .acks import Acks
+
+#: Longest time in seconds that a publish or an ack waits for others to travel with.
+LINGER = 0.005
+
+
+class Collected:
+    """Publishes, rejects and acknowledgements of a channel; whoever owns the channel guards it with a lock.
+
+    They leave at once while nothing else is waiting to be handled, otherwise in bursts. In a burst
+    publishes stand first, so that no reply can be lost behind the ack of its request.
+
+    :param lock: what it is guarded with
+    :param inbox: what waits to be handled; while something does, sending can wait too
+    """
+
+    def __init__(
+        self, link: Link, number: int, acks: Acks, lock: threading.Lock, inbox: SimpleQueue[Any]
+    ) -> None:
+        #: Frames that are worth sending.
+        self.burst = 1
+        self.publishes: list[bytes] = []
+        self.rejects: list[bytes] = []
+        #: Whether the broker is told of nothing that is settled.
+        self.is_held = False
+        self._link = link
+        self._transport = link.transport
+        self._number = number
+        self._acks = acks
+        self._lock = lock
+        self._inbox = inbox
+        self._lingering = False
+
+    def send_or_linger(self) -> None:
+        """Something was added: send all, now or soon."""
+        if len(self.publishes) + self._acks.pending >= self.burst or self._inbox.empty():
+            self.flush()
+        elif not self._lingering:
+            self._lingering = True
+            self._link.call(self._linger)
+
+    def flush(self) -> None:
+        """Publishes first, so that no reply can be lost behind its ack; rejects before the acks that
+        cover their tags (`Acks.take`)."""
+        burst, self.publishes = self.publishes, []
+        if self.is_held:
+            self._transport.send(burst)
+            return
+        if self.rejects:
+            burst += self.rejects
+            self.rejects = []
+        if self._acks.pending:
+            number = self._number
+            burst += [frames.ack(number, tag, multiple) for tag, multiple in self._acks.take()]
+        self._transport.send(burst)
+
+    def forget(self) -> None:
+        """Nothing more can leave: the channel ends."""
+        self.publishes, self.rejects = [], []
+        self._acks.take()
+
+    # ---- on the loop
+
+    def _linger(self) -> None:
+        self._link.later(LINGER, self._on_lingered)
+
+    def _on_lingered(self) -> None:
+        with self._lock:
+            waiting = bool(self.publishes or self._acks.pending)
+            self.flush()
+            self._lingering = waiting
+        if waiting:
+            self._linger()

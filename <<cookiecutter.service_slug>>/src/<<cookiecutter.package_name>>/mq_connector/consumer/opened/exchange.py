@@ -1,0 +1,89 @@
+"""Another consumer in the place of the one that there is, so that another prefetch counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pika
+
+from ...connection.link import Link
+from .channel import OpenedChannel
+
+#: Seconds between two looks at whether a consumer has all that it gets, and how often it is looked.
+_STEP, _LOOKS = 0.003, 10
+
+
+class Exchange:
+    """One consumer is cancelled, for another to follow it; two at a time would share the messages out in
+    no certain order.
+
+    What is on its way to a consumer when it is cancelled comes again, behind others. So it is cancelled
+    once it has as many messages as it gets; where it doesn't get them, it doesn't need more either.
+    Meanwhile the broker is told of nothing that is settled. Lives on the loop, until another consumer is
+    there or this one stays.
+
+    :param amqp: pika's channel
+    :param consumer_tag: of the consumer that there is
+    :param prefetch: messages that it gets
+    :param began_at: tag of the last delivery before it was there
+    :param on_end: told whether the consumer is cancelled, otherwise it stays
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        amqp: pika.channel.Channel,
+        opened: OpenedChannel,
+        consumer_tag: str,
+        prefetch: int,
+        began_at: int,
+        on_end: Callable[[bool], None],
+    ) -> None:
+        self._link = link
+        self._amqp = amqp
+        self._opened = opened
+        self._consumer_tag = consumer_tag
+        self._prefetch = prefetch
+        self._on_end = on_end
+        #: Whether the consumer has been cancelled; there is no way back from that.
+        self._is_cancelled = False
+        self._is_off = False
+        in_hand = opened.hold()
+        self._in_hand = sum(tag > began_at for tag in in_hand)
+        self._held_at = opened.last_tag
+
+    @property
+    def taken(self) -> int:
+        """Messages of the consumer that the broker takes to be in hand."""
+        return self._in_hand + self._opened.last_tag - self._held_at
+
+    def begin(self) -> None:
+        """Cancel the consumer, at once or soon."""
+        self._look(_LOOKS)
+
+    def call_off(self) -> bool:
+        """Leave the consumer as it is.
+
+        :returns: False where it is too late for that
+        """
+        if self._is_cancelled:
+            return False
+        self._is_off = True
+        self._opened.release()
+        return True
+
+    def _look(self, looks: int) -> None:
+        if self._is_off or not self._opened.is_open:
+            return
+        if self.taken >= self._prefetch:
+            self._is_cancelled = True
+            self._amqp.basic_cancel(self._consumer_tag, callback=lambda _: self._on_cancelled())
+        elif looks:
+            self._link.later(_STEP, lambda: self._look(looks - 1))
+        else:
+            self.call_off()
+            self._on_end(False)
+
+    def _on_cancelled(self) -> None:
+        self._opened.release()
+        self._on_end(True)
