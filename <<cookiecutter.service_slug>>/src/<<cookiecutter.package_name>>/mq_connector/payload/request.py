@@ -131,10 +131,12 @@ class Request:
         answer = {**reply, "message_id": self.message_id}
         if self._aliased:
             answer["messageID"] = self.message_id
-        context = answer.get("context")
-        if isinstance(context, Mapping) and isinstance(context.get("mq"), Mapping):
-            # Clients look for the id here first.
-            answer["context"] = {**context, "mq": {**context["mq"], "message_id": self.message_id}}
+        if "context" in answer:
+            context = answer["context"]
+            if isinstance(context, Mapping) and isinstance(context.get("mq"), Mapping):
+                # Clients look for the id here first.
+                mq = {**context["mq"], "message_id": self.message_id}
+                answer["context"] = {**context, "mq": mq}
         return payload.encode(answer, self._form, name)
 
 
