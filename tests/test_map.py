@@ -29,6 +29,7 @@ ORDER = (
     ("config",),
     ("connection.wire",),
     ("connection",),
+    ("channels",),
     ("publisher",),
     ("consumer.opened",),
     ("consumer",),

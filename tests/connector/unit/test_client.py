@@ -576,7 +576,7 @@ def test_a_forked_child_is_sent_away_before_a_lock_that_its_parent_may_hold(
     with broker(lambda peer: answer_all(peer, 2)) as server:
         asking = client(server)
         asking.request("input", {})
-        with monkeypatch.context() as child, asking._lock:
+        with monkeypatch.context() as child, asking._requests._lock:
             child.setattr(Process, "current", -1)
             thread = threading.Thread(target=in_child)
             thread.start()
@@ -741,7 +741,7 @@ def test_a_configuration_that_lacks_something_is_told_to_who_asks() -> None:
         for _ in range(2):
             with pytest.raises(ConfigurationError):
                 asking.request("input", {})
-        assert not asking._pending, "nothing is kept of them"
+        assert not asking._requests.ids(), "nothing is kept of them"
 
 
 def test_a_client_that_was_never_used_closes_without_ado() -> None:

@@ -10,10 +10,8 @@ from queue import SimpleQueue
 from typing import Any
 
 import pika
-from pika.spec import Basic
 
 from ... import config as configuration
-from ... import payload
 from ...client import Client
 from ...config import neon
 from ...config.files import users
@@ -179,22 +177,15 @@ class _StreamClient(Client):
         super().__init__(connection, reply_queue, exclusive=False, shared=reply_queue is not None)
         self._on_part = on_part
 
-    def _on_reply(
-        self,
-        channel: pika.channel.Channel,
-        method: Basic.Deliver,
-        properties: pika.BasicProperties,
-        body: bytes,
-    ) -> None:
-        try:
-            reply = payload.decode(body)
-        except PayloadError as error:
-            _log.error("a reply that can't be read: %s", error)
-            if self._shared:
-                channel.basic_ack(method.delivery_tag or 0)
-            for message_id in list(self._pending):
-                self._end(message_id, {})
-            return
-        if any(each in self._pending for each in message_ids(reply)):
+    def on_reply(self, reply: dict[Any, Any]) -> bool:
+        """A part of the reply has come, the last one or another."""
+        if any(each in self._requests for each in message_ids(reply)):
             self._on_part(reply)
-        super()._on_reply(channel, method, properties, body)
+        return super().on_reply(reply)
+
+    def on_unreadable(self, error: PayloadError) -> bool:
+        """It is taken for the answer, an empty one."""
+        _log.error("a reply that can't be read: %s", error)
+        for message_id in self._requests.ids():
+            self._requests.end(message_id, {})
+        return True
