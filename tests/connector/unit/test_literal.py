@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mq_connector.errors import PayloadError
 from mq_connector.payload import MAX_DEPTH, literal, literal_parser
 from mq_connector.payload.jsontext import MAX_TOKENS
-from mq_connector.payload.literal_parser import MAX_ODD_KEYS
+from mq_connector.payload.odd_keys import MAX_ODD_KEYS
 
 from .literals import (
     REFUSED,

@@ -53,7 +53,7 @@ def parse(text: str, max_depth: int) -> dict[Any, Any]:
         dicts, sets of them
     :raises PayloadError: not the literal of a dict, too deep, an integer with more digits than
         Python converts, more than `jsontext.MAX_TOKENS`, or more odd keys than
-        `literal_parser.MAX_ODD_KEYS`
+        `odd_keys.MAX_ODD_KEYS`
     """
     if not text.isascii():
         _refuse_surrogates(text)

@@ -8,12 +8,12 @@ are those of the Python Language Reference, chapters "Lexical analysis" and "Exp
 from __future__ import annotations
 
 import re
-from collections import Counter
 from typing import Any
 
 from ..errors import PayloadError
 from .jsontext import MAX_TOKENS, TOO_MANY, excerpt, too_deep
 from .literal_string import string_at
+from .odd_keys import refuse_attacks
 
 #: One token, with the blank space before it. The number of the group that matched tells its kind.
 #: Only single characters are repeated: each round of a repeated group would cost 100 bytes of
@@ -48,15 +48,6 @@ _BLANK_LINE = re.compile(r"[ \t\f]*(?:#[^\n]*)?\n")
 #: A form feed takes an indentation back.
 _NO_INDENT = re.compile(r"(?:[ \t\f]*\f)?")
 
-#: Keys of a dict, or members of a set, that are neither text nor bytes. Python salts the hashes of
-#: those two; of numbers, and of tuples of numbers, anybody can compute them, and lay keys along the
-#: way that a table searches: each then passes by all others, in quadratic time and while no other
-#: thread runs (a megabyte takes 25 s). With a thousand that is 5 ms.
-MAX_ODD_KEYS = 1000
-
-#: Different keys of one hash in a dict or set; by chance there are hardly ever two.
-_MOST_COLLISIONS = 100
-
 _NAMES = {"True": True, "False": False, "None": None, "...": ...}
 
 _CLOSING = {"(": ")", "[": "]", "{": "}", "set(": ")"}
@@ -73,7 +64,7 @@ def parse(text: str, max_depth: int) -> dict[Any, Any]:
     :param text: the literal, without half surrogate pairs
     :param max_depth: levels of brackets of any kind allowed
     :raises PayloadError: not the literal of a dict, too deep, an integer with more digits than
-        Python converts, more than `MAX_TOKENS`, or more odd keys than `MAX_ODD_KEYS`
+        Python converts, more than `MAX_TOKENS`, or keys that `odd_keys` refuses
     """
     if "\0" in text:
         raise _error(text, text.index("\0"))
@@ -177,38 +168,10 @@ class _Brackets:
         if self.opening == "(":
             return tuple(items)
         if self.opening == "set(" or (items and self.separator != ":"):
-            _refuse_attacks(items)
+            refuse_attacks(items)
             return set(items)
-        _refuse_attacks(items[::2])
+        refuse_attacks(items[::2])
         return dict(zip(items[::2], items[1::2], strict=True))
-
-
-def _refuse_attacks(keys: list[Any]) -> None:
-    """Refuse keys that can have been chosen to make a table of them take quadratic time.
-
-    Those of one hash are worst, as they are compared, too: multiples of 2**61 - 1 all have the hash
-    0, and long tuples of one hash take long to compare. One key that is repeated is no harm.
-    """
-    if len(keys) <= _MOST_COLLISIONS:
-        return
-    kinds = list(map(type, keys))
-    odd = len(keys) - kinds.count(str) - kinds.count(bytes)
-    if odd > MAX_ODD_KEYS:
-        raise PayloadError(
-            f"message has a dict or set of {odd} keys that are neither text nor bytes, where "
-            f"{MAX_ODD_KEYS} are allowed: send a list"
-        )
-    if odd <= _MOST_COLLISIONS:
-        return
-    keys = [key for key in keys if type(key) is not str and type(key) is not bytes]
-    hashed, count = Counter(map(hash, keys)).most_common(1)[0]
-    if count > _MOST_COLLISIONS:
-        different = {repr(key) for key in keys if hash(key) == hashed}
-        if len(different) > _MOST_COLLISIONS:
-            raise PayloadError(
-                f"message has {len(different)} keys that only an attacker would choose (they have "
-                "one hash in common)"
-            )
 
 
 def _number(content: str, kind: int) -> int | float | complex:
