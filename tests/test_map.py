@@ -15,7 +15,7 @@ from pathlib import Path
 
 import brokers
 import pytest
-from baked import CONNECTOR, TEMPLATE, BakedProject, load
+from baked import CONNECTOR, TEMPLATE, TREE, BakedProject, bake_into, load
 from running import running
 
 figures = load("figures", TEMPLATE / "scripts" / "figures.py")
@@ -198,6 +198,72 @@ def test_what_the_map_names_is_there() -> None:
 def test_the_map_names_every_room_and_module() -> None:
     named = {each.removesuffix(".py").rstrip("/").replace("/", ".") for each in quoted()}
     assert sorted(PLACES - named) == []
+
+
+#: What tells a reader where something is: by their folders, as they are in the template.
+GUIDES = (
+    "docs/decisions.md",
+    *(path.relative_to(TEMPLATE).as_posix() for path in TEMPLATE.glob("CONTRIBUTING.md")),
+    (CONNECTOR / "README.md").relative_to(TEMPLATE).as_posix(),
+    (TREE / "CONTRIBUTING.md").relative_to(TEMPLATE).as_posix(),
+)
+#: A path, of which the beginning may be left out, and a name in Python with a capital in its middle or a dot.
+A_PATH = re.compile(r"(?:[\w.<>-]+/)*(?:[\w.<>-]+\.(?:py|md|json|toml|ya?ml|conf|txt)|[\w.<>-]+/)")
+A_NAME = re.compile(r"[A-Z]\w*[a-z]\w*(?:\.\w+)*")
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """All files and folders of the template and of what it renders, each with a slash before it."""
+    made = bake_into(tmp_path_factory.mktemp("paths"), {}).path
+    tops = [each for each in TEMPLATE.iterdir() if each.name == ".ci" or each.name[0] != "."]
+    found = {
+        f"/{each.relative_to(TEMPLATE).as_posix()}"
+        for top in tops
+        for each in (top, *top.rglob("*"))
+    }
+    return found | {f"/{each.relative_to(made).as_posix()}" for each in made.rglob("*")}
+
+
+def back_quoted(guide: str) -> set[str]:
+    """What a guide has between back-quotes; what a template writes into it, as the defaults have it."""
+    text = (TEMPLATE / guide).read_text(encoding="utf-8")
+    text = text.replace("<< cookiecutter.package_name >>", "neon_echo")
+    return set(re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)))
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_every_path_that_a_guide_names_is_there(guide: str, paths: set[str]) -> None:
+    named = {each.rstrip("/") for each in back_quoted(guide) if A_PATH.fullmatch(each)}
+    assert named, "no path is named in back-quotes"
+    missing = [each for each in named if not any(path.endswith(f"/{each}") for path in paths)]
+    assert not missing
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_every_class_that_a_guide_names_is_there(guide: str) -> None:
+    code = "\n".join(path.read_text(encoding="utf-8") for path in TREE.rglob("*.py"))
+    known = set(re.findall(r"\w+", code))
+    named = {each for each in back_quoted(guide) if A_NAME.fullmatch(each)}
+    assert not [each for each in named if not known.issuperset(each.split("."))]
+
+
+def test_every_module_that_the_connector_s_texts_name_is_there() -> None:
+    """With dots, as in the docstring of a class that is part of a protocol of another module's."""
+    wrong, looked_at = [], 0
+    for path in [*CONNECTOR.rglob("*.py"), *CONNECTOR.rglob("*.md")]:
+        text = path.read_text(encoding="utf-8")
+        for dotted in re.findall(r"(?<![\w.])mq_connector\.([a-z]\w*(?:\.\w+)*)", text):
+            looked_at += 1
+            names = dotted.split(".")
+            while names and ".".join(names) not in MODULES:
+                names.pop()
+            module = MODULES[".".join(names)].read_text(encoding="utf-8")
+            rest = dotted.split(".")[len(names) :]
+            if not names or not set(rest) <= set(re.findall(r"\w+", module)):
+                wrong.append(f"{path.name} names {dotted}")
+    assert looked_at > 10
+    assert not wrong
 
 
 @pytest.mark.parametrize("room", ROOMS)
