@@ -423,3 +423,21 @@ def test_malformed_properties_cost_only_the_message_that_has_them() -> None:
     for _ in range(2):
         with pytest.raises(struct.error):
             _ = properties.reply_to
+
+
+def test_names_that_stay_the_same_on_a_channel_are_decoded_once_however_many_channels_take_turns() -> (
+    None
+):
+    """64 queues on a connection would pay for three texts with each message."""
+    reader, sinks = DeliveryReader(lambda _: None), {number: Sink() for number in (1, 2)}
+    for number, sink in sinks.items():
+        reader.attach(number, sink)
+    for tag in (1, 2):
+        for number in sinks:
+            names = {"consumer_tag": f"ctag{number}", "routing_key": f"queue.{number}"}
+            reader.feed(b"".join(wire.delivery(number, tag, b"body", **names)))
+    for number, sink in sinks.items():
+        first, second = (method for method, _, _ in sink.delivered)
+        assert (first.consumer_tag, first.routing_key) == (f"ctag{number}", f"queue.{number}")
+        assert second.consumer_tag is first.consumer_tag
+        assert second.routing_key is first.routing_key

@@ -103,10 +103,12 @@ class Sink(Protocol):
 class _Delivery:
     """What is known of the message that is arriving on a channel."""
 
-    __slots__ = ("method", "missing", "pieces", "properties", "sink")
+    __slots__ = ("address", "method", "missing", "pieces", "properties", "sink")
 
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
+        #: Of the message before: as sent, then consumer tag, exchange and routing key.
+        self.address: tuple[bytes, str, str, str] = (b"", "", "", "")
         self.method: Any = None
         self.properties: Properties | None = None
         self.missing = 0
@@ -123,7 +125,6 @@ class DeliveryReader:
         self._forward = forward
         self._channels: dict[int, _Delivery] = {}
         self._rest = b""
-        self._address: tuple[bytes, str, str, str] = (b"", "", "", "")
         self._next_sign = 0.0
 
     def attach(self, channel: int, sink: Sink) -> None:
@@ -179,7 +180,7 @@ class DeliveryReader:
         if kind == METHOD:
             name = data[start : start + 4]
             if name == _BASIC_DELIVER:
-                delivery.method = self._method(data, start + 4, stop)
+                delivery.method = _deliver(delivery, data, start + 4, stop)
                 return True
             if name == _BASIC_GET_OK:
                 delivery.method = _get_ok(data, start + 4, stop)
@@ -218,19 +219,20 @@ class DeliveryReader:
         delivery.sink.deliver(method, properties, body)
         return True
 
-    def _method(self, data: bytes, start: int, stop: int) -> Basic.Deliver:
-        behind_tag = start + 1 + data[start]
-        delivery_tag, redelivered = _unpack_delivery(data, behind_tag)
-        # Consumer tag, exchange and routing key hardly ever change between two deliveries.
-        raw = data[start:behind_tag] + data[behind_tag + 9 : stop]
-        known, consumer_tag, exchange, routing_key = self._address
-        if raw != known:
-            consumer_tag = _text(data[start + 1 : behind_tag])
-            middle = behind_tag + 10 + data[behind_tag + 9]
-            exchange = _text(data[behind_tag + 10 : middle])
-            routing_key = _text(data[middle + 1 : stop])
-            self._address = (raw, consumer_tag, exchange, routing_key)
-        return Basic.Deliver(consumer_tag, delivery_tag, redelivered, exchange, routing_key)
+
+def _deliver(delivery: _Delivery, data: bytes, start: int, stop: int) -> Basic.Deliver:
+    behind_tag = start + 1 + data[start]
+    delivery_tag, redelivered = _unpack_delivery(data, behind_tag)
+    # Consumer tag, exchange and routing key hardly ever change between two deliveries on a channel.
+    raw = data[start:behind_tag] + data[behind_tag + 9 : stop]
+    known, consumer_tag, exchange, routing_key = delivery.address
+    if raw != known:
+        consumer_tag = _text(data[start + 1 : behind_tag])
+        middle = behind_tag + 10 + data[behind_tag + 9]
+        exchange = _text(data[behind_tag + 10 : middle])
+        routing_key = _text(data[middle + 1 : stop])
+        delivery.address = (raw, consumer_tag, exchange, routing_key)
+    return Basic.Deliver(consumer_tag, delivery_tag, redelivered, exchange, routing_key)
 
 
 def _is_large_header(kind: int, size: int) -> bool:
