@@ -1,91 +1,203 @@
-"""A request that kills the process costs itself: not its neighbours, and not for long."""
+"""A request that kills the process costs itself: not its neighbours, and not for long.
+
+On each generation of brokers, for the ways in which a process or a worker is lost: it ends by itself, the
+kernel kills it for its memory, or the callback never returns. And what looks like it and isn't: lost
+connections and restarts of the broker.
+"""
 
 from __future__ import annotations
 
 import subprocess
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import pika
 import pytest
 from baked import BakedProject
-from mq_connector import payload
+from conformance import generations
+from mq_connector import Channel, payload
+from waiting import eventually
 
-from .broker import PASSWORD, SERVICE_VHOST, Broker
-from .conftest import Record
+from .broker import DEAD_LETTERS, PASSWORD, SERVICE_VHOST, USER, VHOST
+from .conftest import Consume, Record, echo
 from .peer import Peer
 from .test_process import QUEUE, Service
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(180)
 
 #: Requests, and which of them is the culprit.
 COUNT, CULPRIT = 150, 77
-#: Deaths that it may cost.
-DEATHS = 4
+#: Deaths that it may cost, and times that a callback may hang.
+DEATHS = ROUNDS = 4
+#: Seconds until all have their answers; a service that is started again at once, and a broker that waits for
+#: `TIMEOUT`, take a few.
+BOUND = 60.0
+#: Milliseconds that the broker waits for an acknowledgement from a queue called `input.….timed`.
+TIMEOUT = 1500
+TIMED = {
+    "vhost": VHOST,
+    "name": "timed",
+    "pattern": r"^input\.[^.]+\.timed$",
+    "apply-to": "queues",
+    "priority": 9,
+    "definition": {"dead-letter-exchange": DEAD_LETTERS},
+}
+
+
+class Generation:
+    """A broker of one generation, with what the fixtures of this folder want of theirs."""
+
+    def __init__(self, name: str, node: generations.Node) -> None:
+        self.name = name
+        self.port = node.port
+        self.ctl = node.ctl
+
+    def parameters(self, vhost: str = VHOST) -> pika.ConnectionParameters:
+        """How to connect."""
+        login = pika.PlainCredentials(USER, PASSWORD)
+        return pika.ConnectionParameters("127.0.0.1", self.port, vhost, login)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        generations.INSTALLED,
+        *(pytest.param(name, marks=pytest.mark.containers) for name in ("4.0", "4.3")),
+    ],
+)
+def broker(request: pytest.FixtureRequest) -> Iterator[Generation]:
+    """One of each generation, in the place of the broker that all share."""
+    timed = dict(TIMED)
+    if request.param == "4.3":  # which has it in a policy, and a timer for each message
+        timed["definition"] = {**TIMED["definition"], "consumer-timeout": TIMEOUT}  # type: ignore[dict-item]
+    with generations.running(request.param, [], [timed]) as node:
+        if request.param != "4.3":  # one for all queues, looked at once a minute
+            node.ctl(
+                "eval",
+                f"application:set_env(rabbit, consumer_timeout, {TIMEOUT}),"
+                "application:set_env(rabbit, channel_tick_interval, 250).",
+            )
+        yield Generation(request.param, node)
 
 
 @pytest.fixture
-def service(project: BakedProject, tmp_path: Path, broker: Broker) -> Iterator[Service]:
+def service(project: BakedProject, tmp_path: Path, broker: Generation) -> Iterator[Service]:
     """A service that a request may kill."""
-    file = project.package / "service.py"
-    text = file.read_text(encoding="utf-8")
-    answer = 'return {"echo": request}'
-    assert answer in text
-    dies = f'import os; request.get("die") and os._exit(139); {answer}'
-    file.write_text(text.replace(answer, dies), encoding="utf-8")
+    edit(project, "import os; request.get('die') and os._exit(139)")
     made = Service(project, tmp_path, broker.port, PASSWORD)
     yield made
     made.end()
 
 
+def edit(project: BakedProject, line: str) -> None:
+    """Let the handler do this before it answers."""
+    file = project.package / "service.py"
+    text = file.read_text(encoding="utf-8")
+    answer = 'return {"echo": request}'
+    assert answer in text
+    file.write_text(text.replace(answer, f"{line}; {answer}"), encoding="utf-8")
+
+
 @pytest.fixture
-def asking(broker: Broker) -> Iterator[Peer]:
+def asking(broker: Generation) -> Iterator[Peer]:
     peer = Peer(broker.parameters(SERVICE_VHOST))
     yield peer
     peer.close()
 
 
+class Requests:
+    """`COUNT` requests in a new quorum queue, one of them the culprit, and their answers."""
+
+    def __init__(self, asking: Peer, queue: str, dead: str) -> None:
+        self._asking, self._queue, self._dead = asking, queue, dead
+        if asking.has(queue):
+            asking.channel.queue_delete(queue)
+        asking.declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
+        asking.channel.queue_purge(dead)
+        self.answers: Counter[str] = Counter()
+        self._replies = asking.declare("", exclusive=True)
+        for number in range(COUNT):
+            request = {"message_id": str(number), "routing_key": self._replies}
+            asking.publish(queue, {**request, "die": number == CULPRIT})
+
+    def wait(self, meanwhile: Callable[[], object] = lambda: None) -> float:
+        """Take answers until each request has one, only the culprit's is an error, and it is dead-lettered.
+
+        :param meanwhile: is called all the time
+        :returns: seconds that it took
+        """
+        began = time.monotonic()
+        while len(self.answers) < COUNT and time.monotonic() - began < BOUND:
+            meanwhile()
+            method, _, body = self._asking.channel.basic_get(self._replies, auto_ack=True)
+            if method is None or body is None:
+                time.sleep(0.005)
+                continue
+            reply = payload.decode(body)
+            self.answers[reply["message_id"]] += 1
+            assert reply.get("success", True) == (reply["message_id"] != str(CULPRIT)), reply
+        took = time.monotonic() - began
+        missing = {str(number) for number in range(COUNT)} - set(self.answers)
+        left = [self._asking.count(each) for each in (self._queue, self._dead)]
+        assert not missing, f"no answers to {missing}; in the queue and dead: {left}"
+        self._asking.rests_at(self._dead, 1)
+        self._asking.rests_at(self._queue, 0)
+        self._asking.channel.queue_purge(self._dead)
+        return took
+
+    @property
+    def ledger(self) -> dict[str, int]:
+        """For the record."""
+        again = self.answers.total() - COUNT
+        counts = {"sent": COUNT, "confirmed": COUNT, "processed": COUNT, "duplicated": again}
+        return {**counts, "lost": 0, "dead_letters": 1}
+
+
 def test_a_request_that_kills_the_process_costs_itself_and_few_deaths(
-    service: Service, asking: Peer, record: Record
+    service: Service, asking: Peer, broker: Generation, record: Record
 ) -> None:
-    options = {"durable": True, "arguments": {"x-queue-type": "quorum"}}
-    if asking.has(QUEUE):
-        asking.channel.queue_delete(QUEUE)
-    asking.declare(QUEUE, **options)
-    asking.channel.queue_purge(f"{QUEUE}.dead")
-    replies = asking.declare("", exclusive=True)
-    for number in range(COUNT):
-        request = {"message_id": str(number), "routing_key": replies, "die": number == CULPRIT}
-        asking.publish(QUEUE, payload.encode(request))
-    began = time.monotonic()
-    deaths = 0
-    answers: Counter[str] = Counter()
-    process: subprocess.Popen[bytes] | None = None
-    while answers.total() < COUNT and time.monotonic() - began < 60:
-        if process is None or process.poll() is not None:
-            deaths += process is not None
-            process = service.start(healthy=False, MQ_QUEUE_TYPE="quorum")
-        method, _, body = asking.channel.basic_get(replies, auto_ack=True)
-        if method is None or body is None:
-            time.sleep(0.005)
-            continue
-        reply = payload.decode(body)
-        answers[reply["message_id"]] += 1
-        assert reply.get("success", True) == (reply["message_id"] != str(CULPRIT)), reply
-    took = time.monotonic() - began
-    assert set(answers) == {str(number) for number in range(COUNT)}, service.said
-    assert deaths <= DEATHS, service.said
-    assert "it isn't tried again" in service.said
-    asking.rests_at(f"{QUEUE}.dead", 1)
-    asking.channel.queue_purge(f"{QUEUE}.dead")
-    record(
-        "handler: kills the process",
-        bound=60.0,
-        recovery=round(took, 2),
-        sent=COUNT,
-        confirmed=COUNT,
-        processed=COUNT,
-        duplicated=answers.total() - COUNT,
-        lost=0,
-    )
+    """`os._exit(139)`, as a fault in a library that isn't Python's; started again at once."""
+    requests = Requests(asking, QUEUE, f"{QUEUE}.dead")
+    lives: list[subprocess.Popen[bytes]] = []
+
+    def live() -> None:
+        if not lives or lives[-1].poll() is not None:
+            lives.append(service.start(healthy=False, MQ_QUEUE_TYPE="quorum"))
+
+    took = round(requests.wait(live), 2)
+    deaths = len(lives) - 1
+    assert deaths <= DEATHS and "it isn't tried again" in service.said, service.said
+    name = f"handler: kills the process, {broker.name}"
+    record(name, bound=BOUND, recovery=took, times=deaths, **requests.ledger)
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_request_that_hangs_costs_itself_and_few_rounds(
+    peer: Peer, queue: str, broker: Generation, consume: Consume, workers: int, record: Record
+) -> None:
+    """Until the broker's `consumer_timeout`, each time."""
+    queue = f"{queue}.timed"
+    requests = Requests(peer, queue, peer.declare_dead(queue))
+    release = threading.Event()
+    rounds: list[bool] = []
+
+    def hang(channel: Channel, method: Any, properties: Any, body: bytes) -> None:
+        if payload.decode(body)["die"]:
+            rounds.append(method.redelivered)
+            release.wait(100)
+        else:
+            echo(channel, method, properties, body)
+
+    try:
+        consumer = consume(hang, queue=queue, queue_type="quorum", workers=workers, prefetch=0)
+        took = round(requests.wait(), 2)
+        assert len(rounds) <= ROUNDS
+        eventually(lambda: consumer.is_consuming)
+    finally:
+        release.set()
+    name = f"handler: hangs, {workers} worker{'s' * (workers > 1)}, {broker.name}"
+    record(name, bound=BOUND, recovery=took, times=len(rounds), **requests.ledger)

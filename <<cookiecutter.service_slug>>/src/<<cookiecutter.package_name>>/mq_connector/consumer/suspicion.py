@@ -1,7 +1,8 @@
-"""Finds the message that costs channels, connections or processes, and lets it cost no other.
+"""Finds the message that costs channels, connections, processes or threads, and lets it cost no other.
 
 While there is a suspicion, messages are taken one at a time. One that was in hand alone whenever
-something was lost for which it may be to blame is dead-lettered without being tried again.
+something was lost for which it may be to blame is dead-lettered without being tried again; so is one
+whose callback hangs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from .opened import Delivery
 
 #: Losses with the same message alone in hand that make it the culprit.
 _STRIKES = 2
+#: Times that the broker has waited too long for a message's callback that make it the culprit.
+_HANGS = 3
 #: Deaths of a process that make the message that it had in hand the culprit.
 DEATHS = 3
 #: Messages that are taken one at a time after a loss, at the most.
@@ -45,11 +48,18 @@ class Suspicion:
         #: Whether nothing was delivered to this process yet: a predecessor may have died of the first.
         self._is_new = True
         self._strikes: dict[int, int] = {}
+        #: Apart from the strikes: half an hour may lie between two, in which all else goes well.
+        self._hangs: dict[int, int] = {}
 
     @property
     def is_careful(self) -> bool:
         """Whether messages are to be taken one at a time."""
         return self._careful_for > 0
+
+    @property
+    def is_alert(self) -> bool:
+        """Whether there is something to be said of a message before it is tried."""
+        return self._careful_for > 0 or bool(self._hangs)
 
     def lost(self, in_hand: int, alone: Delivery | None) -> None:
         """Something was lost for which a message in hand may be to blame.
@@ -59,15 +69,18 @@ class Suspicion:
         """
         self._careful_for = max(self._careful_for, min(in_hand + 1, _LONGEST))
         if alone is not None:
-            self.strike(alone)
+            _count(self._strikes, alone)
 
-    def strike(self, delivery: Delivery) -> None:
-        """This message is to blame for a loss."""
-        self._careful_for = max(self._careful_for, 1)
-        if len(self._strikes) >= _MOST:
-            self._strikes.clear()
-        mark = _mark(delivery)
-        self._strikes[mark] = self._strikes.get(mark, 0) + 1
+    def hangs(self, delivery: Delivery) -> None:
+        """The broker has waited too long for this message, whose callback doesn't return.
+
+        That it was this one is known, so there is no need to take others one at a time.
+        """
+        _count(self._hangs, delivery)
+
+    def returned(self, delivery: Delivery) -> None:
+        """The callback has returned in time."""
+        self._hangs.pop(_mark(delivery), None)
 
     def verdict(self, delivery: Delivery) -> str:
         """Why a message isn't tried again; empty if it is.
@@ -79,6 +92,10 @@ class Suspicion:
         before = deliveries_before(delivery) if delivery.method.redelivered else None
         if first and before is not None and before >= DEATHS:
             return f"the process has ended {before} times with this message in hand; it isn't tried again"
+        hangs = self._hangs.get(_mark(delivery), 0) if self._hangs else 0
+        if hangs >= _HANGS:
+            self._hangs.pop(_mark(delivery), None)
+            return f"the broker has waited {hangs} times in vain for this message; it isn't tried again"
         strikes = self._strikes.get(_mark(delivery), 0) if self._strikes else 0
         if strikes >= _STRIKES:
             self._strikes.pop(_mark(delivery), None)
@@ -101,9 +118,16 @@ class Suspicion:
             self.relax()
 
     def relax(self) -> None:
-        """There is nothing to be careful of."""
+        """There is nothing to be careful of; what hangs is known all the same."""
         self._careful_for = 0
         self._strikes.clear()
+
+
+def _count(found: dict[int, int], delivery: Delivery) -> None:
+    if len(found) >= _MOST:
+        found.clear()
+    mark = _mark(delivery)
+    found[mark] = found.get(mark, 0) + 1
 
 
 def _mark(delivery: Delivery) -> int:

@@ -36,6 +36,8 @@ _WEIGHT = 8
 #: Threads for each worker that may be replaced because they hang, itself included.
 _MOST_REPLACED = 4
 
+#: Of the thread itself: a consumer, which is one, says otherwise once it is over.
+is_alive = threading.Thread.is_alive
 #: pika's documented signature of a consumer's callback.
 Callback = Callable[[Channel, Basic.Deliver, pika.BasicProperties, bytes], None]
 
@@ -43,13 +45,20 @@ Callback = Callable[[Channel, Basic.Deliver, pika.BasicProperties, bytes], None]
 class _Worker:
     """One thread, and what it has in hand."""
 
-    __slots__ = ("began", "delivery", "is_replaced", "thread")
+    __slots__ = ("began", "delivery", "is_replaced", "late", "thread")
 
     def __init__(self, thread: threading.Thread) -> None:
         self.thread = thread
         self.delivery: Delivery | None = None
         self.began = 0.0
+        #: The last delivery for which the broker has waited too long.
+        self.late: Delivery | None = None
         self.is_replaced = False
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the broker has given up waiting for what it has in hand."""
+        return self.late is not None and self.late is self.delivery
 
 
 class Workers:
@@ -129,13 +138,24 @@ class Workers:
 
     def replace_late(self, opened: OpenedChannel) -> None:
         """The broker has waited too long for some of a channel's messages: others take over from the
-        threads that have them in hand."""
+        threads that have them in hand.
+
+        It doesn't say which they are. Those of other threads, which go on, have been in hand for a shorter time.
+        """
+        now = time.monotonic()
+        busy = []
         for worker in list(self._workers):
             delivery = worker.delivery
-            if delivery is None or delivery.opened is not opened or worker.is_replaced:
+            if delivery is not None and delivery.opened is opened and not worker.hangs:
+                busy.append((now - worker.began, worker, delivery))
+        longest = max((took for took, *_ in busy), default=0.0)
+        for took, worker, delivery in busy:
+            if took < longest / 2:
                 continue
-            self._suspicion.strike(delivery)
-            if self._started < self._limits.workers * _MOST_REPLACED:
+            worker.late = delivery
+            self._suspicion.hangs(delivery)
+            hanging = sum(each.is_replaced and is_alive(each.thread) for each in list(self._workers))
+            if hanging < self._limits.workers * (_MOST_REPLACED - 1):
                 worker.is_replaced = True
                 self._start_one()
 
@@ -143,9 +163,11 @@ class Workers:
     def trouble(self) -> str:
         """Why nothing will be handled, in words; empty if all is well."""
         workers = [each for each in self._workers if not each.is_replaced]
-        alive = [each for each in workers if threading.Thread.is_alive(each.thread)]
+        alive = [each for each in workers if is_alive(each.thread)]
         if workers and not alive:
             return "no worker is alive"
+        if alive and all(each.hangs for each in alive):
+            return "every worker has been in its callback for longer than the broker waits"
         stuck = self._limits.stuck
         now = time.monotonic()
         if stuck and alive and all(each.delivery and now - each.began > stuck for each in alive):
@@ -189,8 +211,8 @@ class Workers:
             if self.prefetch < self._least and not suspicion.is_careful:
                 self._on_pace()  # there was nothing to take when it was tried before
             try:
-                if suspicion.is_careful:
-                    self._handle_carefully(delivery)
+                if suspicion.is_alert:
+                    self._handle_carefully(worker, delivery)
                 else:
                     handle(delivery)
             except BaseException as error:  # SystemExit, asyncio.CancelledError: the thread stays
@@ -199,20 +221,24 @@ class Workers:
                 return  # a child that a callback has made, and let return: its parent goes on
             worker.delivery = None
             self._note_pace(now() - began)
+        self._workers.remove(worker)
 
-    def _handle_carefully(self, delivery: Delivery) -> None:
+    def _handle_carefully(self, worker: _Worker, delivery: Delivery) -> None:
         verdict = self._suspicion.verdict(delivery)
         if verdict:
             self._failed(delivery, Culprit(verdict))
             return
+        was_careful = self._suspicion.is_careful
         suspected = self._suspicion.suspects(delivery)
         if suspected:
             self.handle(delivery)
             self._suspicion.passed()
-        if not self._suspicion.is_careful:
+        if was_careful and not self._suspicion.is_careful:
             self._on_pace()
         if not suspected:
             self.handle(delivery)
+        if worker.late is not delivery:
+            self._suspicion.returned(delivery)
 
     def _note_pace(self, took: float) -> None:
         average = self._average
