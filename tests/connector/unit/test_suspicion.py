@@ -63,3 +63,28 @@ def test_care_ends_when_all_that_was_in_hand_has_been_handled() -> None:
         assert suspicion.is_careful
         suspicion.passed()
     assert not suspicion.is_careful
+
+
+def test_a_message_that_hangs_three_times_is_not_tried_again_whatever_went_well_meanwhile() -> None:
+    suspicion = Suspicion()
+    for _ in range(3):
+        assert not suspicion.verdict(delivery(b"hangs"))
+        suspicion.hangs(delivery(b"hangs"))
+        for _ in range(1000):
+            assert not suspicion.verdict(delivery(b"another"))
+            suspicion.suspects(delivery(b"another"))
+            suspicion.passed()
+            suspicion.returned(delivery(b"another"))
+        suspicion.relax()
+        assert suspicion.is_alert and not suspicion.is_careful, "known, so all else goes on"
+    assert "3 times" in suspicion.verdict(delivery(b"hangs", redelivered=True))
+    assert not suspicion.is_alert
+
+
+def test_a_message_that_hung_and_then_was_in_time_is_forgotten() -> None:
+    suspicion = Suspicion()
+    suspicion.relax()
+    suspicion.hangs(delivery())
+    suspicion.hangs(delivery())
+    suspicion.returned(delivery())
+    assert not suspicion.is_alert

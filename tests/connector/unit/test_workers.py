@@ -15,7 +15,7 @@ import pytest
 from mq_connector import RetryMessage, payload
 from mq_connector.config import Limits
 from mq_connector.consumer.opened import Confirms, Delivery
-from mq_connector.consumer.suspicion import Suspicion
+from mq_connector.consumer.suspicion import Suspicion, _mark
 from mq_connector.consumer.workers import Workers
 from mq_connector.errors import PublishError
 from mq_connector.testing import Outcome, _RecordingChannel, _RecordingOpened
@@ -475,6 +475,70 @@ def test_threads_that_hang_again_and_again_are_not_replaced_without_an_end(make:
     time.sleep(0.05)
     assert len(one.threads()) == 4
     release.set()
+
+
+def test_only_the_message_that_is_late_is_struck_and_its_thread_replaced(make: Make) -> None:
+    """The broker closes the channel of all; another worker was just busy."""
+    release, begun = threading.Event(), threading.Semaphore(0)
+
+    def hang(*_: Any) -> None:
+        begun.release()
+        release.wait(PATIENCE)
+
+    one = make(hang, count=2)
+    one.suspicion.relax()
+    late, innocent = Delivered(1, b"late"), Delivered(2, b"innocent")
+    innocent.delivery.opened = late.delivery.opened
+    one.put(late)
+    assert begun.acquire(timeout=PATIENCE)
+    time.sleep(0.3)
+    one.put(innocent)
+    assert begun.acquire(timeout=PATIENCE)
+    one.workers.replace_late(late.delivery.opened)
+    assert list(one.suspicion._hangs) == [_mark(late.delivery)]
+    assert len(one.threads()) == 3
+    release.set()
+
+
+def test_a_thread_that_came_back_may_be_replaced_again(make: Make) -> None:
+    """Late is not for ever: only those that hang at the same time are counted."""
+    release, begun = threading.Event(), threading.Semaphore(0)
+
+    def hang(*_: Any) -> None:
+        begun.release()
+        release.wait(PATIENCE)
+
+    one = make(hang)
+    for number in range(6):
+        late = Delivered(number, b"%d" % number)
+        one.put(late)
+        assert begun.acquire(timeout=PATIENCE), f"nobody is left for message {number}"
+        opened: Any = late.opened
+        one.workers.replace_late(opened)
+        release.set()
+        eventually(lambda: len(one.threads()) == 1, PATIENCE)
+        release.clear()
+
+
+def test_it_says_so_when_every_worker_hangs_and_none_can_be_replaced(make: Make) -> None:
+    release, begun = threading.Event(), threading.Semaphore(0)
+
+    def hang(*_: Any) -> None:
+        begun.release()
+        release.wait(PATIENCE)
+
+    one = make(hang)
+    for number in range(4):
+        assert one.workers.trouble == ""
+        late = Delivered(number, b"%d" % number)
+        one.put(late)
+        assert begun.acquire(timeout=PATIENCE)
+        opened: Any = late.opened
+        one.workers.replace_late(opened)
+    eventually(lambda: one.workers.trouble, PATIENCE)
+    assert "longer than the broker waits" in one.workers.trouble
+    release.set()
+    eventually(lambda: not one.workers.trouble, PATIENCE)
 
 
 def test_it_says_so_when_every_worker_is_stuck_or_dead(make: Make) -> None:
