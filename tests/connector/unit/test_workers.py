@@ -512,9 +512,11 @@ def test_a_thread_that_came_back_may_be_replaced_again(make: Make) -> None:
     for number in range(6):
         late = Delivered(number, b"%d" % number)
         one.put(late)
-        assert begun.acquire(timeout=PATIENCE), f"nobody is left for message {number}"
+        assert begun.acquire(timeout=PATIENCE)
         opened: Any = late.opened
         one.workers.replace_late(opened)
+        one.put(Delivered(100 + number))
+        assert begun.acquire(timeout=5), f"nobody takes over for the {number + 1}th time"
         release.set()
         eventually(lambda: len(one.threads()) == 1, PATIENCE)
         release.clear()
