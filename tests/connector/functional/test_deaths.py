@@ -10,11 +10,14 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import brokers
+import dotenv
 import pika
 import pytest
 from baked import BakedProject
@@ -22,7 +25,7 @@ from conformance import generations
 from mq_connector import Channel, payload
 from waiting import eventually
 
-from .broker import DEAD_LETTERS, PASSWORD, SERVICE_VHOST, USER, VHOST
+from .broker import DEAD_LETTERS, PASSWORD, SERVICE, SERVICE_VHOST, USER, VHOST
 from .conftest import Consume, Record, echo
 from .peer import Peer
 from .test_process import QUEUE, Service
@@ -46,6 +49,10 @@ TIMED = {
     "priority": 9,
     "definition": {"dead-letter-exchange": DEAD_LETTERS},
 }
+
+
+#: The image of the generated service.
+PYTHON = "python:3.13-slim"
 
 
 class Generation:
@@ -172,6 +179,76 @@ def test_a_request_that_kills_the_process_costs_itself_and_few_deaths(
     deaths = len(lives) - 1
     assert deaths <= DEATHS and "it isn't tried again" in service.said, service.said
     name = f"handler: kills the process, {broker.name}"
+    record(name, bound=BOUND, recovery=took, times=deaths, **requests.ledger)
+
+
+class Container:
+    """The service in a container with little memory, started again by the engine whenever it ends.
+
+    :param folder: has the service's configuration
+    """
+
+    def __init__(self, project: BakedProject, folder: Path) -> None:
+        self.name = f"neon-test-{uuid.uuid4().hex[:8]}"
+        mounts = {project.path / "src": "/src", folder: "/run/service"}
+        for module in (pika, dotenv):
+            assert module.__file__ is not None
+            mounts[Path(module.__file__).parent] = f"/src-of-others/{module.__name__}"
+        environment = {
+            "HOME": "/tmp",
+            "PYTHONPATH": "/src:/src-of-others",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "NEON_MQ_CONFIG_PATH": "/run/service/config.json",
+            "MQ_QUEUE_TYPE": "quorum",
+        }
+        words = [f"--volume={path}:{place}:ro" for path, place in mounts.items()]
+        words += [f"--env={name}={value}" for name, value in environment.items()]
+        # Without swap, or it would take long.
+        words += ["--memory=128m", "--memory-swap=128m", "--network=host", "--restart=always"]
+        self._docker("run", "--detach", "--name", self.name, *words, PYTHON, "python", "-m", SERVICE)
+
+    def _docker(self, *words: str) -> str:
+        done = subprocess.run(["docker", *words], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    @property
+    def deaths(self) -> int:
+        """How often it was started again."""
+        return int(self._docker("inspect", "--format", "{{.RestartCount}}", self.name))
+
+    @property
+    def said(self) -> str:
+        return self._docker("logs", self.name)
+
+    def kills(self) -> str:
+        """What the engine knows of how it ended, each time."""
+        since = ("events", "--since", "10m", "--until", "0s", "--filter", f"container={self.name}")
+        return self._docker(*since, "--format", "{{.Action}} {{.Actor.Attributes.exitCode}}")
+
+    def end(self) -> None:
+        self._docker("rm", "--force", self.name)
+
+
+@pytest.mark.containers
+def test_a_request_that_takes_all_memory_costs_itself_and_few_deaths(
+    project: BakedProject, tmp_path: Path, asking: Peer, broker: Generation, record: Record
+) -> None:
+    """The kernel kills the process (SIGKILL), the engine starts it again, after pauses that grow."""
+    brokers.need_image(PYTHON)
+    edit(project, "request.get('die') and len(b'x' * 1_000_000_000)")
+    Service(project, tmp_path, broker.port, PASSWORD)  # which writes the configuration
+    requests = Requests(asking, QUEUE, f"{QUEUE}.dead")
+    running = Container(project, tmp_path)
+    try:
+        took = round(requests.wait(), 2)
+        deaths = running.deaths
+        assert deaths <= DEATHS and "it isn't tried again" in running.said, running.said
+        killed = running.kills()
+        assert killed.count("oom") == killed.count("die 137") == deaths, killed
+    finally:
+        running.end()
+    name = f"handler: killed for memory, {broker.name}"
     record(name, bound=BOUND, recovery=took, times=deaths, **requests.ledger)
 
 
