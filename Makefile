@@ -8,10 +8,10 @@ RUN := $(VENV)/bin/python -B
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test quick coverage soak lint bench clean
+.PHONY: help demo test quick coverage soak lint bench manifest clean
 
 help:  ## Say what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo  ## Generate a service, start it, ask it, edit it, ask it again
 	@$(PYTHON) scripts/ensure_broker.py
@@ -43,6 +43,9 @@ lint: $(VENV)/.lint  ## Check the template's files, and those of a project gener
 bench: $(VENV)/.demo  ## Measure the service side by side with its peers
 	@$(PYTHON) scripts/ensure_broker.py
 	$(RUN) -m bench
+
+manifest:  ## Note the version and the SHA-256 of each file of the connector, after a change in it
+	@$(PYTHON) -B scripts/manifest.py
 
 clean:  ## Remove what the tools made
 	rm -rf $(VENV) $(INCUMBENT)

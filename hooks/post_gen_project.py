@@ -1,18 +1,27 @@
-"""Make the credentials that stay out of git, then say what to type next.
+"""Note where the repository comes from, make the credentials, and say what to type next.
 
-The generated repository's own script makes them: no secret ever stands in this text, which
+The generated repository's own script makes the credentials: no secret ever stands in this text, which
 cookiecutter leaves behind in the temporary folder after rendering it.
 """
 
+import contextlib
+import io
 import json
 import os
 import runpy
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 ANSWERS = json.loads(r"""<< cookiecutter|tojson >>""")
+#: cruft, which renders anew for every update and keeps a note of its own, doesn't say where the
+#: template lies.
+CRUFT = "_repo_dir" not in ANSWERS
+#: What a rendering is made of, in the template's repository.
+SOURCES = ["cookiecutter.json", "hooks", "*cookiecutter.service_slug*"]
 
 
 def remove_leavings() -> None:
@@ -22,17 +31,61 @@ def remove_leavings() -> None:
             shutil.rmtree(cache)
 
 
+def git(*words: str) -> str:
+    """What git says of the template; nothing where there is no git, or no repository."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "-C", ANSWERS["_repo_dir"], *words]
+    with contextlib.suppress(OSError):
+        done = subprocess.run(command, env=own, capture_output=True, text=True, encoding="utf-8")
+        return done.stdout.strip() if done.returncode == 0 else ""
+    return ""
+
+
+def address() -> str:
+    """The template's, for whoever clones it later: without a login, and nothing abbreviated."""
+    typed = str(ANSWERS["_template"])
+    if Path(typed).is_dir():
+        return str(Path(typed).resolve())
+    parts = urlsplit((git("config", "--get", "remote.origin.url") if tracked() else "") or typed)
+    if parts.scheme not in ("http", "https"):
+        return urlunsplit(parts)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def tracked() -> bool:
+    """Whether the template lies in a repository of its own, not just anywhere below another one."""
+    return bool(git("ls-files", "cookiecutter.json"))
+
+
+def stamp() -> None:
+    """Write down what a later update needs: whence, which version, which commit, which answers."""
+    commit = git("rev-parse", "HEAD") if tracked() else ""
+    if commit and git("status", "--porcelain", "--", *SOURCES):
+        commit += "-dirty"  # as git itself calls it: what was rendered has no commit of its own
+    note = {
+        "template": address(),
+        "version": ANSWERS["_version"],
+        "commit": commit or None,
+        "answers": {name: text for name, text in ANSWERS.items() if not name.startswith("_")},
+    }
+    text = json.dumps(note, ensure_ascii=False, indent=2) + "\n"
+    Path(".template.json").write_text(text, encoding="utf-8", newline="\n")
+
+
 remove_leavings()
+if not CRUFT and not Path(".cruft.json").exists():
+    stamp()
 sys.argv = ["rabbitmq/provision.py"]
-sys.path.insert(
-    0, "rabbitmq"
-)  # where its own modules are; Python adds it for who types the command
-runpy.run_path(sys.argv[0], run_name="__main__")
+# Where its own modules are; Python adds it for who types the command.
+sys.path.insert(0, "rabbitmq")
+with contextlib.redirect_stdout(io.StringIO()) if CRUFT else contextlib.nullcontext():
+    runpy.run_path(sys.argv[0], run_name="__main__")
 project, here = Path.cwd(), Path(os.environ.get("PWD", os.curdir)).resolve()
 request = json.dumps({"text": "hi"})
-print(
-    f"\nNext, with Docker:\n"
-    f"  cd {shlex.quote(str(project.relative_to(here) if project.is_relative_to(here) else project))}\n"
-    f"  docker compose up --build --detach --wait\n"
-    f"  docker compose exec service python -m {ANSWERS['package_name']} request '{request}'"
-)
+if not CRUFT:
+    print(
+        f"\nNext, with Docker:\n"
+        f"  cd {shlex.quote(str(project.relative_to(here) if project.is_relative_to(here) else project))}\n"
+        f"  docker compose up --build --detach --wait\n"
+        f"  docker compose exec service python -m {ANSWERS['package_name']} request '{request}'"
+    )

@@ -20,6 +20,7 @@ DEFAULT_TREE = {
     ".gitattributes",
     ".github/workflows/ci.yml",
     ".gitignore",
+    ".template.json",
     "CONTRIBUTING.md",
     "Dockerfile",
     "LICENSE",

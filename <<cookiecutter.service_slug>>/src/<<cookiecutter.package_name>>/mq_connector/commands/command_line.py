@@ -1,4 +1,4 @@
-"""The command line of a service: ``run``, ``request``, ``doctor``, ``dead`` and ``health``."""
+"""The command line of a service: ``run``, ``request``, ``doctor``, ``connector``, ``dead``, ``health``."""
 
 from __future__ import annotations
 
@@ -58,10 +58,18 @@ def _run(name: str, make_service: Callable[[], MQConnector], words: list[str]) -
     commands.add_parser(
         "doctor", help="find out what is wrong between configuration, broker and queue"
     )
+    commands.add_parser(
+        "connector", help="say which version of the connector this is, and what was changed in it"
+    )
     burying = commands.add_parser("dead", help="list the requests whose handling failed")
     burying.add_argument("--requeue", action="store_true", help="put them back into the queue")
     commands.add_parser("health", help="exit 0 only while the running service is consuming")
     options = parser.parse_args(words)
+
+    if options.command == "connector":  # before anything is loaded that isn't Python's own
+        from . import inventory
+
+        return inventory.show()
 
     from ..config import environment
     from ..errors import MQError

@@ -9,6 +9,7 @@ from .. import health
 from ..connection import input_queue
 from ..connection.scratch import Steps
 from ..errors import ChannelError, MQError, NotConnected, printable
+from . import inventory
 from .broker import alarm, family, session
 from .session import Session
 from .terminal import say
@@ -49,6 +50,7 @@ def examine(service: MQConnector) -> int:
     :returns: exit code: 0 if requests would be answered, 1 if not
     """
     report = _Report()
+    _examine_connector(report)
     try:
         settings = service.settings()
     except MQError as error:
@@ -85,6 +87,18 @@ def examine(service: MQConnector) -> int:
     else:
         report.note(f"health: {reason}")
     return int(report.failed)
+
+
+def _examine_connector(report: _Report) -> None:
+    """Whoever asks for help is asked for this first; an edited connector is no fault."""
+    try:
+        first, *differences = inventory.told()
+    except inventory.ManifestError as error:
+        report.note(str(error))
+        return
+    (report.note if differences else report.good)(first)
+    for line in differences:
+        report.note(line)
 
 
 def _examine_queue(report: _Report, session: Session, queue: str) -> None:
