@@ -205,7 +205,9 @@ class Container:
         words += [f"--env={name}={value}" for name, value in environment.items()]
         # Without swap, or it would take long.
         words += ["--memory=128m", "--memory-swap=128m", "--network=host", "--restart=always"]
-        self._docker("run", "--detach", "--name", self.name, *words, PYTHON, "python", "-m", SERVICE)
+        self._docker(
+            "run", "--detach", "--name", self.name, *words, PYTHON, "python", "-m", SERVICE
+        )
 
     def _docker(self, *words: str) -> str:
         done = subprocess.run(["docker", *words], capture_output=True, text=True, timeout=60)

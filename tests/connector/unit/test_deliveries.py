@@ -434,8 +434,10 @@ def test_names_that_stay_the_same_on_a_channel_are_decoded_once_however_many_cha
         reader.attach(number, sink)
     for tag in (1, 2):
         for number in sinks:
-            names = {"consumer_tag": f"ctag{number}", "routing_key": f"queue.{number}"}
-            reader.feed(b"".join(wire.delivery(number, tag, b"body", **names)))
+            frames = wire.delivery(
+                number, tag, b"body", consumer_tag=f"ctag{number}", routing_key=f"queue.{number}"
+            )
+            reader.feed(b"".join(frames))
     for number, sink in sinks.items():
         first, second = (method for method, _, _ in sink.delivered)
         assert (first.consumer_tag, first.routing_key) == (f"ctag{number}", f"queue.{number}")

@@ -154,7 +154,9 @@ class Workers:
                 continue
             worker.late = delivery
             self._suspicion.hangs(delivery)
-            hanging = sum(each.is_replaced and is_alive(each.thread) for each in list(self._workers))
+            hanging = sum(
+                each.is_replaced and is_alive(each.thread) for each in list(self._workers)
+            )
             if hanging < self._limits.workers * (_MOST_REPLACED - 1):
                 worker.is_replaced = True
                 self._start_one()
