@@ -60,7 +60,7 @@ def definitions(user: str, client: str) -> dict[str, Any]:
 
 
 def configuration(user: str, password: str) -> dict[str, Any]:
-    """The entry in Neon's configuration; `user` is what the incumbent's code reads."""
+    """The entry in Neon's configuration; `user` is what the code of neon-mq-connector reads."""
     return {"username": user, "user": user, "password": password}
 
 

@@ -561,3 +561,25 @@ def test_it_says_so_when_every_worker_is_stuck_or_dead(make: Make) -> None:
     eventually(lambda: one.workers.trouble == "")
     one.workers.stop()
     eventually(lambda: one.workers.trouble == "no worker is alive")
+
+
+def test_of_consumers_with_different_bounds_each_keeps_its_own(make: Make) -> None:
+    """Also of one that starts later, and of workers that are there when it does."""
+    body = payload.encode({"text": "x" * 1000})
+
+    def consumer(max_body: int) -> Running:
+        limits = Limits(max_body=max_body)
+        return make(lambda *given: payload.decode(given[3]), limits=limits)
+
+    def outcomes(*consumers: Running) -> list[str]:
+        messages = [Delivered(body=body) for _ in consumers]
+        for each, message in zip(consumers, messages, strict=True):
+            each.put(message)
+        for message in messages:
+            message.wait()
+        return [message.opened.steps[0] for message in messages]
+
+    large = consumer(10_000)
+    assert outcomes(large) == ["ack"]
+    small = consumer(1000)
+    assert outcomes(large, small, large, small) == ["ack", "dead-letter"] * 2

@@ -34,8 +34,8 @@ class Client:
 
     :param connection: may be shared; it is closed when the last has left it
     :param reply_queue: name of the queue for replies; made by the client and gone with it
-    :param exclusive: whether only this connection may use that queue. The incumbent's services
-        declare the queue that they reply to, which an exclusive one forbids
+    :param exclusive: whether only this connection may use that queue. Services on
+        ``neon-mq-connector`` declare the queue that they reply to, which an exclusive one forbids
     :param shared: whether other clients take their replies from the same queue: theirs are put back,
         after a pause, and the queue goes only when nobody uses it
     """

@@ -18,6 +18,7 @@ from pika.exchange_type import ExchangeType
 from .. import payload
 from ..commands.session import Session
 from ..connection import Connection, input_queue
+from ..connection.broker import NOT_FOUND
 from ..connection.scratch import Operation, Steps
 from ..errors import ChannelError, MQError, NotConnected, PublishError, Unroutable
 from ..publisher import Publisher
@@ -111,7 +112,7 @@ class Sender:
             if make:
                 self._make(message)
         except PublishError as error:
-            if not str(error).startswith("404") or where not in self._ready:
+            if not str(error).startswith(str(NOT_FOUND)) or where not in self._ready:
                 raise
             self._ready.discard(where)  # somebody has deleted the exchange
             self.send(message, make)

@@ -60,7 +60,7 @@ def _settings(
     user = users(config).get(service_name)
     if not isinstance(user, Mapping):
         user = {}
-    # Neon's documents say "username", the incumbent's code reads "user".
+    # Neon's documents say "username", the code of neon-mq-connector reads "user".
     username = env.get("MQ_USERNAME") or _first(user.get("username"), user.get("user"))
     password = env.get("MQ_PASSWORD") or user.get("password")
     tls = load_tls(config, env, source)

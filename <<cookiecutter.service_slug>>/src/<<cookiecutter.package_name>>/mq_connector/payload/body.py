@@ -1,7 +1,7 @@
 """Bodies of messages: what Neon's peers have encoded, read without running what they sent.
 
-A peer sends `base64(json(str(dict)))`: a Python literal, inside a JSON string, inside base64. The
-incumbents run that literal as code; here it is only read. Other programs may send a JSON object,
+A peer sends `base64(json(str(dict)))`: a Python literal, inside a JSON string, inside base64. Neon's
+own connector runs that literal as code; here it is only read. Other programs may send a JSON object,
 with or without base64, and get their answers the same way.
 """
 

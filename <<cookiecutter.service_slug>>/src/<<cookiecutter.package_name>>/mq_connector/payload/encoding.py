@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 from ..errors import PayloadError
 from .body import Form
 
-#: Levels of brackets that are written: Python's own parser, with which the incumbents read, gives up
+#: Levels of brackets that are written: Python's own parser, with which Neon's programs read, gives up
 #: beyond.
 LEVELS = 200
 
@@ -55,7 +55,7 @@ _MANY_BITS = 14_000
 
 
 def encode(data: Mapping[Any, Any], form: Form = Form.LITERAL, name: str = "message") -> bytes:
-    """The body for a dict. In the literal form it is, byte for byte, what the incumbents send.
+    """The body for a dict. In the literal form it is, byte for byte, what Neon's own connector sends.
 
     :param name: what errors call the dict, before the path to what is wrong with it
     :raises PayloadError: what a reader would get isn't what is in `data`, see this module's rule;

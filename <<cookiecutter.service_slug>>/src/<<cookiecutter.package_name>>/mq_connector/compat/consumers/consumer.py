@@ -13,6 +13,7 @@ import pika
 from pika.exchange_type import ExchangeType
 
 from ...connection import Connection, input_queue
+from ...connection.broker import ACCESS_REFUSED, PRECONDITION_FAILED
 from ...connection.scratch import Done, Operation, Steps
 from ...consumer import ConsumerThread
 from ...consumer.channel import Channel
@@ -34,7 +35,7 @@ SHARE = 0.8
 #: lost connection, not its service. The incumbent's stay for ever.
 _EXPIRES = 300_000
 #: Reply codes that leave an exchange usable: it is of another kind, or ours to use but not to make.
-_ACCEPTABLE = frozenset((403, 406))
+_ACCEPTABLE = frozenset((ACCESS_REFUSED, PRECONDITION_FAILED))
 
 
 def subscriber_queue(exchange: str | None) -> str:
