@@ -40,7 +40,7 @@ soak: $(VENV)/.test  ## Cause random faults under load, for ten minutes: SEED=7 
 lint: $(VENV)/.lint  ## Check the template's files, and those of a project generated from it
 	$(RUN) scripts/lint.py
 
-bench: $(VENV)/.demo  ## Measure the service side by side with its peers
+bench: $(VENV)/.demo  ## Measure the service side by side with its peers: QUICK=1 in short, CHECK=1 for what got worse
 	@$(PYTHON) scripts/ensure_broker.py
 	$(RUN) -m bench
 

@@ -1,7 +1,8 @@
-"""python -m bench [--quick] [--fresh] [--jobs 1,2] [--accept] [--report]
+"""python -m bench [--quick] [--check] [--fresh] [--jobs 1,2] [--accept] [--report]
 
 Measures what is missing of the last run, or begins a new one; writes docs/benchmarks.md when all of
-it is there. Exit code 1: a ratio got worse; 2: it can't be done here; 130: interrupted.
+it is there. With --check it measures what is compared with the committed ratios, and writes no page.
+Exit code 1: a ratio got worse; 2: it can't be done here; 130: interrupted.
 """
 
 from __future__ import annotations
@@ -20,20 +21,28 @@ from .job import Job
 from .jobs import JOBS
 from .lab import Lab
 from .results import Results
-from .run import make_environments, measure, say
+from .run import keys, make_environments, measure, say
 
 DOCUMENT = TEMPLATE / "docs" / "benchmarks.md"
 
 
 def options() -> argparse.Namespace:
-    """The command line; QUICK=1 in the environment is ``--quick``."""
-    quick = os.environ.get("QUICK", "") not in ("", "0")
+    """The command line; QUICK=1, CHECK=1, ACCEPT=1 in the environment are ``--quick`` and so on."""
+    quick, check, accept = (
+        os.environ.get(name, "") not in ("", "0") for name in ("QUICK", "CHECK", "ACCEPT")
+    )
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure, side by side.")
     parser.add_argument("--quick", action="store_true", default=quick, help="the short form")
+    parser.add_argument(
+        "--check", action="store_true", default=check, help="only compare with the baseline"
+    )
     parser.add_argument("--fresh", action="store_true", help="forget an interrupted run")
     parser.add_argument("--jobs", default="", metavar="1,2", help="only these, for trying out")
     parser.add_argument(
-        "--accept", action="store_true", help="take this run's ratios as the baseline"
+        "--accept",
+        action="store_true",
+        default=accept,
+        help="take this run's ratios as the baseline",
     )
     parser.add_argument(
         "--report", action="store_true", help="only write the page from its raw data"
@@ -46,6 +55,11 @@ def main() -> int:
     chosen = options()
     wanted = {int(number) for number in chosen.jobs.split(",") if number}
     jobs = [job for job in JOBS if not wanted or job.number in wanted]
+    if chosen.check:
+        chosen.quick = False  # which has other counts and other tolerances
+        jobs = [
+            job for job in jobs if any(job.number == each.figure.job for each in targets.CHECKS)
+        ]
     if chosen.report:
         raw = DOCUMENT.with_suffix("") / "results.jsonl"
         results = Results(raw, {}, keep=True)
@@ -53,9 +67,9 @@ def main() -> int:
     if not Path("/proc/self/schedstat").exists():
         say("bench: needs Linux's /proc/<pid>/schedstat for the accounting of processor time")
         return 2
-    folder = cache() / ("quick" if chosen.quick else "full")
+    folder = cache() / ("check" if chosen.check else "quick" if chosen.quick else "full")
     raw = folder / "results.jsonl"
-    if chosen.fresh:
+    if chosen.fresh or chosen.check:
         raw.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
@@ -63,16 +77,21 @@ def main() -> int:
     service.render(folder)
     lab = Lab(folder)
     lab.quick = chosen.quick
-    make_environments(lab, jobs, chosen.quick)
-    lab.service.compile(lab.environment("service").python)
+    plan = [key for job in jobs for key in keys(job, chosen.quick)]
+    if chosen.check:
+        plan = [key for key in plan if any(each.needs(*key[:3]) for each in targets.CHECKS)]
+    make_environments(lab, jobs, plan)
+    lab.service.compile(lab.environment("service").program)
     with lab:
         head = machine.describe(lab.service)
         head["rabbitmq"] = lab.broker.installation.version
         head["fingerprint"] += f"-{head['rabbitmq']}"
         head["versions"] = machine.versions(lab.environments)
         results = Results(raw, head)
-        measure(lab, jobs, results, chosen.quick)
+        measure(lab, jobs, plan, results, chosen.quick)
     say(f"[bench] measured for {(time.monotonic() - began) / 60:.1f} min")
+    if chosen.check:
+        return compare(results)
     if chosen.quick or wanted:
         return finish(results, folder / "benchmarks.md", chosen, jobs)
     code = finish(results, DOCUMENT, chosen, jobs)
@@ -93,10 +112,22 @@ def finish(results: Results, page: Path, chosen: argparse.Namespace, jobs: list[
     say(f"[bench] written: {page}")
     if chosen.quick and results.path.parent != page.with_suffix(""):
         results.path.unlink()
-    worse = list(targets.regressions(results, 2.0 if chosen.quick else 1.0))
-    for line in worse:
+    return worse(results, 2.0 if chosen.quick else 1.0)
+
+
+def compare(results: Results) -> int:
+    """Only say how the ratios are."""
+    for line in report.checks(results):
+        say(line)
+    return worse(results, 1.0)
+
+
+def worse(results: Results, loose: float) -> int:
+    """Say what has got worse; returns the exit code."""
+    lines = list(targets.regressions(results, loose))
+    for line in lines:
         say(f"[bench] worse than before: {line}")
-    return int(bool(worse))
+    return int(bool(lines))
 
 
 def interrupted(_number: int, _frame: object) -> None:

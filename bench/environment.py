@@ -40,13 +40,14 @@ class Environment:
         text = self.requirements.read_bytes() + sys.version.encode()
         name = f"{peer}-{sys.version_info[0]}.{sys.version_info[1]}"
         self._folder = cache() / "environments" / f"{name}-{hashlib.sha256(text).hexdigest()[:12]}"
-        self.python = self._folder / "bin" / "python"
+        #: What its programs are run with.
+        self.program = self._folder / "bin" / "python"
         self._mark = self._folder / ".complete"
 
     @property
     def ready(self) -> bool:
         """Whether it is there, whole, and its Python still is."""
-        return self._mark.exists() and self.python.exists()
+        return self._mark.exists() and self.program.exists()
 
     def make(self) -> None:
         """Make it where it is missing.
@@ -56,7 +57,7 @@ class Environment:
         if self.ready:
             return
         make = [sys.executable, "-m", "venv", "--clear", "--without-pip", str(self._folder)]
-        pip = [sys.executable, "-m", "pip", "--python", str(self.python), "install", "--quiet"]
+        pip = [sys.executable, "-m", "pip", "--python", str(self.program), "install", "--quiet"]
         pip += ["--disable-pip-version-check", "--requirement", str(self.requirements)]
         for command in (make, pip):
             done = subprocess.run(command, capture_output=True, text=True, timeout=_INSTALL)
@@ -77,6 +78,6 @@ class Environment:
             "print(json.dumps({d.metadata['Name']: d.version for d in m.distributions()}))"
         )
         found = subprocess.run(
-            [self.python, "-c", code], capture_output=True, text=True, check=True, timeout=60
+            [self.program, "-c", code], capture_output=True, text=True, check=True, timeout=60
         )
         return dict(json.loads(found.stdout))

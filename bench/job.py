@@ -7,10 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .contenders import BY_NAME, RAW
+from .contenders import BY_NAME, MAIN, RAW
 from .lab import Lab
 
 Values = Mapping[str, float]
+
+
+#: Why a compiled peer is first where it is.
+COMPILED = "a compiled program interprets nothing while it decodes, encodes and frames."
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,10 @@ class Job(ABC):
     reference: str | None = RAW
     #: One table for all cases, a line for each, instead of one table for each.
     matrix = False
+    #: Rows that show a bound and are no contenders.
+    bounds: Sequence[str] = ()
+    #: How often those are measured that aren't among the main contenders; None for as often.
+    peer_rounds: int | None = None
 
     @abstractmethod
     def cases(self, quick: bool) -> Sequence[str]:
@@ -55,8 +63,16 @@ class Job(ABC):
         """How often, each time all rows in turn."""
         return 1 if quick else 3
 
-    def reason(self, case: str) -> str:
-        """Why the generated service isn't first, where that is known."""
+    def rounds_of(self, case: str, row: str, quick: bool) -> int:
+        """How often a row is measured."""
+        most = self.rounds(case, quick)
+        return most if row in MAIN or self.peer_rounds is None else min(most, self.peer_rounds)
+
+    def reason(self, case: str, first: str) -> str:
+        """Why the generated service isn't first, where that is known.
+
+        :param first: the row that is
+        """
         return ""
 
     def label(self, row: str) -> str:

@@ -11,10 +11,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from . import broker, service
+from .compiled import environment
 from .contenders import FOLDER, OURS, Contender
 from .environment import Environment
 from .process import Process
-from .service import PACKAGE, QUEUE, Service
+from .service import EVENTS, PACKAGE, QUEUE, Service
 from .wire import Address, Client
 
 #: Queue that the client takes its replies from.
@@ -32,6 +33,8 @@ START = 30.0
 _SLICE, _SILENCE = 0.02, 2.0
 #: Seconds after a last reply in which acknowledgements and the like still cost processor time.
 AFTERWARDS = 0.05
+#: Seconds after the first requests, in which it settles how many to have in hand.
+_SETTLED = 0.3
 #: Seconds without a reply after which none is on its way any more.
 _QUIET = 0.2
 
@@ -69,7 +72,9 @@ class Lab:
 
     def environment(self, peer: str) -> Environment:
         """The environment of a peer, which has been made before."""
-        return self.environments.setdefault(peer, Environment(peer))
+        if peer not in self.environments:
+            self.environments[peer] = environment(peer)
+        return self.environments[peer]
 
     def client(self) -> Client:
         """A new connection of the load generator."""
@@ -85,6 +90,7 @@ class Lab:
         consumers: int = 1,
         prefetch: int = PREFETCH,
         env: Mapping[str, str] | None = None,
+        log: str = "",
     ) -> Process:
         """Start a contender on the input queue.
 
@@ -92,25 +98,27 @@ class Lab:
         :param workers: handlers at a time
         :param durable: the queue is a durable quorum queue
         :param consumers: queues to consume
+        :param log: name of its log, where several of it run
         """
-        python = self.environment(contender.peer).python
+        program = self.environment(contender.peer).program
         words = {"package": PACKAGE, "workers": str(workers), "prefetch": str(prefetch)}
-        command = [str(python), *(word.format(**words) for word in contender.command)]
-        log = self.folder / f"{contender.name}.log"
+        command = [str(program), *(word.format(**words) for word in contender.command)]
+        output = self.folder / f"{log or contender.name}.log"
         base = service.environment(self.address.port)
-        base["PATH"] = f"{python.parent}:{base.get('PATH', '')}"
+        base["PATH"] = f"{program.parent}:{base.get('PATH', '')}"
         if contender.name == OURS:
             base["PYTHONPATH"] = str(self.service.source(task, consumers))
             if workers != 1:
                 base["MQ_WORKERS"] = str(workers)
             if prefetch != PREFETCH:
                 base["MQ_PREFETCH"] = str(prefetch)
-            if consumers != 1:  # The service's own user may have one queue only.
+            if consumers != 1 or task == "event":
+                # The service's own user may have one queue only, and no exchange.
                 base |= {"MQ_USERNAME": self.address.user, "MQ_PASSWORD": self.address.password}
-            return Process(command, {**base, **(env or {})}, self.service.project, log)
+            return Process(command, {**base, **(env or {})}, self.service.project, output)
         own = {name: value.format(**words) for name, value in contender.env.items()}
         given = _settings(self.address, task, workers, durable, consumers, prefetch)
-        return Process(command, {**base, **own, **given, **(env or {})}, FOLDER, log)
+        return Process(command, {**base, **own, **given, **(env or {})}, FOLDER, output)
 
     # ---- queues and requests
 
@@ -148,6 +156,8 @@ class Lab:
         limit: float,
         *,
         consumers: int = 1,
+        warm: int = 0,
+        task: str = "echo",
         env: Mapping[str, str] | None = None,
     ) -> dict[str, float]:
         """Let a contender that consumes already loose on full queues, and count all it does.
@@ -157,29 +167,64 @@ class Lab:
         :param queues: what to fill each with
         :param count: requests in all of them
         :param limit: seconds after which enough is seen
+        :param task: as for `start`
+        :param warm: requests in each that it has answered before, uncounted
         """
         with self.client() as client, self.client() as reader:
             reader.consume(REPLIES)
-            with self.start(contender, consumers=consumers, env=env) as process:
+            with self.start(contender, task=task, consumers=consumers, env=env) as process:
                 for name in queues:
-                    client.wait_for_consumers(name, 1, START)
+                    ready = client.wait_for_consumers(name, 1, START)
+                started, idle = ready - process.began, process.resident()
+                if warm:
+                    for name in queues:
+                        client.fill(name, self.bodies(contender, warm), consumed=True)
+                    reader.count_replies(warm * len(queues), time.monotonic() + START)
+                    time.sleep(_SETTLED)
                 process.freeze()
+                unseen = reader.replies
                 for name, bodies in queues.items():
                     client.fill(name, bodies, consumed=True)
                 before = process.cpu()
                 process.thaw()
-                seconds = _read(reader, count, limit)
-                seen = reader.replies
+                seconds = _read(reader, unseen + count, limit)
+                seen = reader.replies - unseen
                 process.check()
                 if not seen:
                     raise TimeoutError(f"no reply in {limit:.0f} s")
                 answered, after = _answered(process, reader)
                 return {
-                    "cpu_us": (after - before) / answered * 1e6,
+                    "cpu_us": (after - before) / (answered - unseen) * 1e6,
                     "rate": seen / seconds,
-                    "requests": answered,
+                    "requests": answered - unseen,
                     "peak_mb": process.peak(),
+                    "consuming_s": started,
+                    "idle_mb": idle,
                 }
+
+    def acknowledge(
+        self, contender: Contender, bodies: Iterable[bytes], count: int, limit: float
+    ) -> dict[str, float]:
+        """As `drain`, of a contender that sends no replies: what it has taken is gone from the queue."""
+        with self.client() as client, self.start(contender) as process:
+            client.wait_for_consumers(QUEUE, 1, START)
+            process.freeze()
+            client.fill(QUEUE, bodies, consumed=True)
+            before, began = process.cpu(), time.monotonic()
+            process.thaw()
+            seconds, left = 0.0, count
+            while left and seconds < limit:
+                time.sleep(_SLICE)
+                left = client.declare(QUEUE, passive=True)[0]
+                seconds = time.monotonic() - began
+            process.check()
+            process.freeze()
+            taken = count - left
+            return {
+                "cpu_us": (process.cpu() - before) / taken * 1e6,
+                "rate": taken / seconds,
+                "requests": taken,
+            }
 
     def cpu_per_request(
         self, process: Process, client: Client, count: int, limit: float
@@ -268,6 +313,7 @@ def _settings(
         "BENCH_USER": address.user,
         "BENCH_PASSWORD": address.password,
         "BENCH_QUEUE": QUEUE,
+        "BENCH_EVENTS": EVENTS,
         "BENCH_PREFETCH": str(prefetch),
         "BENCH_WORKERS": str(workers),
         "BENCH_DURABLE": str(int(durable)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
-from .contenders import OURS, WIDE
+from .contenders import MAIN, OURS
 from .environment import EnvironmentFailed
 from .job import Job
 from .lab import Lab
@@ -37,16 +37,20 @@ def keys(job: Job, quick: bool) -> Iterator[Key]:
     for number in range(most):
         for case in job.cases(quick):
             if number < job.rounds(case, quick):
-                rows = turned(job.rows(case, quick), (OURS, WIDE, job.reference or OURS), number)
+                wanted = [
+                    row for row in job.rows(case, quick) if number < job.rounds_of(case, row, quick)
+                ]
+                rows = turned(wanted, (*MAIN, job.reference or OURS), number)
                 yield from ((job.number, case, row, number) for row in rows)
 
 
-def make_environments(lab: Lab, jobs: Iterable[Job], quick: bool) -> None:
-    """Install what the jobs need; a peer that can't be installed is left out, with its reason."""
-    peers: dict[str, None] = {}
-    for job in jobs:
-        for case in job.cases(quick):
-            peers |= {peer: None for row in job.rows(case, quick) if (peer := job.peer(row))}
+def make_environments(lab: Lab, jobs: Iterable[Job], plan: Iterable[Key]) -> None:
+    """Install what the plan needs; a peer that can't be installed is left out, with its reason."""
+    by_number = {job.number: job for job in jobs}
+    peers: dict[str, None] = {"service": None}
+    for number, _, row, _ in plan:
+        if peer := by_number[number].peer(row):
+            peers[peer] = None
     for peer in peers:
         environment = lab.environment(peer)
         if not environment.ready:
@@ -61,11 +65,13 @@ def make_environments(lab: Lab, jobs: Iterable[Job], quick: bool) -> None:
                 say(f"[bench] installed {peer} in {time.monotonic() - began:.0f} s")
 
 
-def measure(lab: Lab, jobs: Sequence[Job], results: Results, quick: bool) -> None:
-    """Measure what is missing, one line for each."""
+def measure(
+    lab: Lab, jobs: Sequence[Job], plan: Sequence[Key], results: Results, quick: bool
+) -> None:
+    """Measure what is missing of the plan, one line for each."""
     by_number = {job.number: job for job in jobs}
-    todo = [key for job in jobs for key in keys(job, quick) if key not in results]
-    whole = sum(1 for job in jobs for _ in keys(job, quick))
+    todo = [key for key in plan if key not in results]
+    whole = len(plan)
     if len(todo) < whole:
         say(
             f"[bench] {whole - len(todo)} of {whole} measurements are there already; --fresh begins anew"

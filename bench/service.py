@@ -14,6 +14,8 @@ from .environment import TEMPLATE
 
 PACKAGE, SLUG, QUEUE, VHOST = "neon_echo", "neon-echo", "neon_echo_input", "/neon_echo"
 CLASS = "NeonEchoService"
+#: Exchange and queue of events.
+EVENTS = "bench.events"
 _ANSWER = '        return {"echo": request}\n'
 _SLEEP = "        time.sleep({seconds})\n"
 _SPIN = """\
@@ -21,6 +23,19 @@ _SPIN = """\
         while time.thread_time() < end:
             sum(range(1000))
 """
+_PACE = """\
+        next(_counted)
+        if {seconds}:
+            time.sleep({seconds})
+"""
+#: How many requests a replica has handled, written when it ends.
+_COUNT = """
+
+_counted = itertools.count()
+atexit.register(lambda: Path(os.environ["BENCH_COUNT"]).write_text(str(next(_counted))))
+"""
+_ASKED = "        reply = self.answer(request.data)\n"
+_EVENT = f'        channel.basic_publish("{EVENTS}", "asked", body)\n'
 _MANY = """
 
 _one = {name}.__init__
@@ -28,14 +43,16 @@ _one = {name}.__init__
 
 def _many(self: {name}, config: Mapping[str, Any] | None = None) -> None:
     _one(self, config)
+    connection = self.create_mq_connection()
     for number in range(1, {count}):
         queue = f"{{INPUT_QUEUE}}.{{number}}"
-        connection = self.create_mq_connection()
         self.consumers[queue] = ConsumerThread(connection, queue, self.handle_api_input)
 
 
 {name}.__init__ = _many
 """
+_WORK = {"sleep": _SLEEP, "spin": _SPIN, "pace": _PACE, "event": _EVENT}
+_IMPORTS = "import atexit\nimport itertools\nimport os\nimport time\nfrom pathlib import Path\n"
 
 
 class RenderFailed(Exception):
@@ -78,32 +95,41 @@ class Service:
 
     def __init__(self, project: Path) -> None:
         self.project = project
+        # What has been made, which others may be running from.
+        self._edited: dict[str, Path] = {}
 
     def source(self, task: str = "echo", consumers: int = 1) -> Path:
         """Folder to import from; another one for every way of handling a request.
 
-        :param task: ``echo`` for the handler as generated, or ``sleep SECONDS``, ``spin SECONDS``
+        :param task: ``echo`` for the handler as generated, or ``sleep SECONDS``, ``spin SECONDS``,
+            ``pace SECONDS`` (waits, and counts), ``event`` (publishes one)
         :param consumers: queues that it consumes, each on a thread of its own
         """
         kind, _, seconds = task.partition(" ")
         if kind == "echo" and consumers == 1:
             return self.project / "src"
         name = f"{task}-{consumers}".replace(" ", "-")
+        if name in self._edited:
+            return self._edited[name]
         folder = self.project.parent / "edited" / name
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(self.project / "src", folder)
         file = folder / PACKAGE / "service.py"
         text = file.read_text(encoding="utf-8")
         if kind != "echo":
-            if text.count(_ANSWER) != 1:
-                raise RenderFailed(f"{file} has no line {_ANSWER.strip()!r} to put work before")
-            work = (_SLEEP if kind == "sleep" else _SPIN).format(seconds=seconds)
-            text = text.replace(_ANSWER, work + _ANSWER).replace(
-                "import pika\n", "import time\n\nimport pika\n"
+            before = _ASKED if kind == "event" else _ANSWER
+            if text.count(before) != 1:
+                raise RenderFailed(f"{file} has no line {before.strip()!r} to put work before")
+            work = _WORK[kind].format(seconds=seconds)
+            text = text.replace(before, work + before).replace(
+                "import pika\n", f"{_IMPORTS}\nimport pika\n"
             )
+        if kind == "pace":
+            text += _COUNT
         if consumers > 1:
             text += _MANY.format(name=CLASS, count=consumers)
         file.write_text(text, encoding="utf-8")
+        self._edited[name] = folder
         return folder
 
     def compile(self, python: Path) -> None:

@@ -115,6 +115,13 @@ class Client:
         found = self._expect(spec.Queue.DeclareOk)
         return found.message_count, found.consumer_count
 
+    def bind(self, queue: str, exchange: str) -> None:
+        """Have a queue get all that is published to a fanout exchange, which is made where it is missing."""
+        self._send(1, spec.Exchange.Declare(0, exchange, "fanout"))
+        self._expect(spec.Exchange.DeclareOk)
+        self._send(1, spec.Queue.Bind(0, queue, exchange))
+        self._expect(spec.Queue.BindOk)
+
     def delete(self, queue: str) -> None:
         """Remove a queue with all that is in it; well if there is none."""
         self._send(1, spec.Queue.Delete(0, queue))

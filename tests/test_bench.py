@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import socket
@@ -18,12 +19,14 @@ from baked import TEMPLATE
 from pika import frame, spec
 from waiting import eventually
 
-from bench import plot, targets
+from bench import compiled, plot, targets
 from bench.contenders import BY_NAME, OURS, RAW
+from bench.environment import EnvironmentFailed
+from bench.jobs import JOBS
 from bench.lab import request
 from bench.process import Process
 from bench.results import Results, Spread
-from bench.run import turned
+from bench.run import keys, turned
 from bench.wire import TAG, Client
 
 REPLY = "IntcIm1lc3NhZ2VfaWRcIjogMX0i"
@@ -168,6 +171,70 @@ def test_a_pair_is_measured_side_by_side_whoever_begins_the_round() -> None:
         firsts.add(order[0])
         orders.add(order.index(OURS) < order.index(RAW))
     assert firsts == {OURS, *rows[2:]} and orders == {True, False}
+
+
+def test_the_worst_of_several_figures_is_told_and_none_where_one_is_missing(tmp_path: Path) -> None:
+    results = Results(tmp_path / "results.jsonl", {"fingerprint": "a"})
+    for case, share in (("a", 3.0), ("b", 30.0), ("c", 7.0)):
+        results.add((11, case, OURS, 0), {"share_percent": share})
+    of = {case: targets.Figure(11, case, "share_percent") for case in "abcd"}
+    assert targets.Worst((of["a"], of["b"], of["c"]), "highest").of(results) == Spread(
+        30, 30, 30, 1
+    )
+    assert targets.Worst((of["a"], of["b"], of["c"]), "lowest").of(results) == Spread(3, 3, 3, 1)
+    assert targets.Worst((of["a"], of["d"]), "highest").of(results) is None
+
+
+def test_the_check_measures_what_it_compares_and_nothing_else() -> None:
+    plan = [
+        key
+        for job in JOBS
+        for key in keys(job, False)
+        if any(check.needs(*key[:3]) for check in targets.CHECKS)
+    ]
+    measured = {key[:3] for key in plan}
+    for check in targets.CHECKS:
+        figure = check.figure
+        rows, cases = {OURS, figure.over or OURS}, {figure.case, figure.since or figure.case}
+        assert {(figure.job, case, row) for case in cases for row in rows} <= measured
+    assert len(plan) < sum(1 for job in JOBS for _ in keys(job, False)) / 5
+
+
+def test_every_figure_that_is_to_be_reached_is_measured() -> None:
+    measured = {key[:3] for job in JOBS for key in keys(job, False)}
+    for target in targets.TARGETS:
+        figure = target.figure
+        for each in figure.figures if isinstance(figure, targets.Worst) else (figure,):
+            for case in (each.case, each.since or each.case):
+                for row in (OURS, each.over or OURS):
+                    assert (each.job, case, row) in measured, target.title
+
+
+def test_rows_that_a_ratio_is_taken_of_are_measured_in_the_same_rounds() -> None:
+    rounds: dict[tuple[int, str, str], set[int]] = {}
+    for job in JOBS:
+        for number, case, row, turn in keys(job, False):
+            rounds.setdefault((number, case, row), set()).add(turn)
+    for target in targets.TARGETS:
+        figure = target.figure
+        for each in figure.figures if isinstance(figure, targets.Worst) else (figure,):
+            ours, over = (rounds[each.job, each.case, row] for row in (OURS, each.over or OURS))
+            assert ours & over
+
+
+def test_a_compiled_peer_that_can_t_be_had_is_left_out_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    recipe = dataclasses.replace(compiled.RECIPES["librabbitmq"], needs=(tmp_path / "amqp.h",))
+    monkeypatch.setitem(compiled.RECIPES, "librabbitmq", recipe)
+    peer = compiled.environment("librabbitmq")
+    with pytest.raises(EnvironmentFailed) as caught:
+        peer.make()
+    text = str(caught.value)
+    assert "\n" not in text and "amqp.h" in text and "librabbitmq-dev" in text
+    assert not peer.ready
 
 
 def test_the_committed_ratios_are_those_of_the_committed_page() -> None:

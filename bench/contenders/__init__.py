@@ -15,8 +15,14 @@ from ..service import QUEUE
 FOLDER = Path(__file__).parent
 #: The generated service, and the yardstick of all ratios.
 OURS, RAW = "ours", "raw-select"
+#: The same on pika's other connection.
+BLOCKING = "raw-blocking"
 #: The yardstick again, reading as much at a time as the generated service does.
 WIDE = "raw-select-64k"
+#: Those that are compiled, and the client that only acknowledges: the limit of the broker.
+C, GO, LIMIT = "c", "go", "limit"
+#: Rows that ratios are taken of; they are measured more often than the rest.
+MAIN = (OURS, RAW, WIDE, C, GO)
 
 
 def plain(queue: str, body: bytes) -> bytes:
@@ -56,6 +62,8 @@ class Contender:
     #: Arguments of the queue that it insists on, instead of Neon's plain transient one.
     queue: Mapping[str, Any] = field(default_factory=dict)
     envelope: Callable[[str, bytes], bytes] = plain
+    #: Whether it is a program of its own, without Python.
+    compiled: bool = False
 
 
 CONTENDERS = (
@@ -76,7 +84,7 @@ CONTENDERS = (
         "with several workers a thread pool, as pika's example of threads has it",
     ),
     Contender(
-        "raw-blocking",
+        BLOCKING,
         "pika BlockingConnection, bare loop",
         "pika",
         ("raw_blocking.py",),
@@ -167,5 +175,34 @@ CONTENDERS = (
         queue={"x-dead-letter-exchange": "", "x-dead-letter-routing-key": f"{QUEUE}.XQ"},
         envelope=dramatiq_envelope,
     ),
+    Contender(
+        C,
+        "C, librabbitmq",
+        "librabbitmq",
+        (),
+        "less: a bare loop, no reconnecting, no error handling, one handler at a time; its parser knows "
+        "what Neon's clients send of Python's literals: texts, numbers, lists and dicts",
+        compiled=True,
+    ),
+    Contender(
+        GO,
+        "Go, amqp091-go",
+        "amqp091-go",
+        (),
+        "less: as the one in C; its library reads on a goroutine of its own, so it may use more than one "
+        "core",
+        compiled=True,
+    ),
+)
+#: Acknowledges, and does nothing else.
+ONLY_ACKS = Contender(
+    LIMIT,
+    "the broker's limit: a client that only acknowledges",
+    "librabbitmq",
+    (),
+    env={"BENCH_ONLY_ACK": "1"},
+    compiled=True,
 )
 BY_NAME = {contender.name: contender for contender in CONTENDERS}
+#: Those that run on Python.
+PYTHON = tuple(contender.name for contender in CONTENDERS if not contender.compiled)

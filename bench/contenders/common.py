@@ -24,7 +24,9 @@ WORKERS = int(os.environ["BENCH_WORKERS"])
 #: The recovery job needs queues that outlive the broker; all others use Neon's own kind.
 DURABLE = os.environ["BENCH_DURABLE"] == "1"
 ARGUMENTS: dict[str, Any] = {"x-queue-type": "quorum"} if DURABLE else {}
-#: What a handler does: "echo", "sleep SECONDS" or "spin SECONDS".
+#: Exchange of events.
+EVENTS = os.environ["BENCH_EVENTS"]
+#: What a handler does: "echo", "sleep SECONDS", "spin SECONDS", or "event": publish one, confirmed.
 TASK, _, _seconds = os.environ["BENCH_TASK"].partition(" ")
 SECONDS = float(_seconds or 0)
 #: Milliseconds after which a reply that nobody fetched goes, as Neon's services set it.

@@ -6,8 +6,10 @@ from ..job import Job
 from .bodies import Bodies
 from .decoder import Decoder
 from .drain import Drain
+from .events import Events
 from .growth import Growth
 from .handlers import Handlers
+from .pace import Pace
 from .recovery import Recovery
 from .round_trip import RoundTrip
 from .start import Start
@@ -23,4 +25,6 @@ JOBS: tuple[Job, ...] = (
     Decoder(),
     Template(),
     Growth(),
+    Events(),
+    Pace(),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..contenders import BY_NAME, OURS, RAW, WIDE
-from ..job import Job, Metric, Values
+from ..job import COMPILED, Job, Metric, Values
 from ..lab import TEXT, Lab
 from ..service import QUEUE
 
@@ -16,6 +16,8 @@ SIZES = {
     "64 KiB": (49_000, 1_200),
     "1 MiB": (786_300, 80),
 }
+#: Seconds after which enough is seen.
+LIMIT_S = 1.5
 
 
 class Bodies(Job):
@@ -25,12 +27,13 @@ class Bodies(Job):
     text = (
         "The reference job with longer texts; the reply is as long as the request. "
         "The bare loop is there twice: as pika has it, reading 4 KiB at a time, and reading 64 KiB. "
-        "Whoever isn't done after 4 s is measured by what it has done until then."
+        f"Whoever isn't done after {LIMIT_S:g} s is measured by what it has done until then."
     )
     metrics = (
         Metric("cpu_us", "CPU µs per request", 1, "lower", plot=True),
         Metric("rate", "requests/s", 0, "higher"),
     )
+    peer_rounds = 1
 
     def cases(self, quick: bool) -> Sequence[str]:
         return ("64 KiB",) if quick else tuple(SIZES)
@@ -41,6 +44,9 @@ class Bodies(Job):
 
     def rounds(self, case: str, quick: bool) -> int:
         return 1 if quick else 3
+
+    def reason(self, case: str, first: str) -> str:
+        return COMPILED if first in BY_NAME and BY_NAME[first].compiled else ""
 
     def label(self, row: str) -> str:
         return "the bare loop, reading 64 KiB at a time" if row == WIDE else super().label(row)
@@ -57,4 +63,4 @@ class Bodies(Job):
         with lab.client() as client:
             lab.prepare(client, contender)
         bodies = lab.bodies(contender, count, text[:length])
-        return lab.drain(contender, {QUEUE: bodies}, count, 1.5 if quick else 4.0, env=env)
+        return lab.drain(contender, {QUEUE: bodies}, count, LIMIT_S, env=env)

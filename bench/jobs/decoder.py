@@ -52,7 +52,9 @@ class Decoder(Job):
     def peer(self, row: str) -> str | None:
         return "service"
 
-    def reason(self, case: str) -> str:
+    def reason(self, case: str, first: str) -> str:
+        if first != "json":
+            return ""
         return (
             "JSON is read by the C scanner alone. Ours uses the same scanner, after it has made JSON "
             "of Python's literal, which it can't do without looking at the text once more."
@@ -60,7 +62,7 @@ class Decoder(Job):
 
     def measure(self, lab: Lab, case: str, row: str, quick: bool) -> Values:
         package = lab.service.project / "src" / PACKAGE
-        python = lab.environment("service").python
+        python = lab.environment("service").program
         done = subprocess.run(
             [python, PROGRAM, str(package), row, case],
             capture_output=True,

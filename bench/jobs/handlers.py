@@ -5,19 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from ..contenders import BY_NAME, OURS, RAW
+from ..contenders import BY_NAME, OURS, PYTHON, RAW
 from ..job import Job, Metric, Values
 from ..lab import AFTERWARDS, REPLIES, START, Lab
 from ..service import QUEUE
 
 #: What the handler does, how many at a time, how many requests.
 CASES = {
-    "100 ms of waiting, one at a time": ("sleep 0.1", 1, 30),
-    "100 ms of waiting, 32 at a time": ("sleep 0.1", 32, 960),
-    "5 ms of computing, one at a time": ("spin 0.005", 1, 400),
+    "100 ms of waiting, one at a time": ("sleep 0.1", 1, 15),
+    "100 ms of waiting, 32 at a time": ("sleep 0.1", 32, 800),
+    "5 ms of computing, one at a time": ("spin 0.005", 1, 300),
 }
 #: Requests for those who handle one at a time, whatever they are asked for.
-ALONE = 50
+ALONE = 15
 
 
 class Handlers(Job):
@@ -32,7 +32,11 @@ class Handlers(Job):
         "last reply. Those that have one handler at a time by design get fewer requests where 32 are "
         "asked for."
     )
-    left_out = "Left out: aio-pika without confirms, whose handlers are those of aio-pika."
+    left_out = (
+        "Left out: aio-pika without confirms, whose handlers are those of aio-pika; C and Go, as what "
+        "counts here is the handler's time."
+    )
+    peer_rounds = 1
     metrics = (
         Metric("rate", "requests/s", 1, "higher", plot=True),
         Metric("cpu_us", "CPU µs per request", 0, "lower"),
@@ -45,9 +49,9 @@ class Handlers(Job):
     def rows(self, case: str, quick: bool) -> Sequence[str]:
         if quick:
             return (OURS, RAW)
-        return tuple(name for name in BY_NAME if name != "aio-pika-bare")
+        return tuple(name for name in PYTHON if name != "aio-pika-bare")
 
-    def reason(self, case: str) -> str:
+    def reason(self, case: str, first: str) -> str:
         return (
             "whoever runs as many handlers as were asked for is at the bound; the rest is scatter."
         )

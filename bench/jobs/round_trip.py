@@ -6,11 +6,14 @@ import time
 from collections.abc import Iterator, Sequence
 
 from ..contenders import BY_NAME, OURS, RAW
-from ..job import Job, Metric, Values
+from ..job import COMPILED, Job, Metric, Values
 from ..lab import REPLIES, START, Lab, request
 from ..process import Process
 from ..service import QUEUE
 from ..wire import Client
+
+#: For how long requests are kept in flight.
+SECONDS = 1.5
 
 
 class RoundTrip(Job):
@@ -20,8 +23,8 @@ class RoundTrip(Job):
     text = (
         "The client keeps that many requests on their way: for each reply it sends another request. "
         "Milliseconds from the call that sends a request to the call that receives its reply. "
-        "p99 is of at least a hundred round trips, p99.9 of a thousand; who makes fewer in three "
-        "seconds has none."
+        "p99 is of at least a hundred round trips, p99.9 of a thousand; who makes fewer in "
+        f"{SECONDS:g} s has none."
     )
     metrics = (
         Metric("p50_ms", "p50 ms", 2, "lower", plot=True),
@@ -36,13 +39,17 @@ class RoundTrip(Job):
     def rows(self, case: str, quick: bool) -> Sequence[str]:
         return (OURS, RAW) if quick else tuple(BY_NAME)
 
+    peer_rounds = 2
+
     def rounds(self, case: str, quick: bool) -> int:
         return 5 if case == "1 in flight" else 3
+
+    def reason(self, case: str, first: str) -> str:
+        return COMPILED if BY_NAME[first].compiled else ""
 
     def measure(self, lab: Lab, case: str, row: str, quick: bool) -> Values:
         contender = BY_NAME[row]
         in_flight = int(case.split()[0])
-        seconds = 1.5 if quick else 3.0
         with lab.client() as client:
             lab.prepare(client, contender)
             client.wait_for_consumers(QUEUE, 0, 1)
@@ -55,7 +62,7 @@ class RoundTrip(Job):
                 ready = ((key, frames(body)) for key, body in made)
                 turn(client, process, ready, in_flight, 0.3)  # warm
                 began = time.monotonic()
-                times = turn(client, process, ready, in_flight, seconds)
+                times = turn(client, process, ready, in_flight, SECONDS)
                 elapsed = time.monotonic() - began  # to the last reply
         times.sort()
         count = len(times)

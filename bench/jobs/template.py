@@ -67,7 +67,9 @@ class Template(Job):
     def peer(self, row: str) -> str | None:
         return None if row == OURS else "templates"
 
-    def reason(self, case: str) -> str:
+    def reason(self, case: str, first: str) -> str:
+        if first != "pyscaffold":
+            return ""
         return (
             "cookiecutter loads an HTTP client and a terminal library before it does anything, and "
             "runs each hook in a Python of its own; PyScaffold does neither, and makes no credentials."
@@ -81,7 +83,7 @@ def render(lab: Lab, row: str) -> dict[str, float]:
     """Render into an empty folder, with settings of its own."""
     program, *arguments = COMMANDS[row]
     # Ours needs nothing but cookiecutter, which is where the harness runs.
-    python = Path(sys.executable) if row == OURS else lab.environment("templates").python
+    python = Path(sys.executable) if row == OURS else lab.environment("templates").program
     command = [str(python.with_name(program)), *arguments]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -1,0 +1,138 @@
+"""Job 11: how many messages to have in hand, found out by the service itself, beside a fixed number."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from ..contenders import BY_NAME, OURS
+from ..job import Job, Metric, Values
+from ..lab import AFTERWARDS, PREFETCH, REPLIES, START, Lab
+from ..process import Process
+from ..service import QUEUE
+from ..wire import Client
+
+FIXED = "fixed"
+#: Seconds that the handler waits, workers of a replica, replicas.
+CASES = {
+    f"{round(seconds * 1000)} ms, {workers} {'worker' if workers == 1 else 'workers'}, "
+    f"{replicas} {'replica' if replicas == 1 else 'replicas'}": (seconds, workers, replicas)
+    for seconds in (0.0, 0.001, 0.01, 0.1)
+    for workers in (1, 4)
+    for replicas in (1, 4)
+}
+#: Handlers that count as quick: what is in hand decides how fast they are.
+QUICK = tuple(case for case, (seconds, _, _) in CASES.items() if seconds <= 0.001)
+SLOW = tuple(case for case in CASES if case not in QUICK)
+SEVERAL = tuple(case for case, (_, _, replicas) in CASES.items() if replicas > 1)
+#: Seconds of work that a replica is to have in hand at most, where that is more than two for each worker.
+IN_HAND = 0.2
+#: Requests of a handler that doesn't wait; seconds that the others are meant to take.
+COUNT, SECONDS = 20_000, 2.0
+#: Seconds between two looks at what is in hand.
+_STEP = 0.03
+
+
+class Pace(Job):
+    number = 11
+    slug = "pace"
+    title = "Messages in hand: found out, or fixed"
+    text = (
+        "The reference job with a handler that waits (`time.sleep`) for 0 to 100 ms, with one and four "
+        "workers, in one and four replicas of the service. As it comes, the service measures how long its "
+        f"handler takes and has at most as much in hand as it handles in {IN_HAND:g} s, between twice the "
+        f"workers and {PREFETCH}; beside it `MQ_PREFETCH={PREFETCH}` fixes the number. What is in hand is "
+        "what has left the queue and has no reply yet, of one replica on average, at the most of a look "
+        f"every {_STEP * 1000:.0f} ms; of quick handlers, where most of that would be on its way through "
+        "the broker, it isn't counted. Shares are of all requests that a replica has answered: the largest "
+        "less the smallest, over the mean. CPU is that of all replicas."
+    )
+    matrix = True
+    metrics = (
+        Metric("cpu_us", "CPU µs per request", 1, "lower"),
+        Metric("rate", "requests/s", 0, "higher"),
+        Metric("in_hand", "messages in hand", 0, "lower"),
+        Metric("work_s", "s of work in hand", 2, "lower"),
+        Metric("share_percent", "% between shares", 0, "lower"),
+    )
+    reference = FIXED
+
+    def cases(self, quick: bool) -> Sequence[str]:
+        return () if quick else tuple(CASES)
+
+    def rows(self, case: str, quick: bool) -> Sequence[str]:
+        return (OURS, FIXED)
+
+    def rounds(self, case: str, quick: bool) -> int:
+        return 3 if case in QUICK else 1
+
+    def label(self, row: str) -> str:
+        return "found out" if row == OURS else f"fixed {PREFETCH}"
+
+    def peer(self, row: str) -> str | None:
+        return super().peer(OURS)
+
+    def measure(self, lab: Lab, case: str, row: str, quick: bool) -> Values:
+        contender = BY_NAME[OURS]
+        seconds, workers, replicas = CASES[case]
+        count = round(SECONDS * workers * replicas / seconds) if seconds else COUNT
+        env = {"MQ_PREFETCH": str(PREFETCH)} if row == FIXED else {}
+        counts = [lab.folder / f"count-{number}" for number in range(replicas)]
+        for file in counts:
+            file.unlink(missing_ok=True)
+        with lab.client() as client, lab.client() as reader, ExitStack() as stack:
+            lab.prepare(client, contender)
+            reader.consume(REPLIES)
+            processes = [
+                stack.enter_context(
+                    lab.start(
+                        contender,
+                        task=f"pace {seconds:g}",
+                        workers=workers,
+                        env={**env, "BENCH_COUNT": str(file)},
+                        log=file.name,
+                    )
+                )
+                for file in counts
+            ]
+            client.wait_for_consumers(QUEUE, replicas, START)
+            for process in processes:
+                process.freeze()
+            client.fill(QUEUE, lab.bodies(contender, count), consumed=True)
+            before = sum(process.cpu() for process in processes)
+            began = time.monotonic()
+            for process in processes:
+                process.thaw()
+            in_hand, took = watch(client, reader, processes, count, began)
+            time.sleep(AFTERWARDS)
+            used = sum(process.cpu() for process in processes) - before
+        shares = [int(file.read_text()) for file in counts]
+        values = {"cpu_us": used / count * 1e6, "rate": count / took}
+        if case in SLOW:
+            most = in_hand / replicas
+            allowed = max(2 * workers, min(PREFETCH, IN_HAND * workers / seconds))
+            values["in_hand"] = most
+            values["in_hand_of_allowed"] = most / allowed
+            values["work_s"] = most * seconds / workers
+        if replicas > 1:
+            values["share_percent"] = (max(shares) - min(shares)) / (sum(shares) / replicas) * 100
+        return values
+
+
+def watch(
+    client: Client, reader: Client, processes: Sequence[Process], count: int, began: float
+) -> tuple[int, float]:
+    """Take the replies; the most messages that were in hand, and the seconds to the last reply."""
+    most = 0
+    while reader.replies < count:
+        reader.count_replies(count, time.monotonic() + _STEP)
+        last = time.monotonic()
+        ready = client.declare(QUEUE, passive=True)[0]
+        reader.count_replies(count, time.monotonic())  # those that came meanwhile
+        most = max(most, count - ready - reader.replies)
+        if last > began + START:
+            for process in processes:
+                process.check()
+            raise TimeoutError(f"{reader.replies} of {count} replies after {START:.0f} s")
+    return most, last - began
