@@ -5,6 +5,8 @@ VENV := .venv
 INCUMBENT := .venv-incumbent
 # Without bytecode: the connector is imported where it lies, and would be rendered with its caches.
 RUN := $(VENV)/bin/python -B
+# Processes that run tests at the same time: more than there are processors, as most wait for brokers.
+WORKERS ?= 4
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -17,9 +19,9 @@ demo: $(VENV)/.demo  ## Generate a service, start it, ask it, edit it, ask it ag
 	@$(PYTHON) scripts/ensure_broker.py
 	@$(RUN) scripts/demo.py
 
-test: $(VENV)/.test $(INCUMBENT)/.incumbent  ## Run all tests; pass on arguments with PYTEST_ARGS
+test: $(VENV)/.test $(INCUMBENT)/.incumbent  ## Run all tests, side by side; pass on arguments with PYTEST_ARGS
 	@$(PYTHON) scripts/ensure_broker.py
-	$(RUN) -m pytest $(PYTEST_ARGS)
+	$(RUN) -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
 
 quick: $(VENV)/.test $(INCUMBENT)/.incumbent  ## Run what needs neither a broker nor containers, side by side: under a minute
 	$(RUN) -m pytest --numprocesses auto --dist worksteal \

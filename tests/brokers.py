@@ -86,7 +86,7 @@ def in_container(project: BakedProject, image: str) -> Iterator[int]:
         for word in ("-v", f"{project / 'rabbitmq' / file}:/etc/rabbitmq/{file}:ro")
     ]
     for parent in (project / "rabbitmq").parents:
-        if parent.stat().st_uid == 0 and parent.name.startswith("pytest-"):
+        if parent.stat().st_uid == 0 and parent.name.startswith(("pytest-", "popen-")):
             parent.chmod(parent.stat().st_mode | 0o011)  # the broker's user has to get at the files
     # It reads the definitions by their group, as the compose file has it.
     group = str((project / "rabbitmq" / "definitions.json").stat().st_gid)

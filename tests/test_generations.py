@@ -17,6 +17,7 @@ from typing import Any
 import brokers
 import pika
 import pytest
+import results
 from baked import TEMPLATE, BakedProject, bake_into
 from conformance.generations import DENYING, IN_CONTAINERS, INSTALLED, installed_version
 from mq_connector import payload
@@ -25,7 +26,7 @@ from running import Service, running
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(400)]
 
-#: Git-ignored, made anew by each complete run; `scripts/compatibility.py` reads it.
+#: Git-ignored; a broker's rows are made anew by each complete run on it. `scripts/compatibility.py` reads it.
 RESULTS = TEMPLATE / ".cache" / "generations.json"
 #: By name: the image, and what its configuration has beside the template's.
 BROKERS = {INSTALLED: ("", ""), **IN_CONTAINERS}
@@ -167,7 +168,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> BakedProject:
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(name, marks=[pytest.mark.containers, pytest.mark.slow] if image else [])
+        pytest.param(
+            name,
+            marks=[
+                # One broker for all kinds of queue.
+                pytest.mark.xdist_group(f"generations-{name}"),
+                *([pytest.mark.containers, pytest.mark.slow] if image else []),
+            ],
+        )
         for name, (image, _) in BROKERS.items()
     ],
 )
@@ -208,9 +216,19 @@ def found(
 def book() -> Iterator[list[dict[str, Any]]]:
     rows: list[dict[str, Any]] = []
     yield rows
-    if len(rows) == len(BROKERS) * len(KINDS) * len(WHAT):
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    complete = {
+        name
+        for name in BROKERS
+        if sum(row["broker"] == name for row in rows) == len(KINDS) * len(WHAT)
+    }
+
+    def merge(known: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        kept = [row for row in known if row["broker"] not in complete]
+        new = [row for row in rows if row["broker"] in complete]
+        return sorted([*kept, *new], key=lambda row: list(BROKERS).index(row["broker"]))
+
+    if complete:
+        results.update(RESULTS, merge, [])
 
 
 @pytest.mark.parametrize("what", WHAT)

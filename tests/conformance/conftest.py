@@ -18,6 +18,7 @@ from queue import SimpleQueue
 from typing import Any
 
 import pytest
+import results
 from baked import TEMPLATE, incumbent_python, outside
 from connector.functional.broker import PASSWORD, USER, VHOST
 
@@ -244,16 +245,17 @@ def book() -> Iterator[list[dict[str, Any]]]:
     """Takes a row for each result; each broker's rows are written down if they are complete."""
     rows: list[dict[str, Any]] = []
     yield rows
-    RESULTS.parent.mkdir(exist_ok=True)
-    known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    results = known.get("results", {})
-    for name in (generations.INSTALLED, *generations.IN_CONTAINERS):
-        found = [row for row in rows if row["broker"] == name]
-        if len(found) == expected(name):
-            results[name] = found
-    versions = {**known.get("versions", {}), **generations.versions}
-    what = {"versions": versions, "lines": LINES, "results": results}
-    RESULTS.write_text(json.dumps(what, indent=1) + "\n", encoding="utf-8")
+
+    def merge(known: dict[str, Any]) -> dict[str, Any]:
+        found = known.get("results", {})
+        for name in (generations.INSTALLED, *generations.IN_CONTAINERS):
+            of_it = [row for row in rows if row["broker"] == name]
+            if len(of_it) == expected(name):
+                found[name] = of_it
+        versions = {**known.get("versions", {}), **generations.versions}
+        return {"versions": versions, "lines": LINES, "results": found}
+
+    results.update(RESULTS, merge, {})
 
 
 @pytest.fixture(scope="module")

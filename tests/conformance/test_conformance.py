@@ -14,7 +14,8 @@ from .checklist import scenarios
 
 def _parameters() -> Iterator[Any]:
     for broker, kind, name in cases():
-        marks: list[pytest.MarkDecorator] = []
+        # Its scenarios are under way on all lanes while the tests wait for them.
+        marks = [pytest.mark.xdist_group(f"conformance-{broker}")]
         if kind == "incumbent" and scenarios()[name].incumbent_fails:
             reason = scenarios()[name].incumbent_fails
             marks.append(pytest.mark.xfail(strict=True, reason=reason))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+import results
 from baked import TEMPLATE
 from local import NoServer
 from mq_connector import ConsumerThread
@@ -40,11 +39,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "soak: takes minutes; only run with `-m soak`")
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Every test of this folder needs a broker, and what it measures isn't that of a busy machine."""
+    item.add_marker(pytest.mark.broker)
+    if "record" in getattr(item, "fixturenames", ()):
+        item.add_marker(pytest.mark.alone)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Every test of this folder needs a broker."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.broker)
+    """Leave out what takes minutes, unless asked."""
     if "soak" not in config.option.markexpr:
         items[:] = [item for item in items if not item.get_closest_marker("soak")]
 
@@ -160,8 +163,8 @@ def record() -> Iterator[Record]:
 
     yield note
     if rows:
-        RECOVERIES.parent.mkdir(exist_ok=True)
         # Some are measured by `make test` and some by `make soak`: each leaves the others' alone.
-        known = json.loads(RECOVERIES.read_text(encoding="utf-8")) if RECOVERIES.exists() else []
-        merged = {row["fault"]: row for row in [*known, *rows]}
-        RECOVERIES.write_text(json.dumps(list(merged.values()), indent=1) + "\n", encoding="utf-8")
+        def merge(known: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            return list({row["fault"]: row for row in [*known, *rows]}.values())
+
+        results.update(RECOVERIES, merge, [])

@@ -18,6 +18,9 @@ from .conftest import Consume, Record, echo
 from .peer import Peer
 from .served import resources
 
+# They count the threads and files of the process, and what the collector knows of.
+pytestmark = pytest.mark.alone
+
 
 def objects() -> int:
     """Objects that the garbage collector knows of."""
