@@ -32,6 +32,7 @@ ORDER = (
     ("channels",),
     ("publisher",),
     ("consumer.opened",),
+    ("consumer.outbox",),
     ("consumer",),
     ("client",),
     ("connector",),

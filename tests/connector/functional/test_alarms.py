@@ -59,8 +59,10 @@ def test_a_consumer_and_its_health_check_name_the_alarm(
         peer.publish(queue, b'{"text": "hi", "routing_key": "input.nobody"}')
     eventually(lambda: looked(service) == "", 5, "all is well before")
     alarm(True)
+    handling = consumer._supervision._handling
+    assert handling is not None
     consumer.connection.call(
-        lambda: consumer._supervision._outbox.send_again(Message("", "input.nobody", b"x"))
+        lambda: handling.outbox.send_again(Message("", "input.nobody", b"x"))
     )  # What a handler would publish; no request comes in while the alarm is in force.
     eventually(lambda: consumer.connection.trouble == _TOLD, 10, "the connection's own word")
     assert looked(service) == f"not consuming {queue!r}: {_TOLD}"

@@ -8,9 +8,8 @@ import time
 import pytest
 from mq_connector import ConsumerThread
 from mq_connector.config import Limits
-from mq_connector.connection import scratch
-from mq_connector.connection import supervised as connection
-from mq_connector.consumer import consumption
+from mq_connector.connection import attempts, scratch
+from mq_connector.consumer import consumption, handling
 from waiting import eventually
 
 from .broker import Broker
@@ -83,10 +82,10 @@ def test_reconnects_leave_nothing_behind(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("CRITICAL")  # what it keeps of each line would count
-    monkeypatch.setattr(connection, "_FIRST_PAUSE", 0.002)  # only to be done sooner
+    monkeypatch.setattr(attempts, "_FIRST_PAUSE", 0.002)  # only to be done sooner
     # Timers that remember their channels.
     monkeypatch.setattr(consumption, "PATIENCE", 1.0)
-    monkeypatch.setattr(consumption, "_CAREFUL_WITHIN", 1.0)
+    monkeypatch.setattr(handling, "_CAREFUL_WITHIN", 1.0)
     monkeypatch.setattr(scratch, "_PATIENCE", 1.0)
     consumer = consume(echo)
 

@@ -111,7 +111,9 @@ def test_a_right_that_is_taken_away_later_is_told_ever_more_rarely(
     victim.ctl("set_permissions", "-p", VHOST, LIMITED, "^$", "^$", "^$")
     try:
         Peer(victim.parameters()).channel.queue_delete(queue)
-        eventually(lambda: consumer._supervision._failures >= 7, 15, "it has been tried 7 times")
+        eventually(
+            lambda: consumer._supervision._attempts.failed >= 7, 15, "it has been tried 7 times"
+        )
         told = [text for text in caplog.messages if "trying again" in text]
         assert 2 <= len(told) <= 3, told  # The 1st, 2nd and 4th time.
         assert "ACCESS_REFUSED" in told[0]

@@ -121,13 +121,13 @@ def test_others_are_handled_while_a_retry_waits(
     def handle(_channel: Any, method: Any, _properties: Any, body: bytes) -> None:
         seen.append(body)
         if body == b"again" and not method.redelivered:
-            raise RetryMessage(0.5)
+            raise RetryMessage(2.0)
 
     consume(handle, queue_type=queue_type)
     peer.publish(queue, b"again")
     for number in range(50):
         peer.publish(queue, b"%d" % number)
-    eventually(lambda: seen.count(b"again") == 2)
+    eventually(lambda: seen.count(b"again") == 2, 10)
     assert seen == [b"again", *(b"%d" % number for number in range(50)), b"again"]
 
 

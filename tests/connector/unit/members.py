@@ -74,15 +74,15 @@ def joined(*brokers: FakeBroker, count: int = 1) -> Iterator[list[Listener]]:
     """Members of one connection to brokers; they leave it afterwards, and its thread ends."""
     connection = Connection([each.parameters() for each in brokers])
     members = [Listener(connection).join() for _ in range(count)]
-    thread = connection._thread
+    loop = connection._loop
     try:
         yield members
     finally:
         for each in members:
             each.quit()
-        if thread is not None:
-            thread.join(PATIENCE)
-            assert not thread.is_alive()
+        if loop is not None:
+            loop.thread.join(PATIENCE)
+            assert not loop.thread.is_alive()
 
 
 def serve(peer: BrokerEnd) -> None:

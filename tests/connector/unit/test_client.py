@@ -12,7 +12,7 @@ from mq_connector import client as client_module
 from mq_connector import payload
 from mq_connector.client import Client
 from mq_connector.connection import Connection
-from mq_connector.connection import supervised as supervised_module
+from mq_connector.connection import loop as loop_module
 from mq_connector.connection.address import Address
 from mq_connector.errors import (
     ConfigurationError,
@@ -630,7 +630,7 @@ def test_a_loss_while_the_reply_queue_is_declared_leaves_it_open_to_services(cli
 
 
 def test_a_loop_that_fails_costs_no_request(client: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervised_module, "_RESTART_PAUSE", 0.01)
+    monkeypatch.setattr(loop_module, "RESTART_PAUSE", 0.01)
 
     def fail() -> None:
         raise OSError("too many open files")
@@ -703,7 +703,7 @@ def test_a_client_that_is_closed_before_its_first_request_opens_nothing() -> Non
     asking.close()
     with pytest.raises(NotConnected, match="the client is closed"):
         asking.request("input", {})
-    assert asking.connection._thread is None
+    assert asking.connection._loop is None
 
 
 def test_closing_ends_the_requests_that_wait(client: Ask) -> None:

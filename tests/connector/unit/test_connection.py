@@ -12,7 +12,7 @@ from typing import Any
 import pika
 import pytest
 from mq_connector.connection import Connection
-from mq_connector.connection import supervised as supervised_module
+from mq_connector.connection import loop as loop_module
 from mq_connector.connection.address import Address
 from mq_connector.connection.supervised import connection_to
 from mq_connector.errors import ConfigurationError, NotConnected
@@ -194,9 +194,9 @@ def test_the_same_trouble_is_logged_a_few_times_and_then_now_and_then(
 ) -> None:
     connection = Connection([])
     for _ in range(200):
-        connection._complain("no connection", "trying again")
+        connection._attempts.complain("no connection", "trying again")
     assert len([each for each in caplog.records if each.levelname == "WARNING"]) == 6 + 3
-    connection._complain("another reason", "trying again")
+    connection._attempts.complain("another reason", "trying again")
     assert caplog.records[-1].levelname == "WARNING"
 
 
@@ -204,26 +204,28 @@ def test_pauses_grow_up_to_a_bound_until_the_connection_has_been_of_use() -> Non
     connection = Connection([])
     pauses = []
     for failures in range(12):
-        connection._failures = failures
-        pauses.append([connection._pause(1) for _ in range(50)])
+        connection._attempts.failed = failures
+        pauses.append([connection._attempts.pause_with(1) for _ in range(50)])
     assert max(pauses[0]) <= 0.05
     assert max(max(each) for each in pauses) <= 0.8
     assert min(pauses[-1]) >= 0.4
     assert len(set(pauses[-1])) > 1, "services must not come back in step"
     connection.trouble = "down"
     connection.used()
-    assert max(connection._pause(1) for _ in range(50)) <= 0.05
+    assert max(connection._attempts.pause_with(1) for _ in range(50)) <= 0.05
     assert connection.trouble == ""
 
 
 def test_links_that_open_and_are_of_no_use_get_longer_pauses_than_a_broker_that_is_down() -> None:
     connection = Connection([])
     for useless in range(12):
-        connection._useless = useless
-        assert connection._pause(1) <= 2.5
-    assert min(connection._pause(1) for _ in range(50)) >= 1.25
+        connection._attempts.useless = useless
+        assert connection._attempts.pause_with(1) <= 2.5
+    assert min(connection._attempts.pause_with(1) for _ in range(50)) >= 1.25
     connection.accepted()
-    assert min(connection._pause(1) for _ in range(50)) >= 1.25, "to consume is no proof yet"
+    assert min(connection._attempts.pause_with(1) for _ in range(50)) >= 1.25, (
+        "to consume is no proof yet"
+    )
 
 
 def no_such_vhost(peer: BrokerEnd) -> None:
@@ -277,12 +279,12 @@ def test_nobody_waits_for_a_thread_that_ends_before_it_has_looked_at_a_call(
     with broker(refuse) as server:
         connection = Connection([server.parameters()])
         member = Listener(connection).join()
-        thread = connection._thread
-        assert thread is not None
+        loop = connection._loop
+        assert loop is not None
         member.wait(1)
-        thread.join(PATIENCE)
+        loop.thread.join(PATIENCE)
         # As it looks to who has asked just before.
-        monkeypatch.setattr(connection, "_thread", thread)
+        monkeypatch.setattr(connection, "_loop", loop)
         began = time.monotonic()
         member.quit()
         assert time.monotonic() - began < 1.0
@@ -433,7 +435,7 @@ def test_a_configuration_that_lacks_something_is_told_to_who_joins() -> None:
     connection = Connection(Address(parameters))
     with pytest.raises(ConfigurationError, match="no user"):
         Listener(connection).join()
-    assert connection._thread is None
+    assert connection._loop is None
     assert not connection._members
 
 
@@ -507,7 +509,7 @@ def test_a_broker_that_takes_no_messages_is_named_in_the_log(
 def test_a_loop_that_fails_is_started_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(supervised_module, "_RESTART_PAUSE", 0.01)
+    monkeypatch.setattr(loop_module, "RESTART_PAUSE", 0.01)
     with broker(serve) as server, joined(server) as [member]:
         member.wait(1)
         connection = member.connection
@@ -522,7 +524,7 @@ def test_a_loop_that_fails_is_started_again(
 
 
 def test_a_loop_that_can_t_even_begin_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervised_module, "_RESTART_PAUSE", 0.01)
+    monkeypatch.setattr(loop_module, "RESTART_PAUSE", 0.01)
     loop = IOLoop
     failures = [OSError("too many open files")] * 2
 
@@ -531,7 +533,7 @@ def test_a_loop_that_can_t_even_begin_is_started_again(monkeypatch: pytest.Monke
             raise failures.pop()
         return loop()
 
-    monkeypatch.setattr(supervised_module, "IOLoop", make)
+    monkeypatch.setattr(loop_module, "IOLoop", make)
     with broker(serve) as server, joined(server) as [member]:
         assert member.wait(1) == ["open"]
 
@@ -539,28 +541,28 @@ def test_a_loop_that_can_t_even_begin_is_started_again(monkeypatch: pytest.Monke
 def test_a_loop_that_keeps_failing_ends_when_the_last_member_leaves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(supervised_module, "_RESTART_PAUSE", 0.01)
+    monkeypatch.setattr(loop_module, "RESTART_PAUSE", 0.01)
     tried: list[int] = []
 
     def fail() -> Any:
         tried.append(1)
         raise OSError("too many open files")
 
-    monkeypatch.setattr(supervised_module, "IOLoop", fail)
+    monkeypatch.setattr(loop_module, "IOLoop", fail)
     connection = Connection([pika.ConnectionParameters()])
     member = Listener(connection).join()
-    thread = connection._thread
-    assert thread is not None
+    ours = connection._loop
+    assert ours is not None
     eventually(lambda: len(tried) > 2)
     member.quit()
-    thread.join(PATIENCE)
-    assert not thread.is_alive()
+    ours.thread.join(PATIENCE)
+    assert not ours.thread.is_alive()
 
 
 def test_a_timer_set_while_the_loop_is_being_replaced_goes_off_on_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(supervised_module, "_RESTART_PAUSE", 0.01)
+    monkeypatch.setattr(loop_module, "RESTART_PAUSE", 0.01)
     went = threading.Event()
 
     class Late(Listener):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,8 +11,7 @@ import pika
 import pytest
 from mq_connector.config import Limits
 from mq_connector.consumer.consumption import Consumption
-from mq_connector.consumer.outbox import Outbox
-from mq_connector.consumer.suspicion import Suspicion
+from mq_connector.consumer.handling import Handling
 from mq_connector.consumer.workers import Workers
 from pika.exceptions import ChannelClosedByBroker
 from pika.spec import Basic
@@ -38,6 +38,8 @@ class Channel(FakeChannel):
 
     def basic_qos(self, prefetch_count: int, callback: Any = None) -> None:
         self.calls.append(("basic_qos", (prefetch_count,)))
+        if callback is not None:
+            self._callbacks.append(callback)
 
 
 class Owner:
@@ -54,9 +56,6 @@ class Owner:
     def on_change(self, consumption: Consumption) -> None:
         self.heard.append("consuming" if consumption.is_consuming else "not consuming")
 
-    def on_suspicion(self, consumption: Consumption) -> None:
-        self.heard.append("suspicion")
-
     def complain(self, what: str) -> None:
         self.heard.append(what)
 
@@ -65,14 +64,6 @@ class Owner:
 
     def on_ended(self, consumption: Consumption) -> None:
         self.heard.append("ended")
-
-
-class Eager(Workers):
-    """A thread that takes over from another has had its turn before anything else happens."""
-
-    def _start_one(self) -> None:
-        super()._start_one()
-        eventually(self.inbox.empty)
 
 
 class Consuming:
@@ -84,21 +75,14 @@ class Consuming:
         self.link = FakeLink(version)
         self.amqp = Channel()
         self.owner = Owner()
-        suspicion = Suspicion()
-        suspicion.relax()
         link: Any = self.link
         amqp: Any = self.amqp
-        self.workers = Eager(
-            Limits(workers=1),
-            "test",
-            self._handle,
-            lambda _: None,  # type: ignore[arg-type, return-value]  # the callback has no use for it
-            lambda _: None,
-            suspicion,
+        handling = Handling(
+            link, Limits(workers=1), "test", self._handle, lambda _: None, lambda: None, True
         )
-        self.consumption = Consumption(
-            self.owner, link, amqp, self.workers, Outbox(link), Limits(), suspicion
-        )
+        handling.suspicion.relax()
+        self.workers = handling.workers
+        self.consumption = Consumption(self.owner, link, amqp, handling)
         self.amqp.answer(Basic.ConsumeOk(TAG))
         self._thread = threading.Thread(target=self.workers.work)
         self._thread.start()
@@ -110,13 +94,22 @@ class Consuming:
             self.release.wait(PATIENCE)
 
     def deliver(self, *bodies: bytes) -> None:
-        for tag, body in enumerate(bodies, 1):
+        for tag, body in enumerate(bodies, self.consumption.opened.last_tag + 1):
             method = Basic.Deliver(TAG, tag, False, "", "input")
             self.consumption.opened.deliver(method, pika.BasicProperties(), body)
 
     def cancel(self, tag: str = TAG) -> None:
         """The broker cancels a consumer."""
         self.amqp.on_cancel(pika.frame.Method(5, Basic.Cancel(tag)))
+
+    def quicken(self) -> None:
+        """The callback turns out to be so quick that more messages are worth having in hand."""
+        self.workers._average = 0.001
+        self.consumption.adapt()
+
+    def last_call(self) -> str:
+        """What was asked of the broker last."""
+        return self.amqp.calls[-1][0]
 
     def requeued(self) -> list[int]:
         """Tags of what has gone back to the queue."""
@@ -131,6 +124,18 @@ class Consuming:
         for each in [self._thread, *(worker.thread for worker in self.workers._workers)]:
             each.join(PATIENCE)
             assert not each.is_alive()
+
+
+@pytest.fixture(autouse=True)
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that takes over from another has had its turn before anything else happens."""
+    start_one = Workers._start_one
+
+    def start(workers: Workers) -> None:
+        start_one(workers)
+        eventually(workers.inbox.empty)
+
+    monkeypatch.setattr(Workers, "_start_one", start)
 
 
 @pytest.fixture
@@ -157,7 +162,7 @@ def test_what_waits_behind_a_late_message_goes_back_before_another_worker_can_be
     assert one.requeued() == [2, 3]
     assert one.begun == [b"late"]
     assert len(one.workers._workers) == 2, "another has taken over from the late one"
-    assert one.amqp.calls[-1][0] == "basic_consume", "it consumes anew"
+    assert one.last_call() == "basic_consume", "it consumes anew"
 
 
 def test_a_late_message_before_4_3_costs_the_channel_and_what_waits_is_not_begun(
@@ -182,3 +187,132 @@ def test_a_cancel_of_another_consumer_is_none_of_ours(
     one.cancel("an older one")
     assert one.consumption.is_consuming
     assert one.owner.heard == ["consuming"]
+
+
+# ---- an exchange of consumers, and what may come between
+
+
+def test_more_are_taken_by_another_consumer_which_is_no_pause(
+    consuming: Callable[..., Consuming],
+) -> None:
+    one = consuming(3, 13, 0)
+    one.deliver(b"1", b"2")
+    eventually(lambda: one.consumption.opened.outstanding == 0)
+    one.quicken()
+    assert one.last_call() == "basic_consume", "the broker gives it no more, so it stays"
+    one.link.run_timers()
+    one.deliver(b"3", b"4")
+    one.link.run_timers()
+    assert one.last_call() == "basic_cancel"
+    one.amqp.answer(Basic.CancelOk(TAG))
+    assert one.last_call() == "basic_consume"
+    assert ("basic_qos", (200,)) in one.amqp.calls
+    assert one.consumption.is_consuming
+    one.amqp.answer(Basic.ConsumeOk("another"))
+    assert one.owner.heard == ["consuming"]
+
+
+def test_what_is_in_hand_of_a_former_consumer_does_not_count_at_the_next_exchange(
+    consuming: Callable[..., Consuming],
+) -> None:
+    one = consuming(3, 13, 0)
+    one.deliver(b"late", b"second")
+    assert one.hangs.wait(PATIENCE)
+    one.quicken()
+    one.amqp.answer(Basic.CancelOk(TAG))
+    one.workers._average = 0.02  # 10 messages in 0.2 s
+    one.amqp.answer(Basic.ConsumeOk("another"))
+    for _ in range(8):
+        one.deliver(b"of the other")
+    assert one.link.timers, "it looks whether the broker gives it more"
+    one.link.run_timers()
+    assert one.last_call() == "basic_consume", "eight are no 200"
+    exchange = one.consumption._exchange
+    assert exchange is not None and exchange.taken == 8
+
+
+def test_a_stop_calls_an_exchange_off_that_has_yet_to_begin(
+    consuming: Callable[..., Consuming],
+) -> None:
+    one = consuming(3, 13, 0)
+    one.quicken()
+    one.consumption.stop(time.monotonic() + PATIENCE)
+    assert one.amqp.calls[-1] == ("basic_cancel", (TAG,))
+    one.amqp.answer(Basic.CancelOk(TAG))
+    assert one.owner.heard == ["consuming", "not consuming"]
+    assert not one.amqp.closed, "what was sent last may come back"
+    one.amqp.answer(Basic.QosOk())
+    assert one.amqp.closed
+
+
+@pytest.mark.parametrize("when", ["cancelling", "consuming"])
+def test_a_stop_waits_for_an_exchange_that_is_under_way(
+    consuming: Callable[..., Consuming], when: str
+) -> None:
+    one = consuming(3, 13, 0)
+    one.quicken()
+    one.deliver(b"1", b"2")
+    one.link.run_timers()
+    assert one.last_call() == "basic_cancel"
+    eventually(lambda: one.consumption.opened.outstanding == 0)
+    if when == "consuming":
+        one.amqp.answer(Basic.CancelOk(TAG))
+    calls = len(one.amqp.calls)
+    one.consumption.stop(time.monotonic() + PATIENCE)
+    assert len(one.amqp.calls) == calls
+    if when == "consuming":
+        one.amqp.answer(Basic.ConsumeOk("another"))
+        assert one.amqp.calls[-1] == ("basic_cancel", ("another",))
+        one.amqp.answer(Basic.CancelOk("another"))
+    else:
+        one.amqp.answer(Basic.CancelOk(TAG))
+    assert one.owner.heard == ["consuming", "not consuming"]
+    assert one.last_call() == "basic_qos"
+    one.amqp.answer(Basic.QosOk())
+    assert one.amqp.closed
+
+
+def test_a_consumer_that_the_broker_cancels_before_it_is_exchanged_is_made_anew(
+    consuming: Callable[..., Consuming],
+) -> None:
+    one = consuming(3, 13, 0)
+    one.quicken()
+    one.cancel()
+    assert one.owner.heard == [
+        "consuming",
+        "the broker cancelled the consumer of 'input'; consuming again",
+        "not consuming",
+    ]
+    assert one.last_call() == "basic_consume"
+    one.amqp.answer(Basic.ConsumeOk("another"))
+    assert one.consumption.is_consuming
+
+
+# ---- the end
+
+
+def test_past_the_deadline_the_channel_is_closed_though_something_is_in_hand(
+    consuming: Callable[..., Consuming],
+) -> None:
+    one = consuming(3, 13, 0)
+    one.deliver(b"late", b"second")
+    assert one.hangs.wait(PATIENCE)
+    one.consumption.stop(time.monotonic() + 60)
+    one.amqp.answer(Basic.CancelOk(TAG))
+    assert one.requeued() == [2]
+    assert not one.amqp.closed
+    one.consumption.stop(time.monotonic() - 1)
+    one.link.run_timers()
+    assert one.amqp.closed
+    assert one.consumption.unfinished == 1
+
+
+def test_a_broker_that_does_not_let_us_consume_is_given_up_after_a_while(
+    consuming: Callable[..., Consuming],
+) -> None:
+    one = consuming(3, 13, 0)
+    one.cancel()
+    one.link.run_timers()
+    assert one.owner.heard[-1] == (
+        "failed: 504 the broker doesn't let us consume 'input' within 10 s"
+    )

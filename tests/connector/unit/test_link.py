@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 import pytest
-from mq_connector.connection import supervised as supervised_module
+from mq_connector.connection import loop as loop_module
 from mq_connector.errors import ChannelError, MQError
 from pika import spec
 
@@ -99,7 +99,7 @@ def test_what_waits_on_the_second_connection_ends_with_the_first() -> None:
 def test_a_loop_that_fails_while_there_is_a_second_connection_is_started_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(supervised_module, "_RESTART_PAUSE", 0.01)
+    monkeypatch.setattr(loop_module, "RESTART_PAUSE", 0.01)
     opened = threading.Event()
 
     def open_and_wait(peer: BrokerEnd) -> None:

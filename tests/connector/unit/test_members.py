@@ -119,8 +119,8 @@ def test_joining_and_leaving_at_any_moment_ends_in_good_order() -> None:
         for thread in threads:
             thread.join(30)
             assert not thread.is_alive()
-        eventually(lambda: connection._thread is None)
-        assert not connection._members and not connection._greeted
+        eventually(lambda: connection._loop is None)
+        assert not connection._members and not connection._members.greeted
 
 
 def test_a_loss_is_told_to_all_and_logged_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
@@ -239,4 +239,4 @@ def test_a_refusal_reaches_those_behind_a_member_that_fails() -> None:
             assert each.wait(1)[0].startswith("refused")
         for each in members:
             each.quit()
-        eventually(lambda: connection._thread is None)
+        eventually(lambda: connection._loop is None)

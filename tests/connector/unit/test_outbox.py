@@ -12,9 +12,9 @@ from typing import Any
 
 import pika
 import pytest
-from mq_connector.consumer import outbox as outbox_module
 from mq_connector.consumer.opened import Message, OpenedChannel
 from mq_connector.consumer.outbox import Outbox, Room
+from mq_connector.consumer.outbox import outbox as outbox_module
 from mq_connector.errors import NotConnected
 from mq_connector.publisher import Publisher
 from pika.spec import Basic

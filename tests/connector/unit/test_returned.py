@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pika
 import pytest
 from mq_connector.consumer.opened import Message
-from mq_connector.consumer.returned import ReturnedReplies
+from mq_connector.consumer.outbox.returned import ReturnedReplies
 from pika.spec import Basic
 
 EXPIRING = pika.BasicProperties(expiration="1000")
@@ -113,7 +113,7 @@ class World:
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
-    monkeypatch.setattr("mq_connector.consumer.returned.time.monotonic", lambda: world.now)
+    monkeypatch.setattr("mq_connector.consumer.outbox.returned.time.monotonic", lambda: world.now)
     return world
 
 

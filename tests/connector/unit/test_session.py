@@ -39,7 +39,7 @@ def test_operations_run_one_after_the_other_and_return_what_comes_of_them() -> N
             assert session.run(declare("b")).message_count == 2
             assert session.link.broker.version == (4, 2, 1)
             assert session.is_well
-        assert session.connection._thread is None
+        assert session.connection._loop is None
 
 
 def test_what_the_broker_refuses_is_raised_and_the_session_goes_on() -> None:
@@ -76,7 +76,7 @@ def test_it_gives_up_when_every_host_has_failed_once() -> None:
     with pytest.raises(NotConnected, match="connection refused"):
         session.open()
     assert time.monotonic() - began < 2
-    assert session.connection._thread is None
+    assert session.connection._loop is None
 
 
 def test_a_refusal_is_told_at_once_and_leaves_no_thread() -> None:
@@ -87,7 +87,7 @@ def test_a_refusal_is_told_at_once_and_leaves_no_thread() -> None:
             with pytest.raises(StartError, match="refuses user 'echo'"):
                 session.open()
             assert time.monotonic() - began < 2
-            assert session.connection._thread is None
+            assert session.connection._loop is None
 
 
 def test_a_broker_that_does_not_greet_is_given_up_in_time() -> None:
@@ -95,7 +95,7 @@ def test_a_broker_that_does_not_greet_is_given_up_in_time() -> None:
         session = Session([server.parameters()], timeout=0.3)
         with pytest.raises(NotConnected, match=r"no connection within 0\.3 s"):
             session.open()
-        assert session.connection._thread is None
+        assert session.connection._loop is None
 
 
 def test_an_operation_ends_with_the_connection() -> None:

@@ -13,6 +13,7 @@ from ..logs import Logger
 from .broker import (
     ACCESS_REFUSED,
     INTERNAL_ERROR,
+    NOT_ALLOWED,
     NOT_FOUND,
     PRECONDITION_FAILED,
     RESOURCE_LOCKED,
@@ -24,6 +25,8 @@ from .scratch import Done, Operation, Scratch, Steps
 _log = Logger(__name__)
 
 _QUORUM = {"x-queue-type": "quorum"}
+#: Reply codes for which a consumer that has never consumed gives up.
+_FORBIDDEN = frozenset((ACCESS_REFUSED, RESOURCE_LOCKED, NOT_ALLOWED))
 
 
 class Channels(Protocol):
@@ -204,3 +207,10 @@ def start_error(queue: str, error: ChannelError) -> StartError:
     if error.code == ACCESS_REFUSED:
         return StartError(f"no permission for queue {queue!r}: {error}")
     return StartError(f"queue {queue!r} can't be used: {error}")
+
+
+def explained(queue: str, error: MQError) -> MQError:
+    """What keeps us from consuming: as a `StartError` where waiting can't heal it, otherwise as it is."""
+    if isinstance(error, ChannelError) and error.code in _FORBIDDEN:
+        return start_error(queue, error)
+    return error

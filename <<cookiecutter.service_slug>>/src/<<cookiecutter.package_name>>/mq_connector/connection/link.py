@@ -5,16 +5,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import pika
 from pika.adapters.select_connection import IOLoop, SelectConnection
 from pika.exceptions import NoFreeChannels
 
-from ..errors import ChannelError
+from ..errors import ChannelError, printable
+from ..logs import Logger
 from .broker import NOT_ALLOWED, Broker, describe
 from .scratch import Scratch
 from .wire.frames import PropertiesEncoder
 from .wire.transport import Services, Transport
+
+_log = Logger(__name__)
 
 #: Seconds that the broker gets to answer a polite close of a second connection.
 _CLOSE_PATIENCE = 2.0
@@ -29,6 +33,7 @@ class Link:
     :param on_open: called when AMQP is spoken
     :param on_failed: called when it didn't come to that
     :param on_lost: called when it was, and is no more
+    :param complain: logs what is wrong, and what is to be done or happens
     """
 
     def __init__(
@@ -39,12 +44,16 @@ class Link:
         on_open: Callable[[Link], None],
         on_failed: Callable[[Link, BaseException], None],
         on_lost: Callable[[Link, BaseException], None],
+        complain: Callable[[str, str], None],
     ) -> None:
         self.call = call
         self._loop = loop
         #: The streams of second connections.
         self._siblings: list[Services] = []
         self._is_shut = False
+        self._complain = complain
+        #: Why the broker takes nothing on the link, in words: an alarm.
+        self.blocked = ""
         self._services = Services(loop)  # type: ignore[arg-type]  # generic in stubs only
         #: pika's connection.
         self.amqp = SelectConnection(
@@ -54,6 +63,8 @@ class Link:
             on_close_callback=lambda _, error: on_lost(self, error),
             custom_ioloop=self._services,
         )
+        self.amqp.add_on_connection_blocked_callback(self._on_blocked)
+        self.amqp.add_on_connection_unblocked_callback(self._on_unblocked)
 
     @property
     def is_open(self) -> bool:
@@ -141,6 +152,17 @@ class Link:
         for services in (self._services, *self._siblings):
             if services.transport is not None:
                 services.transport.shut()
+
+    def _on_blocked(self, _amqp: object, frame: Any) -> None:
+        """An alarm of the broker's (of memory or disk) is in force: it reads nothing more from who publishes
+        (rabbitmq.com/docs/connection-blocked)."""
+        reason = printable(str(frame.method.reason))
+        self.blocked = f"the broker takes no messages: {reason} (resource alarm)"
+        self._complain(self.blocked, "what is sent waits")
+
+    def _on_unblocked(self, *_: object) -> None:
+        self.blocked = ""
+        _log.warning("the broker takes messages again")
 
     def _drop_siblings(self) -> None:
         """One that owes an answer doesn't even take a polite close."""

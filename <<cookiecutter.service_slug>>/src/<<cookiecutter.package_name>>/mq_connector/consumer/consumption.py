@@ -8,19 +8,15 @@ from typing import Any, Protocol
 import pika
 from pika.exceptions import ChannelClosed
 
-from ..config import Limits
-from ..connection import input_queue
 from ..connection.broker import UNANSWERED, describe, is_late, is_refused_publish
 from ..connection.link import Link
 from ..connection.scratch import Done
 from ..errors import ChannelError, MQError
 from ..logs import Logger
 from .drain import Drain
-from .opened import Delivery, OpenedChannel
+from .handling import Handling
+from .opened import OpenedChannel
 from .opened.exchange import Exchange
-from .outbox import Outbox
-from .suspicion import Suspicion
-from .workers import Workers
 
 _log = Logger(__name__)
 
@@ -28,8 +24,6 @@ _log = Logger(__name__)
 PATIENCE = 10.0
 #: Seconds that the broker gets to answer when a channel is closed politely.
 _CLOSE_PATIENCE = 2.0
-#: Seconds that a message may take while no other is taken, for it might cost the process.
-_CAREFUL_WITHIN = 30.0
 
 
 class Owner(Protocol):
@@ -42,9 +36,6 @@ class Owner(Protocol):
 
     def on_change(self, consumption: Consumption) -> None:
         """It began to consume, or stopped to."""
-
-    def on_suspicion(self, consumption: Consumption) -> None:
-        """What its handlers have sent may have cost the channel."""
 
     def complain(self, what: str) -> None:
         """Log what may repeat itself."""
@@ -67,21 +58,16 @@ class Consumption:
         owner: Owner,
         link: Link,
         amqp: pika.channel.Channel,
-        workers: Workers,
-        outbox: Outbox,
-        limits: Limits,
-        suspicion: Suspicion,
+        handling: Handling,
     ) -> None:
-        self.opened = OpenedChannel(link, amqp, workers.inbox)
+        self.opened = OpenedChannel(link, amqp, handling.workers.inbox)
         #: Messages that were in hand when a drain ran out of time; they are delivered again.
         self.unfinished = 0
         self._owner = owner
         self._link = link
         self._amqp = amqp
-        self._workers = workers
-        self._outbox = outbox
-        self._limits = limits
-        self._suspicion = suspicion
+        self._handling = handling
+        self._workers, self._outbox = handling.workers, handling.outbox
         self._consumer_tag: str | None = None
         #: Tag of the last delivery before that consumer was there.
         self._began_at = 0
@@ -93,7 +79,7 @@ class Consumption:
         self._over = False
         amqp.add_on_close_callback(self._on_closed)
         amqp.add_on_cancel_callback(self._on_cancelled)
-        amqp.add_on_return_callback(outbox.on_return)
+        amqp.add_on_return_callback(handling.outbox.on_return)
         self._prepare()
 
     @property
@@ -120,7 +106,7 @@ class Consumption:
         self._owner.ready_queue(self.opened, ready)
 
     def _consume(self) -> None:
-        prefetch = self._wanted
+        prefetch = self._handling.prefetch(self.opened)
         self._workers.prefetch = prefetch
         self.opened.collected.burst = max(1, prefetch // 4)
         self._amqp.basic_qos(prefetch_count=prefetch)
@@ -129,18 +115,6 @@ class Consumption:
             lambda _, method, properties, body: self.opened.deliver(method, properties, body),
             callback=self._on_consuming,
         )
-
-    @property
-    def _wanted(self) -> int:
-        """How many messages to have in hand."""
-        if self._suspicion.is_careful:
-            return 1
-        return self._limits.prefetch or self._workers.pace(len(self.opened.retries))
-
-    @property
-    def has_one_in_hand(self) -> bool:
-        """Whether a single message is in hand, because no more were taken."""
-        return self._workers.prefetch == 1 and self.opened.outstanding == 1
 
     def adapt(self) -> None:
         """Have as many messages in hand as is best now.
@@ -151,9 +125,9 @@ class Consumption:
         tag = self._consumer_tag
         if tag is None or self._exchange or self._drain or not self.opened.is_open:
             return
-        wanted, prefetch = self._wanted, self._workers.prefetch
+        wanted, prefetch = self._handling.prefetch(self.opened), self._workers.prefetch
         steady = wanted < 2 * prefetch and prefetch < 2 * wanted
-        if wanted != prefetch and (not steady or self._limits.prefetch or wanted == 1):
+        if wanted != prefetch and (not steady or self._handling.limits.prefetch or wanted == 1):
             self._exchange = Exchange(
                 self._link,
                 self._amqp,
@@ -202,28 +176,15 @@ class Consumption:
         self._consumer_tag = frame.method.consumer_tag
         exchanged, self._exchange = self._exchange is not None, None
         if self._drain is not None:
-            self._begin_drain(
-                self._drain
-            )  # it was asked for while the broker was making this consumer
+            # It was asked for while the broker was making this consumer.
+            self._begin_drain(self._drain)
             return
         if exchanged:
             self.adapt()  # what was best may have changed meanwhile
             return
-        if self._suspicion.is_careful:
-            self._link.later(_CAREFUL_WITHIN, lambda: self._check_careful(self.opened.latest))
+        self._handling.relax_in_time(self._link, self.opened, self.adapt)
         self._outbox.on_channel(self.opened, self._when_answered)
         self._owner.on_change(self)
-
-    def _check_careful(self, before: Delivery | None) -> None:
-        """A callback may take very long, and others wait meanwhile."""
-        if self._over or not self._suspicion.is_careful:
-            return
-        latest = self.opened.latest
-        if latest is not None and latest is before:
-            self._suspicion.relax()
-            self.adapt()
-        else:
-            self._link.later(_CAREFUL_WITHIN, lambda: self._check_careful(latest))
 
     # ---- failures
 
@@ -265,21 +226,28 @@ class Consumption:
         if is_late(reason):
             self._workers.replace_late(self.opened)
         elif is_refused_publish(reason):
-            self._owner.on_suspicion(self)
+            self.suspect()
         self.abandon()
         self._owner.on_failed(self, ChannelError(reason.reply_code, reason.reply_text))
+
+    def suspect(self) -> None:
+        """What is in hand may have cost the channel."""
+        self._handling.suspect(self.opened)
 
     def abandon(self) -> None:
         """The channel is gone, or of no use: its deliveries are the broker's again."""
         if self._over:
             return
+        self._end()
+        if self._amqp.is_open:
+            self._amqp.close()
+        self._owner.on_change(self)
+
+    def _end(self) -> None:
         self._over = True
         self._consumer_tag = None
         self.opened.end()
         self._outbox.on_lost()
-        if self._amqp.is_open:
-            self._amqp.close()
-        self._owner.on_change(self)
 
     # ---- the end
 
@@ -292,8 +260,7 @@ class Consumption:
             self._drain = Drain(
                 self._link,
                 self.opened,
-                self._workers,
-                self._outbox,
+                self._handling,
                 self._owner.queue,
                 self._when_answered,
                 self.close,
@@ -328,10 +295,7 @@ class Consumption:
         self.unfinished = self.opened.outstanding
         if self.unfinished:
             _log.warning("%d messages are unfinished; the broker has them again", self.unfinished)
-        self._over = True
-        self._consumer_tag = None
-        self.opened.end()
-        self._outbox.on_lost()
+        self._end()
         self._owner.on_change(self)
         if self._amqp.is_open:
             self._amqp.add_on_close_callback(lambda *_: self._owner.on_ended(self))
@@ -340,7 +304,7 @@ class Consumption:
         else:
             self._owner.on_ended(self)
 
-    # ---- for the outbox and the health check
+    # ---- for the outbox and the drain
 
     def _when_answered(self, answered: Callable[[], None]) -> None:
         """Call back when the broker has dealt with all that was sent on the channel so far.
@@ -352,15 +316,3 @@ class Consumption:
             self._amqp.basic_qos(
                 prefetch_count=self._workers.prefetch, callback=lambda _: answered()
             )
-
-    def look(self, done: Callable[[bool], None]) -> None:
-        """Ask the broker itself whether the queue has a consumer."""
-
-        def looked(found: Any, error: MQError | None) -> None:
-            well = error is None and found is not None and found.consumer_count > 0
-            done(well and self.is_consuming)
-
-        if self.is_consuming:
-            self.opened.scratch.run(input_queue.exists(self._owner.queue), looked)
-        else:
-            done(False)

@@ -8,9 +8,8 @@ from collections.abc import Callable
 
 from ..connection.link import Link
 from ..logs import Logger
+from .handling import Handling
 from .opened import OpenedChannel
-from .outbox import Outbox
-from .workers import Workers
 
 _log = Logger(__name__)
 
@@ -30,16 +29,14 @@ class Drain:
         self,
         link: Link,
         opened: OpenedChannel,
-        workers: Workers,
-        outbox: Outbox,
+        handling: Handling,
         queue: str,
         when_answered: Callable[[Callable[[], None]], None],
         close: Callable[[], None],
     ) -> None:
         self._link = link
         self._opened = opened
-        self._workers = workers
-        self._outbox = outbox
+        self._workers, self._outbox = handling.workers, handling.outbox
         self._queue = queue
         self._when_answered = when_answered
         self._close = close

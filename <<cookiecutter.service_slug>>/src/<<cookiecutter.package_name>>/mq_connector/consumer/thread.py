@@ -5,40 +5,24 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import pika
 
 from ..config import Limits
 from ..connection import Connection, input_queue
-from ..connection.broker import (
-    ACCESS_REFUSED,
-    NOT_ALLOWED,
-    RESOURCE_LOCKED,
-    is_lost,
-    is_our_doing,
-    is_stuck,
-)
-from ..connection.link import Link
 from ..connection.scratch import Done
 from ..connection.supervised import connection_to
-from ..errors import ChannelError, ConfigurationError, MQError, StartError
-from ..fork import Process
-from ..logs import Complaints, Logger
+from ..errors import ConfigurationError, MQError
+from ..logs import Logger
 from .channel import Channel
-from .consumption import Consumption
-from .opened import Delivery, OpenedChannel
-from .outbox import Outbox
-from .suspicion import Suspicion
-from .workers import Callback, Workers
+from .handling import Handling
+from .opened import OpenedChannel
+from .supervision import Supervision
+from .workers import Callback
 
 _log = Logger(__name__)
 
-#: Reply codes for which a consumer that has never consumed gives up.
-_FORBIDDEN = frozenset((ACCESS_REFUSED, RESOURCE_LOCKED, NOT_ALLOWED))
-#: Seconds of the first pause before a channel is opened again, and of the longest.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.8
 #: Seconds for which `ConsumerThread.join` waits for callbacks that ought to have ended.
 _LAST_WAIT = 1.0
 
@@ -152,49 +136,40 @@ class ConsumerThread(threading.Thread):
 
     def run(self) -> None:
         """Handle messages; ends after `stop`, or when the broker refuses us for good."""
-        workers = None
+        handling = None
         try:
             if not self._supervision.stopping.is_set():
-                workers = self._start()
+                handling = self._start()
         except MQError as error:
             self._supervision.fail(error)
         except Exception as error:  # a thread that ends without a failure is a service that idles
             self._supervision.fail(
                 ConfigurationError(f"the configuration can't be used: {error!r}")
             )
-        if workers is None:
+        if handling is None:
             self._supervision.over.set()
             return
-        workers.work()
-        self._supervision.close()
+        handling.workers.work()
+        handling.close()
 
-    def _start(self) -> Workers:
-        limits = self._limits or Limits.from_environment()
-        supervision = self._supervision
-        workers = Workers(
-            limits,
+    def _start(self) -> Handling:
+        self._limits = self._limits or Limits.from_environment()
+        handling = Handling(
+            self.connection,
+            self._limits,
             self.name,
             self.callback_func,
-            supervision.channel_of,
             self.tell,
-            supervision.suspicion,
-            supervision.on_pace,
+            self._supervision.on_pace,
             self.auto_ack,
         )
+        handling.start()
         try:
-            workers.start()
-        except RuntimeError as error:
-            workers.stop()
-            raise StartError(
-                f"{limits.workers} worker threads can't be started ({error}): lower MQ_WORKERS, "
-                "or raise the limit on processes"
-            ) from None
-        try:
-            supervision.start(limits, workers)
+            self._supervision.start(handling)
         except Exception:
-            workers.stop()
+            handling.workers.stop()
             raise
-        return workers
+        return handling
 
     def tell(self, error: Exception) -> None:
         """Tell `error_func` of an error."""
@@ -213,235 +188,5 @@ class ConsumerThread(threading.Thread):
         :param opened: its `scratch` channels are for this
         :param done: called with nothing, or with the error that keeps us from consuming
         """
-        input_queue.ready(opened, self.queue, self._supervision.limits.queue_type, done)
-
-
-class Supervision:
-    """Sees to it that a queue is consumed: opens a channel whenever there is none, until it is stopped.
-
-    Its methods are for the loop of the connection, but for those named otherwise.
-    """
-
-    def __init__(self, thread: ConsumerThread) -> None:
-        self.queue = thread.queue
-        self.failure: MQError | None = None
-        self.unfinished = 0
-        self.limits = Limits()
-        #: Set once a stop was asked for, and once all is over but for callbacks that hang.
-        self.stopping, self.over = threading.Event(), threading.Event()
-        self._thread = thread
-        self._connection = thread.connection
-        self._outbox = Outbox(thread.connection)
-        self._process = Process()
-        self.suspicion = Suspicion()
-        self._workers: Workers | None = None
-        self._link: Link | None = None
-        self._consumption: Consumption | None = None
-        self._ever_consumed = False
-        self._failures = 0
-        self._complaints = Complaints()
-        #: Why there is no consumer, in words.
-        self.trouble = ""
-        self._deadline = 0.0
-
-    # ---- from any thread
-
-    @property
-    def is_well(self) -> bool:
-        """Whether the broker has an active consumer of ours; part of `Member`."""
-        consumption = self._consumption
-        return consumption is not None and consumption.is_consuming
-
-    @property
-    def channel(self) -> Channel | None:
-        """The channel as a callback would get it."""
-        consumption = self._consumption
-        if consumption is None or not consumption.opened.is_open:
-            return None
-        return Channel(consumption.opened, self._outbox, self._process)
-
-    def channel_of(self, delivery: Delivery) -> Channel:
-        """What the callback gets with a delivery."""
-        return Channel(delivery.opened, self._outbox, self._process, delivery)
-
-    def on_pace(self) -> None:
-        """Another number of messages in hand is better."""
-        self._connection.call(self._adapt)
-
-    def start(self, limits: Limits, workers: Workers) -> None:
-        """Join the connection.
-
-        :raises ConfigurationError: something is missing in the configuration
-        """
-        self.limits, self._workers = limits, workers
-        self._process = Process()
-        self._connection.join(self)
-        if self.stopping.is_set():  # just now, when there was nobody on the loop to hear of it
-            self._connection.call(self._stop)
-
-    def stop(self, timeout: float) -> None:
-        """As `ConsumerThread.stop`."""
-        deadline = time.monotonic() + timeout
-        self._deadline = min(deadline, self._deadline) if self.stopping.is_set() else deadline
-        self.stopping.set()
-        self._connection.call(self._stop)
-
-    def fail(self, error: MQError) -> None:
-        """The start has failed."""
-        self.failure = error
-        if self._workers is not None and self._connection.is_own_thread:
-            # By a worker, as who is told may take his time, and others share the loop.
-            self._workers.inbox.put(partial(self._thread.tell, error))
-        else:
-            self._thread.tell(error)
-        self.stop(0)
-        self._thread.on_change()
-
-    def close(self) -> None:
-        """All is over: close what was opened beside the channel."""
-        if not self._process.forked:
-            self._outbox.close()
-
-    # ---- mq_connector.connection.supervised.Member
-
-    def on_open(self, link: Link) -> None:
-        """There is a link."""
-        self._link = link
-        self._open_channel(link)
-
-    def on_lost(self, error: BaseException) -> None:
-        """The link is gone."""
-        self._link = None
-        consumption, self._consumption = self._consumption, None
-        if consumption is not None:
-            if self.stopping.is_set():
-                self.unfinished = consumption.opened.outstanding
-            idle = consumption.is_consuming and not consumption.opened.outstanding
-            if not idle and is_our_doing(error):
-                self.on_suspicion(consumption)
-            consumption.abandon()
-            if idle:
-                self._connection.used()  # nothing that we had in hand can be to blame
-        if self.stopping.is_set():
-            self._end()
-
-    def on_refused(self, reason: str) -> None:
-        """The broker says no."""
-        self.fail(StartError(reason))
-        self._end()
-
-    def on_suspicion(self, consumption: Consumption) -> None:
-        """Part of `mq_connector.consumer.consumption.Owner`: what is in hand may be to blame for a loss."""
-        opened = consumption.opened
-        alone = opened.latest if consumption.has_one_in_hand else None
-        self.suspicion.lost(opened.outstanding, alone)
-        self._outbox.is_careful = True
-
-    def _adapt(self) -> None:
-        self._outbox.is_careful &= self.suspicion.is_careful
-        if self._consumption is not None:
-            self._consumption.adapt()
-
-    # ---- channels
-
-    def _open_channel(self, link: Link) -> None:
-        if link is not self._link or self._consumption is not None:
-            return
-        if self.stopping.is_set():
-            self._end()
-            return
-
-        def opened(amqp: pika.channel.Channel) -> None:
-            assert self._workers is not None
-            if self.over.is_set():
-                amqp.close()
-            elif link is self._link:
-                self._consumption = Consumption(
-                    self, link, amqp, self._workers, self._outbox, self.limits, self.suspicion
-                )
-                if self.stopping.is_set():
-                    self._stop()
-
-        try:
-            link.channel(opened)
-        except ChannelError as error:
-            self._on_failed(link, error)
-
-    def ready_queue(self, opened: OpenedChannel, done: Done) -> None:
-        """Part of `mq_connector.consumer.consumption.Owner`."""
-        self._thread.ready_queue(opened, done)
-
-    def on_change(self, consumption: Consumption) -> None:
-        """Part of `mq_connector.consumer.consumption.Owner`."""
-        if consumption.is_consuming:
-            _log.info("consuming %r%s", self.queue, " again" if self._ever_consumed else "")
-            self._ever_consumed = True
-            self._failures = 0
-            self.trouble = ""
-            self._connection.accepted()
-        self._thread.on_change()
-
-    def on_failed(self, consumption: Consumption, error: MQError) -> None:
-        """Part of `mq_connector.consumer.consumption.Owner`: give up if that is final, or try again."""
-        link = self._link
-        if is_lost(error) or link is None:
-            return  # which has its own course
-        consumption.abandon()
-        self._consumption = None
-        self._on_failed(link, error)
-
-    def _on_failed(self, link: Link, error: MQError) -> None:
-        if isinstance(error, ChannelError) and error.code in _FORBIDDEN:
-            error = input_queue.start_error(self.queue, error)
-        if isinstance(error, StartError) and not self._ever_consumed:
-            self.fail(error)
-            return
-        self._failures += 1
-        self.trouble = str(error)
-        self.complain(f"{error}; trying again")
-        if is_stuck(error):
-            self._connection.suspect(self)
-        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures, 10))
-        self._connection.later(pause, lambda: self._open_channel(link))
-
-    def complain(self, what: str) -> None:
-        """Part of `mq_connector.consumer.consumption.Owner`."""
-        _log.log(self._complaints.level(what), "%s", what)
-
-    # ---- the end
-
-    def _stop(self) -> None:
-        if self._consumption is not None:
-            self._consumption.stop(self._deadline)
-        else:
-            self._end()
-
-    def on_ended(self, consumption: Consumption) -> None:
-        """Part of `mq_connector.consumer.consumption.Owner`."""
-        self.unfinished = consumption.unfinished
-        self._end()
-
-    def _end(self) -> None:
-        self._connection.leave(self)
-        if not self.over.is_set():
-            self.over.set()
-            if self._workers is not None:
-                self._workers.stop()
-            self._thread.on_change()
-
-    def look(self, done: Callable[[str], None]) -> None:
-        """Ask the broker whether the queue has a consumer."""
-        consumption, workers = self._consumption, self._workers
-        trouble = self._connection.trouble or self.trouble or "no consumer"
-
-        def looked(consuming: bool) -> None:
-            done("" if consuming else trouble)
-
-        if workers is not None and workers.trouble:
-            done(workers.trouble)
-        elif self._connection.blocked:
-            done(self._connection.blocked)  # it would answer nothing on this connection
-        elif consumption is None:
-            done(trouble)
-        else:
-            consumption.look(looked)
+        assert self._limits is not None  # there is a channel only after the start
+        input_queue.ready(opened, self.queue, self._limits.queue_type, done)

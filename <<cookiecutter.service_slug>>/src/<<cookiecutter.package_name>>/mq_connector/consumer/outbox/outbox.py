@@ -13,17 +13,16 @@ from typing import Any
 import pika
 from pika.spec import Basic
 
-from ..connection import Connection
-from ..errors import MQError, NotConnected, PublishError, Unroutable
-from ..logs import Logger
-from ..publisher import Publisher
-from .opened import Confirms, Delivery, Message, OpenedChannel
+from ...connection import Connection
+from ...errors import MQError, PublishError, Unroutable
+from ...logs import Logger
+from ...publisher import Publisher
+from ..opened import Confirms, Delivery, Message, OpenedChannel
 from .returned import ReturnedReplies
+from .room import Room
 
 _log = Logger(__name__)
 
-#: Messages that wait at the same time, and bytes of their bodies.
-_MOST_HELD, _MOST_BYTES_HELD = 10_000, 64 * 1024 * 1024
 #: Seconds that a publisher waits for room among them.
 _ROOM_WITHIN = 30.0
 #: Bytes of a body that may be more than the broker takes: it doesn't say what its limit is (16 MiB from
@@ -36,50 +35,6 @@ _WARN_EVERY = 10.0
 
 #: Calls back when the broker has dealt with all that was sent on the channel so far.
 Barrier = Callable[[Callable[[], None]], None]
-
-
-class Room:
-    """Bounds what waits, by counting where the publisher is; it waits for room, too.
-
-    Its lock is held for the counting alone.
-    """
-
-    def __init__(self, most: int = _MOST_HELD, most_bytes: int = _MOST_BYTES_HELD) -> None:
-        self._most, self._most_bytes = most, most_bytes
-        self._count = self._bytes = 0
-        self._changed = threading.Condition()
-
-    def take(self, size: int, timeout: float) -> None:
-        """Count one more message.
-
-        :param size: bytes
-        :param timeout: seconds to wait for room
-        :raises NotConnected: there is none in time
-        """
-        with self._changed:
-            if not self._changed.wait_for(self._has_room, timeout):
-                raise NotConnected(
-                    f"{self._count} messages already wait for a connection, or for the queues that "
-                    "they go to"
-                )
-            self._count += 1
-            self._bytes += size
-
-    def add(self, size: int) -> None:
-        """Count a message that waits already, whether there is room or not."""
-        with self._changed:
-            self._count += 1
-            self._bytes += size
-
-    def give(self, size: int) -> None:
-        """One message waits no longer."""
-        with self._changed:
-            self._count -= 1
-            self._bytes -= size
-            self._changed.notify()
-
-    def _has_room(self) -> bool:
-        return self._count < self._most and self._bytes < self._most_bytes
 
 
 class Outbox:
@@ -249,7 +204,7 @@ class Outbox:
         with self._lock:
             self._held.append(message)
 
-    # ---- on the loop: mq_connector.consumer.returned.Sender
+    # ---- on the loop: mq_connector.consumer.outbox.returned.Sender
 
     def send_again(self, message: Message) -> bool:
         """Publish on the channel that there is, if any."""

@@ -24,8 +24,8 @@ from typing import Protocol
 import pika
 from pika.spec import Basic
 
-from ..logs import Logger
-from .opened import Message
+from ...logs import Logger
+from ..opened import Message
 
 _log = Logger(__name__)
 

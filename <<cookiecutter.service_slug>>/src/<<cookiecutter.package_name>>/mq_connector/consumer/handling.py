@@ -1,0 +1,123 @@
+"""What handles the messages of one consumer, whatever becomes of its channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..config import Limits
+from ..connection import Connection
+from ..connection.link import Link
+from ..errors import StartError
+from ..fork import Process
+from .channel import Channel
+from .opened import Delivery, OpenedChannel
+from .outbox import Outbox
+from .suspicion import Suspicion
+from .workers import Callback, Workers
+
+#: Seconds that a message may take while no other is taken, for it might cost the process.
+_CAREFUL_WITHIN = 30.0
+
+
+class Handling:
+    """The workers, the outbox that they publish by, and what is known of messages that cost something.
+
+    :param limits: how many workers and messages in hand
+    :param callback: handles a message
+    :param on_error: told of each failed message
+    :param on_pace: told when another number of messages in hand may be better
+    :param auto_ack: acknowledge when the callback returns
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        limits: Limits,
+        name: str,
+        callback: Callback,
+        on_error: Callable[[Exception], None],
+        on_pace: Callable[[], None],
+        auto_ack: bool,
+    ) -> None:
+        self.outbox = Outbox(connection)
+        self.suspicion = Suspicion()
+        self.workers = Workers(
+            limits,
+            name,
+            callback,
+            self.channel_of,
+            on_error,
+            self.suspicion,
+            on_pace,
+            auto_ack,
+        )
+        self.limits = limits
+        self._process = Process()
+
+    # ---- from any thread
+
+    def start(self) -> None:
+        """Start the threads of all workers but for the first.
+
+        :raises StartError: there may be no more threads
+        """
+        try:
+            self.workers.start()
+        except RuntimeError as error:
+            self.workers.stop()
+            raise StartError(
+                f"{self.limits.workers} worker threads can't be started ({error}): lower MQ_WORKERS, "
+                "or raise the limit on processes"
+            ) from None
+
+    def channel_of(self, delivery: Delivery) -> Channel:
+        """What the callback gets with a delivery."""
+        return Channel(delivery.opened, self.outbox, self._process, delivery)
+
+    def channel(self, opened: OpenedChannel) -> Channel:
+        """The same without a delivery."""
+        return Channel(opened, self.outbox, self._process)
+
+    def close(self) -> None:
+        """All is over: close what was opened beside the channel."""
+        if not self._process.forked:
+            self.outbox.close()
+
+    # ---- on the loop
+
+    def prefetch(self, opened: OpenedChannel) -> int:
+        """How many messages to have in hand now."""
+        if self.suspicion.is_careful:
+            return 1
+        return self.limits.prefetch or self.workers.pace(len(opened.retries))
+
+    def suspect(self, opened: OpenedChannel) -> None:
+        """What is in hand may be to blame for a loss: be careful from now on."""
+        in_hand = opened.outstanding
+        # Only where no more were taken is it known which one it was.
+        alone = opened.latest if self.workers.prefetch == 1 and in_hand == 1 else None
+        self.suspicion.lost(in_hand, alone)
+        self.outbox.is_careful = True
+
+    def relax_in_time(self, link: Link, opened: OpenedChannel, relaxed: Callable[[], None]) -> None:
+        """A callback may take very long, and others wait meanwhile: not for ever.
+
+        :param relaxed: called when messages aren't taken one at a time any more
+        """
+
+        def check(before: Delivery | None) -> None:
+            if not opened.is_open or not self.suspicion.is_careful:
+                return
+            latest = opened.latest
+            if latest is not None and latest is before:
+                self.suspicion.relax()
+                relaxed()
+            else:
+                link.later(_CAREFUL_WITHIN, lambda: check(latest))
+
+        if self.suspicion.is_careful:
+            link.later(_CAREFUL_WITHIN, lambda: check(opened.latest))
+
+    def relax(self) -> None:
+        """Publish as always, if there is nothing to be careful of any more."""
+        self.outbox.is_careful &= self.suspicion.is_careful

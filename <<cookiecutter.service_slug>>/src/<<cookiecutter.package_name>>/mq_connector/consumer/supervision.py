@@ -1,0 +1,257 @@
+"""Sees to it that a queue is consumed, whatever happens to the broker."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
+
+import pika
+
+from ..connection import Connection, input_queue
+from ..connection.attempts import Attempts
+from ..connection.broker import is_lost, is_our_doing, is_stuck
+from ..connection.link import Link
+from ..connection.scratch import Done
+from ..errors import ChannelError, MQError, StartError
+from ..logs import Complaints, Logger
+from .channel import Channel
+from .consumption import Consumption
+from .handling import Handling
+from .opened import OpenedChannel
+
+_log = Logger(__name__)
+
+
+class Supervised(Protocol):
+    """Whose queue it is."""
+
+    @property
+    def connection(self) -> Connection:
+        """Where the queue is."""
+
+    @property
+    def queue(self) -> str:
+        """Its name."""
+
+    @property
+    def on_change(self) -> Callable[[], None]:
+        """Told when it begins and when it stops to be consumed, or when that has failed."""
+
+    def ready_queue(self, opened: OpenedChannel, done: Done) -> None:
+        """Find the queue or make it."""
+
+    def tell(self, error: Exception) -> None:
+        """Hears of a failure."""
+
+
+class Supervision:
+    """Opens a channel whenever there is none, until it is stopped; a member of the connection.
+
+    Its methods are for the loop of the connection, but for those named otherwise.
+    """
+
+    def __init__(self, thread: Supervised) -> None:
+        self.queue = thread.queue
+        #: Why the start has failed.
+        self.failure: MQError | None = None
+        #: Messages that were in hand when the deadline passed.
+        self.unfinished = 0
+        #: Set once a stop was asked for, and once all is over but for callbacks that hang.
+        self.stopping, self.over = threading.Event(), threading.Event()
+        #: Why there is no consumer, in words.
+        self.trouble = ""
+        self._thread = thread
+        self._connection = thread.connection
+        self._handling: Handling | None = None
+        self._link: Link | None = None
+        self._consumption: Consumption | None = None
+        #: Those at consuming.
+        self._attempts = Attempts()
+        self._complaints = Complaints()
+        self._deadline = 0.0
+
+    # ---- from any thread
+
+    @property
+    def is_well(self) -> bool:
+        """Whether the broker has an active consumer of ours; part of `Member`."""
+        consumption = self._consumption
+        return consumption is not None and consumption.is_consuming
+
+    @property
+    def channel(self) -> Channel | None:
+        """The channel as a callback would get it."""
+        consumption, handling = self._consumption, self._handling
+        if handling is None or consumption is None or not consumption.opened.is_open:
+            return None
+        return handling.channel(consumption.opened)
+
+    def on_pace(self) -> None:
+        """Another number of messages in hand is better."""
+        self._connection.call(self._adapt)
+
+    def start(self, handling: Handling) -> None:
+        """Join the connection.
+
+        :raises ConfigurationError: something is missing in the configuration
+        """
+        self._handling = handling
+        self._connection.join(self)
+        if self.stopping.is_set():  # just now, when there was nobody on the loop to hear of it
+            self._connection.call(self._stop)
+
+    def stop(self, timeout: float) -> None:
+        """As `ConsumerThread.stop`."""
+        deadline = time.monotonic() + timeout
+        self._deadline = min(deadline, self._deadline) if self.stopping.is_set() else deadline
+        self.stopping.set()
+        self._connection.call(self._stop)
+
+    def fail(self, error: MQError) -> None:
+        """The start has failed."""
+        self.failure = error
+        if self._handling is not None and self._connection.is_own_thread:
+            # By a worker, as who is told may take his time, and others share the loop.
+            self._handling.workers.inbox.put(partial(self._thread.tell, error))
+        else:
+            self._thread.tell(error)
+        self.stop(0)
+        self._thread.on_change()
+
+    # ---- mq_connector.connection.supervised.Member
+
+    def on_open(self, link: Link) -> None:
+        """There is a link."""
+        self._link = link
+        self._open_channel(link)
+
+    def on_lost(self, error: BaseException) -> None:
+        """The link is gone."""
+        self._link = None
+        consumption, self._consumption = self._consumption, None
+        if consumption is not None:
+            if self.stopping.is_set():
+                self.unfinished = consumption.opened.outstanding
+            idle = consumption.is_consuming and not consumption.opened.outstanding
+            if not idle and is_our_doing(error):
+                consumption.suspect()
+            consumption.abandon()
+            if idle:
+                self._connection.used()  # nothing that we had in hand can be to blame
+        if self.stopping.is_set():
+            self._end()
+
+    def on_refused(self, reason: str) -> None:
+        """The broker says no."""
+        self.fail(StartError(reason))
+        self._end()
+
+    def _adapt(self) -> None:
+        if self._handling is not None:
+            self._handling.relax()
+        if self._consumption is not None:
+            self._consumption.adapt()
+
+    # ---- channels
+
+    def _open_channel(self, link: Link) -> None:
+        if link is not self._link or self._consumption is not None:
+            return
+        if self.stopping.is_set():
+            self._end()
+            return
+
+        def opened(amqp: pika.channel.Channel) -> None:
+            assert self._handling is not None
+            if self.over.is_set():
+                amqp.close()
+            elif link is self._link:
+                self._consumption = Consumption(self, link, amqp, self._handling)
+                if self.stopping.is_set():
+                    self._stop()
+
+        try:
+            link.channel(opened)
+        except ChannelError as error:
+            self._on_failed(link, error)
+
+    def ready_queue(self, opened: OpenedChannel, done: Done) -> None:
+        """Part of `mq_connector.consumer.consumption.Owner`."""
+        self._thread.ready_queue(opened, done)
+
+    def on_change(self, consumption: Consumption) -> None:
+        """Part of `mq_connector.consumer.consumption.Owner`."""
+        if consumption.is_consuming:
+            again = " again" if self._attempts.ever_succeeded else ""
+            _log.info("consuming %r%s", self.queue, again)
+            self._attempts.succeeded()
+            self.trouble = ""
+            self._connection.accepted()
+        self._thread.on_change()
+
+    def on_failed(self, consumption: Consumption, error: MQError) -> None:
+        """Part of `mq_connector.consumer.consumption.Owner`: give up if that is final, or try again."""
+        link = self._link
+        if is_lost(error) or link is None:
+            return  # which has its own course
+        consumption.abandon()
+        self._consumption = None
+        self._on_failed(link, error)
+
+    def _on_failed(self, link: Link, error: MQError) -> None:
+        error = input_queue.explained(self.queue, error)
+        if self._attempts.is_final(error):
+            self.fail(error)
+            return
+        self._attempts.failed += 1
+        self.trouble = str(error)
+        self.complain(f"{error}; trying again")
+        if is_stuck(error):
+            self._connection.suspect(self)
+        self._connection.later(self._attempts.pause, lambda: self._open_channel(link))
+
+    def complain(self, what: str) -> None:
+        """Part of `mq_connector.consumer.consumption.Owner`."""
+        _log.log(self._complaints.level(what), "%s", what)
+
+    # ---- the end
+
+    def _stop(self) -> None:
+        if self._consumption is not None:
+            self._consumption.stop(self._deadline)
+        else:
+            self._end()
+
+    def on_ended(self, consumption: Consumption) -> None:
+        """Part of `mq_connector.consumer.consumption.Owner`."""
+        self.unfinished = consumption.unfinished
+        self._end()
+
+    def _end(self) -> None:
+        self._connection.leave(self)
+        if not self.over.is_set():
+            self.over.set()
+            if self._handling is not None:
+                self._handling.workers.stop()
+            self._thread.on_change()
+
+    def look(self, done: Callable[[str], None]) -> None:
+        """Ask the broker whether the queue has a consumer."""
+        consumption, handling = self._consumption, self._handling
+        trouble = self._connection.trouble or self.trouble or "no consumer"
+
+        def looked(found: Any, error: MQError | None) -> None:
+            has_one = error is None and found is not None and found.consumer_count > 0
+            done("" if has_one and self.is_well else trouble)
+
+        if handling is not None and handling.workers.trouble:
+            done(handling.workers.trouble)
+        elif self._connection.blocked:
+            done(self._connection.blocked)  # it would answer nothing on this connection
+        elif consumption is None or not consumption.is_consuming:
+            done(trouble)
+        else:
+            consumption.opened.scratch.run(input_queue.exists(self.queue), looked)
