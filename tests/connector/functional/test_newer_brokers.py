@@ -201,3 +201,32 @@ def test_a_late_acknowledgement_loses_nothing_under_load(
     assert not consumer.is_alive() and consumer.unfinished == 0
     peer.rests_at(timed, 0, consumers=0)
     peer.close()
+
+
+def test_what_waits_behind_a_late_message_is_handled_once_and_as_redelivered(
+    broker: Newer, timed: str, consume: Consume
+) -> None:
+    """It is late as well when the late one is: whoever began it then would do it for nothing."""
+    peer = Peer(broker.parameters())
+    peer.declare(timed, durable=True, arguments={"x-queue-type": "quorum"})
+    handled: list[tuple[bytes, bool]] = []
+    late = threading.Event()
+
+    def handle(_channel: Any, method: Any, _properties: Any, body: bytes) -> None:
+        handled.append((body, method.redelivered))
+        if body == b"slow" and not late.is_set():
+            late.set()
+            time.sleep(TIMEOUT / 1000 + 1.0)
+
+    waiting = [b"%d" % number for number in range(20)]
+    for body in (b"slow", *waiting):
+        peer.publish(timed, body)
+    consumer = consume(handle, queue=timed, queue_type="quorum", prefetch=40)
+    assert late.wait(10)
+    eventually(lambda: len(handled) >= 2 + len(waiting), 30, lambda: str(handled))
+    peer.rests_at(timed, 0, consumers=1)
+    assert handled[0] == (b"slow", False)
+    assert sorted(handled[1:]) == sorted((body, True) for body in (b"slow", *waiting))
+    consumer.stop(10)
+    consumer.join(15)
+    peer.close()
