@@ -59,6 +59,7 @@ def checks(folder: Path) -> Iterator[tuple[str, Path, list[str | Path]]]:
     yield "template", ROOT, ["mypy"]
     yield "template", ROOT, ["shellcheck", "--external-sources", *scripts(ROOT / ".ci")]
     yield "template", ROOT, ["mypy", "hooks", "scripts", "tests", "bench"]
+    yield "template", ROOT, ["python", "-B", "scripts/figures.py", "--check"]
     yield "template", contenders, ["mypy", "--config-file", ROOT / "pyproject.toml", *programs]
 
     project = render(folder / "default")

@@ -302,6 +302,10 @@ def test_hooks_are_small() -> None:
     assert not large
 
 
+def test_nothing_is_too_large(capsys: pytest.CaptureFixture[str]) -> None:
+    assert figures.main(["--check"]) == 0, capsys.readouterr().err
+
+
 @pytest.fixture
 def without_compat(project: BakedProject) -> BakedProject:
     """A repository whose owner has deleted the incumbent's names, as docs/move-a-service.md allows."""
