@@ -159,6 +159,17 @@ def test_nothing_but_compat_names_compat() -> None:
     assert not said
 
 
+def test_the_incumbent_is_named_in_compat_alone() -> None:
+    """Whoever generates a service needn't know which connector came before this one."""
+    said = [
+        path.relative_to(TREE).as_posix()
+        for path in TREE.rglob("*")
+        if path.is_file() and "compat" not in path.relative_to(TREE).parts
+        if re.search("incumbent", path.read_text(encoding="utf-8"), re.IGNORECASE)
+    ]
+    assert not said
+
+
 @pytest.mark.parametrize(
     ("module", "needs"), [("config", {"config", "errors", "payload"}), ("health", {"errors"})]
 )
@@ -209,7 +220,9 @@ GUIDES = (
     (TREE / "CONTRIBUTING.md").relative_to(TEMPLATE).as_posix(),
 )
 #: A path, of which the beginning may be left out, and a name in Python with a capital in its middle or a dot.
-A_PATH = re.compile(r"(?:[\w.<>-]+/)*(?:[\w.<>-]+\.(?:py|md|json|toml|ya?ml|conf|txt)|[\w.<>-]+/)")
+A_PATH = re.compile(
+    r"(?:[\w.<>-]+/)*(?:[\w.<>-]+\.(?:py|md|json|sha256|toml|ya?ml|conf|txt)|[\w.<>-]+/)"
+)
 A_NAME = re.compile(r"[A-Z]\w*[a-z]\w*(?:\.\w+)*")
 
 
