@@ -21,7 +21,7 @@ demo: $(VENV)/.demo  ## Generate a service, start it, ask it, edit it, ask it ag
 
 test: $(VENV)/.test $(INCUMBENT)/.incumbent  ## Run all tests, side by side; pass on arguments with PYTEST_ARGS
 	@$(PYTHON) scripts/ensure_broker.py
-	$(RUN) -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
+	$(RUN) -m pytest --numprocesses $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 quick: $(VENV)/.test $(INCUMBENT)/.incumbent  ## Run what needs neither a broker nor containers, side by side: under a minute
 	$(RUN) -m pytest --numprocesses auto --dist worksteal \

@@ -20,26 +20,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 sys.dont_write_bytecode = True
 sys.path[:0] = [str(Path(__file__).resolve().parent)]
 
-from baked import IMPORTABLE, TEMPLATE, BakedProject, bake_into  # noqa: E402
-from estimate import Estimate, read  # noqa: E402
-from groups import Controller, Worker  # noqa: E402
+from baked import IMPORTABLE, BakedProject, bake_into  # noqa: E402
 
 sys.path[:0] = IMPORTABLE
 
 Bake = Callable[..., BakedProject]
 
-#: What tests took: on the machine where that was noted last for everybody, and in this clone.
-DURATIONS = (Path(__file__).with_name("durations.json"), TEMPLATE / ".cache" / "durations.json")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Where several processes run the tests, see to it that none disturbs another."""
-    if hasattr(config, "workerinput"):
-        config.pluginmanager.register(Worker(config))
-    elif config.getoption("numprocesses", None):
-        seconds = read(*DURATIONS)
-        config.pluginmanager.register(Controller(seconds))
-        config.pluginmanager.register(Estimate(config, seconds, DURATIONS[-1]))
+pytest_plugins = ["side_by_side"]
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import results
-from groups import ALONE, expected, key, split
+from groups import ALONE, UNKNOWN, Controller, key
 
 #: Seconds between two lines that say how much is left.
 _EVERY = 20.0
@@ -38,15 +38,16 @@ def read(*files: Path) -> dict[str, float]:
 class Left:
     """What is left of a run.
 
-    :param seconds: of a test, as `read` has them
+    :param expected: seconds of each test
+    :param alone: those while which no other runs
     :param workers: processes that run tests at the same time
     """
 
-    def __init__(self, seconds: dict[str, float], tests: list[str], workers: int) -> None:
-        self._expected = {test: expected(test, seconds) for test in tests}
-        self._alone = {test for test in tests if split(test)[1] == ALONE}
+    def __init__(self, expected: dict[str, float], alone: set[str], workers: int) -> None:
+        self._expected = expected
+        self._alone = alone
         self._workers = workers
-        self._todo = dict.fromkeys(tests)
+        self._todo = dict.fromkeys(expected)
         self._took = self._had = 0.0
 
     @property
@@ -79,8 +80,15 @@ class Estimate:
     :param cache: where the durations go, for the next time
     """
 
-    def __init__(self, config: pytest.Config, seconds: dict[str, float], cache: Path) -> None:
+    def __init__(
+        self,
+        config: pytest.Config,
+        controller: Controller,
+        seconds: dict[str, float],
+        cache: Path,
+    ) -> None:
         self._config = config
+        self._controller = controller
         self._seconds = seconds
         self._cache = cache
         self._left: Left | None = None
@@ -91,8 +99,9 @@ class Estimate:
 
     def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
         if self._left is None:
-            workers = self._config.getoption("numprocesses") or 1
-            self._left = Left(self._seconds, ids, workers)
+            expected = {test: self._seconds.get(self._key(test), UNKNOWN) for test in ids}
+            alone = {test for test in ids if self._controller.groups.get(test) == ALONE}
+            self._left = Left(expected, alone, self._config.getoption("numprocesses"))
             self._say()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -101,8 +110,8 @@ class Estimate:
         self._parts[report.nodeid] += report.duration  # type: ignore[assignment]
         if report.when == "teardown":
             took = self._parts.pop(report.nodeid)
-            self._total[key(report.nodeid)] += took
-            self._count[key(report.nodeid)] += 1
+            self._total[self._key(report.nodeid)] += took
+            self._count[self._key(report.nodeid)] += 1
             self._left.tick(report.nodeid, took)
         if time.monotonic() - self._said > _EVERY:
             self._say()
@@ -114,6 +123,9 @@ class Estimate:
             return
         new = {name: round(self._total[name] / self._count[name], 2) for name in self._count}
         results.update(self._cache, lambda known: dict(sorted({**known, **new}.items())), {})
+
+    def _key(self, test: str) -> str:
+        return key(test, self._controller.groups.get(test, ""))
 
     def _say(self) -> None:
         self._said = time.monotonic()

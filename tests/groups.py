@@ -7,37 +7,46 @@ test goes wherever is room.
 
 `@pytest.mark.alone` is for what measures, or asks the whole machine for itself: while such a test
 runs, nothing else does.
+
+pytest-xdist's own `--dist loadgroup` would write a test's group into its id, which pytest 9 no
+longer lets it; here the first process learns the groups from a file, and ids stay as they are.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
+import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 #: The group of what runs alone.
 ALONE = "alone"
 #: Seconds that a test takes of which nothing is known.
 UNKNOWN = 0.1
 #: Keys of what the first process tells the others.
-_LOCK, _EXPECTED = "alone_lock", "expected_seconds"
+_FOLDER, _SECONDS = "groups_folder", "groups_seconds"
 
 
 def group(item: pytest.Item) -> str:
     """Whom a test has to be with; empty where it may go by itself.
 
     A parameter of a shared fixture makes a group of its own: nothing is shared between, say, the
-    brokers of two generations.
+    brokers of two generations. The mark `xdist_group` names another.
     """
     if item.get_closest_marker(ALONE):
         return ALONE
+    if named := item.get_closest_marker("xdist_group"):
+        return str(named.args[0])
     name = item.path.stem.removeprefix("test_")
     shared = sorted(_shared(item))
     if not shared:
@@ -55,58 +64,68 @@ def _shared(item: pytest.Item) -> Iterator[str]:
             yield name
 
 
-def split(test: str) -> tuple[str, str]:
-    """A test's id as it is elsewhere, and its group, which pytest-xdist adds to it; may be empty."""
-    name, at, found = test.rpartition("@")
-    return (name, found) if at and "]" not in found else (test, "")
-
-
-def key(test: str) -> str:
+def key(test: str, group: str) -> str:
     """What a test's duration is noted under: its file, and its group."""
-    name, found = split(test)
-    file = name.partition("::")[0]
-    return f"{file}@{found}" if found else file
+    file = test.partition("::")[0]
+    return f"{file}@{group}" if group else file
 
 
-def expected(test: str, seconds: Mapping[str, float]) -> float:
-    """How long a test will take, by what is noted."""
-    return seconds.get(key(test), UNKNOWN)
-
-
-def longest_first(tests: list[str], seconds: Mapping[str, float]) -> list[int]:
+def longest_first(
+    tests: Sequence[str], groups: Mapping[str, str], seconds: Mapping[str, float]
+) -> list[int]:
     """The order in which the groups go to the processes: positions of these ids.
 
     Those that run alone are last, when no other is left that would have to wait for them.
+
+    :param groups: of those that have one
+    :param seconds: of a test, by its `key`
     """
-    units = [split(test)[1] or test for test in tests]
+    units = [groups.get(test) or test for test in tests]
     total: Counter[str] = Counter()
     first: dict[str, int] = {}
     for position, (test, unit) in enumerate(zip(tests, units, strict=True)):
-        total[unit] += expected(test, seconds)  # type: ignore[assignment]
+        took = seconds.get(key(test, groups.get(test, "")), UNKNOWN)
+        total[unit] += took  # type: ignore[assignment]
         first.setdefault(unit, position)
 
-    def key(position: int) -> tuple[bool, float, int, int]:
+    def order(position: int) -> tuple[bool, float, int, int]:
         unit = units[position]
         return unit == ALONE, -total[unit], first[unit], position
 
-    return sorted(range(len(tests)), key=key)
+    return sorted(range(len(tests)), key=order)
 
 
 class Controller:
     """The plugin of the process that starts the others.
 
-    :param seconds: that a test takes, as `estimate.read` has them; decides what comes first
+    :param seconds: of a test, by its `key`; decides what comes first
     """
 
     def __init__(self, seconds: dict[str, float]) -> None:
         self._seconds = seconds
         self._folder = tempfile.TemporaryDirectory(prefix="neon-mq-tests-")
+        self._groups: dict[str, str] = {}
         self._deselected = 0
 
+    @property
+    def groups(self) -> dict[str, str]:
+        """Of each test that has one, by its id; empty until one process has found the tests."""
+        if not self._groups:
+            file = Path(self._folder.name, "groups.json")
+            self._groups = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        return self._groups
+
     def pytest_configure_node(self, node: Any) -> None:
-        lock = Path(self._folder.name, "alone")
-        lock.touch()
-        node.workerinput.update({_LOCK: str(lock), _EXPECTED: self._seconds})
+        node.workerinput.update({_FOLDER: self._folder.name, _SECONDS: self._seconds})
+
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
+        """Give each group to one process, in the order in which the tests were found."""
+        if config.getoption("dist") != "loadgroup":
+            return None  # the command wants another way of sharing out
+        config.option.loadscopereorder = False  # by the number of tests, which says little
+        scheduler = LoadScopeScheduling(config, log)
+        scheduler._split_scope = lambda test: self.groups.get(test) or test
+        return scheduler
 
     def pytest_testnodedown(self, node: Any) -> None:
         self._deselected = getattr(node, "workeroutput", {}).get("deselected", self._deselected)
@@ -115,7 +134,7 @@ class Controller:
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Each process has left out the same tests; pytest-xdist says nothing of them."""
         if self._deselected:
-            terminalreporter.stats["deselected"] = [None] * self._deselected
+            terminalreporter.stats["deselected"] = [SimpleNamespace()] * self._deselected
 
     def pytest_unconfigure(self) -> None:
         self._folder.cleanup()
@@ -126,20 +145,19 @@ class Worker:
 
     def __init__(self, config: Any) -> None:
         self._output: dict[str, Any] = config.workeroutput
-        self._lock = Path(config.workerinput[_LOCK])
-        self._seconds: dict[str, float] = config.workerinput[_EXPECTED]
+        self._folder = Path(config.workerinput[_FOLDER])
+        self._seconds: dict[str, float] = config.workerinput[_SECONDS]
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_collection_modifyitems(
-        self, items: list[pytest.Item]
-    ) -> Generator[None, object, object]:
-        for item in items:
-            if item.get_closest_marker("xdist_group") is None and (found := group(item)):
-                item.add_marker(pytest.mark.xdist_group(found))
-        result = yield  # pytest-xdist adds the group to the id
-        order = longest_first([item.nodeid for item in items], self._seconds)
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Put what takes longest first, and tell the first process who stays together."""
+        groups = {item.nodeid: found for item in items if (found := group(item))}
+        order = longest_first([item.nodeid for item in items], groups, self._seconds)
         items[:] = [items[position] for position in order]
-        return result
+        # Each process finds the same.
+        new = self._folder / f"groups.{os.getpid()}"
+        new.write_text(json.dumps(groups), encoding="utf-8")
+        new.replace(self._folder / "groups.json")
 
     def pytest_deselected(self, items: list[pytest.Item]) -> None:
         self._output["deselected"] = self._output.get("deselected", 0) + len(items)
@@ -147,7 +165,8 @@ class Worker:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         """One that runs alone waits until no other does; before its time limit begins."""
-        with _held(self._lock, exclusively=item.get_closest_marker(ALONE) is not None):
+        alone = item.get_closest_marker(ALONE) is not None
+        with _held(self._folder / "alone.lock", exclusively=alone):
             return (yield)
 
 

@@ -1,0 +1,24 @@
+"""The plugin of pytest that looks after tests in several processes; without these it does nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from estimate import Estimate, read
+from groups import Controller, Worker
+
+#: What tests took where that was noted last for everybody.
+DURATIONS = Path(__file__).with_name("durations.json")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """See to it that no process disturbs another, and say how long all will take."""
+    if hasattr(config, "workerinput"):
+        config.pluginmanager.register(Worker(config))
+    elif config.getoption("numprocesses", None):
+        here = config.rootpath / ".cache" / "durations.json"
+        seconds = read(DURATIONS, here)
+        controller = Controller(seconds)
+        config.pluginmanager.register(controller)
+        config.pluginmanager.register(Estimate(config, controller, seconds, here))
