@@ -97,7 +97,7 @@ def consume(broker: Broker, queue: str) -> Iterator[Consume]:
         callback: Any,
         at: Any = None,
         workers: int = 1,
-        prefetch: int = 200,
+        prefetch: int | None = 200,
         queue_type: str = "auto",
         within: float = 5.0,
         **options: Any,

@@ -9,7 +9,7 @@ from typing import Any
 import pika
 import pytest
 from mq_connector.consumer import Channel
-from mq_connector.consumer.opened import Confirms, Delivery, OpenedChannel
+from mq_connector.consumer.opened import Confirms, Delivery, OpenedChannel, Sizes
 from mq_connector.consumer.outbox import Outbox
 from mq_connector.errors import ChannelError, NotConnected
 from mq_connector.fork import Process
@@ -27,7 +27,7 @@ class Setup:
         self.inbox: SimpleQueue[Any] = SimpleQueue()
         link: Any = self.link
         amqp: Any = pika.frame.Method(5, None)  # has a channel_number
-        self.opened = OpenedChannel(link, amqp, self.inbox)
+        self.opened = OpenedChannel(link, amqp, self.inbox, Sizes(1))
         self.outbox = Outbox(link)
         self.channel = Channel(self.opened, self.outbox, Process())
 
@@ -40,7 +40,7 @@ class Setup:
         """There is another channel, on which what was held leaves."""
         link: Any = self.link
         amqp: Any = pika.frame.Method(6, None)
-        self.outbox.on_channel(OpenedChannel(link, amqp, SimpleQueue()), lambda _: None)
+        self.outbox.on_channel(OpenedChannel(link, amqp, SimpleQueue(), Sizes(1)), lambda _: None)
 
 
 @pytest.fixture
@@ -166,7 +166,9 @@ def test_consumers_on_one_connection_share_the_one_apart() -> None:
     setup = Setup(version=(4, 3, 0))
     link: Any = setup.link
     other: Any = pika.frame.Method(6, None)
-    neighbour = Channel(OpenedChannel(link, other, SimpleQueue()), setup.outbox, Process())
+    neighbour = Channel(
+        OpenedChannel(link, other, SimpleQueue(), Sizes(1)), setup.outbox, Process()
+    )
     setup.channel.queue_declare("q")
     neighbour.queue_declare("q")
     setup.link.run_calls()

@@ -59,6 +59,9 @@ class Owner:
     def complain(self, what: str) -> None:
         self.heard.append(what)
 
+    def complain(self, what: str) -> None:
+        self.heard.append(f"complaint: {what}")
+
     def on_failed(self, consumption: Consumption, error: Exception) -> None:
         self.heard.append(f"failed: {error}")
 

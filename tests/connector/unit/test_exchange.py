@@ -7,7 +7,7 @@ from typing import Any
 
 import pika
 import pytest
-from mq_connector.consumer.opened import OpenedChannel
+from mq_connector.consumer.opened import OpenedChannel, Sizes
 from mq_connector.consumer.opened.exchange import Exchange
 from pika.spec import Basic
 
@@ -23,7 +23,7 @@ class Setup:
         self.link = FakeLink()
         self.amqp = FakeChannel(5)
         self.link_, self.amqp_ = self._anything(self.link), self._anything(self.amqp)
-        self.opened = OpenedChannel(self.link_, self.amqp_, SimpleQueue())
+        self.opened = OpenedChannel(self.link_, self.amqp_, SimpleQueue(), Sizes(1))
         self.ended: list[bool] = []
 
     @staticmethod

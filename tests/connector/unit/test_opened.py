@@ -7,7 +7,7 @@ from typing import Any
 
 import pika
 import pytest
-from mq_connector.consumer.opened import Confirms, Message, OpenedChannel
+from mq_connector.consumer.opened import Confirms, Message, OpenedChannel, Sizes
 from mq_connector.errors import NotConnected
 from mq_connector.fork import Process
 from pika.spec import Basic
@@ -26,7 +26,7 @@ class Setup:
         self.inbox: SimpleQueue[Any] = SimpleQueue()
         link: Any = self.link
         amqp: Any = pika.frame.Method(5, None)  # has a channel_number
-        self.opened = OpenedChannel(link, amqp, self.inbox)
+        self.opened = OpenedChannel(link, amqp, self.inbox, Sizes(1))
         self.opened.collected.burst = burst
 
     def deliver(self, count: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pika
 import pytest
-from mq_connector.consumer.opened import Message, OpenedChannel
+from mq_connector.consumer.opened import Message, OpenedChannel, Sizes
 from mq_connector.consumer.outbox import Outbox, Room
 from mq_connector.consumer.outbox import outbox as outbox_module
 from mq_connector.errors import NotConnected
@@ -113,7 +113,7 @@ class World:
     def _open(self) -> OpenedChannel:
         link: Any = self.link
         amqp: Any = pika.frame.Method(next(self._numbers), None)  # has a channel_number
-        return OpenedChannel(link, amqp, SimpleQueue())
+        return OpenedChannel(link, amqp, SimpleQueue(), Sizes(1))
 
     def connect(self, takes: int = 1000) -> list[bytes]:
         """There is another channel; returns what leaves on it at once.

@@ -60,7 +60,8 @@ class Consumption:
         amqp: pika.channel.Channel,
         handling: Handling,
     ) -> None:
-        self.opened = OpenedChannel(link, amqp, handling.workers.inbox)
+        self.opened = OpenedChannel(link, amqp, handling.workers.inbox, handling.workers.sizes)
+        self.opened.bulk.on_too_much = self._on_too_much
         #: Messages that were in hand when a drain ran out of time; they are delivered again.
         self.unfinished = 0
         self._owner = owner
@@ -106,8 +107,10 @@ class Consumption:
         self._owner.ready_queue(self.opened, ready)
 
     def _consume(self) -> None:
+        self._put_back_excess()
         prefetch = self._handling.prefetch(self.opened)
         self._workers.prefetch = prefetch
+        self.opened.bulk.begin(prefetch)
         self.opened.collected.burst = max(1, prefetch // 4)
         self._amqp.basic_qos(prefetch_count=prefetch)
         self._amqp.basic_consume(
@@ -127,17 +130,35 @@ class Consumption:
             return
         wanted, prefetch = self._handling.prefetch(self.opened), self._workers.prefetch
         steady = wanted < 2 * prefetch and prefetch < 2 * wanted
-        if wanted != prefetch and (not steady or self._handling.limits.prefetch or wanted == 1):
-            self._exchange = Exchange(
-                self._link,
-                self._amqp,
-                self.opened,
-                tag,
-                prefetch,
-                self._began_at,
-                self._on_exchange,
-            )
+        if wanted != prefetch and (not steady or wanted == 1):
+            self._exchange = self._exchange_of(tag)
             self._exchange.begin()
+
+    def _exchange_of(self, tag: str) -> Exchange:
+        return Exchange(
+            self._link,
+            self._amqp,
+            self.opened,
+            tag,
+            self._workers.prefetch,
+            self._began_at,
+            self._on_exchange,
+        )
+
+    def _on_too_much(self) -> None:
+        """More bytes have come than are to be in hand: take no more, and begin anew with fewer messages."""
+        if self._drain is None and self._consumer_tag is not None:
+            self._exchange = self._exchange or self._exchange_of(self._consumer_tag)
+            self._exchange.hurry()
+
+    def _put_back_excess(self) -> None:
+        returned = self.opened.put_back_excess()
+        if returned:
+            _log.info(
+                "%d large messages go back to %r until there is room for them",
+                returned,
+                self._owner.queue,
+            )
 
     def _on_exchange(self, cancelled: bool) -> None:
         """The consumer makes room for another one, or stays."""
@@ -284,6 +305,7 @@ class Consumption:
     def _end_of_deliveries(self, drain: Drain) -> None:
         self._consumer_tag = None
         self._owner.on_change(self)
+        self._put_back_excess()
         drain.begin()
 
     def close(self) -> None:

@@ -89,7 +89,8 @@ class Handling:
         """How many messages to have in hand now."""
         if self.suspicion.is_careful:
             return 1
-        return self.limits.prefetch or self.workers.pace(len(opened.retries))
+        wanted = self.limits.prefetch or self.workers.pace(len(opened.retries))
+        return min(wanted, self.workers.sizes.fitting)
 
     def suspect(self, opened: OpenedChannel) -> None:
         """What is in hand may be to blame for a loss: be careful from now on."""

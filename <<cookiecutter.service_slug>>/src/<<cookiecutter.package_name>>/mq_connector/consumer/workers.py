@@ -19,7 +19,7 @@ from ..logs import Logger, text_of
 from ..payload import Bounds, bounds
 from ..payload.request import error_reply
 from .channel import Channel
-from .opened import Confirms, Delivery, OpenedChannel
+from .opened import Confirms, Delivery, OpenedChannel, Sizes
 from .suspicion import Suspicion, deliveries_before
 
 _log = Logger(__name__)
@@ -90,6 +90,8 @@ class Workers:
         self.inbox: SimpleQueue[Delivery | Callable[[], None] | None] = SimpleQueue()
         #: Messages that the broker sends ahead; set by whoever asks it to.
         self.prefetch = 1
+        #: How large they are, for who decides how many to have in hand.
+        self.sizes = Sizes(limits.workers)
         self._limits = limits
         self._name = name
         self._callback = callback

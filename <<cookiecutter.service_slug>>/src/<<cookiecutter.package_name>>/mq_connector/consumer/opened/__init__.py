@@ -1,6 +1,7 @@
 """One opened channel of a consumer, and what comes and goes on it until it is closed."""
 
+from .bulk import Sizes
 from .channel import OpenedChannel
 from .messages import Confirms, Delivery, Message
 
-__all__ = ["Confirms", "Delivery", "Message", "OpenedChannel"]
+__all__ = ["Confirms", "Delivery", "Message", "OpenedChannel", "Sizes"]

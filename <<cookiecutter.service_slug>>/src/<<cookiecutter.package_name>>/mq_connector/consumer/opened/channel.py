@@ -14,6 +14,7 @@ from ...connection.scratch import Scratch
 from ...connection.wire import frames
 from ...fork import Process
 from .acks import Acks
+from .bulk import Bulk, Sizes
 from .collected import Collected
 from .messages import Delivery, Message
 from .retries import Retries
@@ -24,9 +25,12 @@ class OpenedChannel:
 
     :param amqp: pika's channel
     :param inbox: takes what is delivered; while something waits there, sending can wait too
+    :param sizes: how large messages are, as far as earlier channels have told
     """
 
-    def __init__(self, link: Link, amqp: pika.channel.Channel, inbox: SimpleQueue[Any]) -> None:
+    def __init__(
+        self, link: Link, amqp: pika.channel.Channel, inbox: SimpleQueue[Any], sizes: Sizes
+    ) -> None:
         self.number: int = amqp.channel_number
         self.is_open = True
         self.broker = link.broker
@@ -47,6 +51,8 @@ class OpenedChannel:
         self.collected = Collected(link, self.number, self._acks, self._lock, inbox)
         #: What waits for its retry.
         self.retries = Retries(link, self.reject)
+        #: What is large.
+        self.bulk = Bulk(sizes, lambda tag: tag in self.retries or self.is_settled(tag))
         self._transport.reader.attach(self.number, self)
 
     # ---- publishing, from any thread
@@ -141,7 +147,9 @@ class OpenedChannel:
         delivery = Delivery(self, method, properties, body)
         self._acks.delivered(delivery.tag)
         self.latest = delivery
-        self._inbox.put(delivery)
+        size = len(body)
+        if size <= self.bulk.counted_beyond or self.bulk.has_room(delivery.tag, size):
+            self._inbox.put(delivery)
 
     def closing(self) -> None:
         """The channel ends: a frame sent on it from now on would cost the whole connection."""
@@ -168,6 +176,16 @@ class OpenedChannel:
         self.closing()
         self._transport.reader.detach(self.number)
         self.scratch.abandon()
+
+    def put_back_excess(self) -> int:
+        """Put back what was too much to be kept, now that no consumer is there that it would come to.
+
+        :returns: the number of messages
+        """
+        excess = self.bulk.take_excess()
+        for tag in excess:
+            self.nack(tag, requeue=True)
+        return len(excess)
 
     # ---- on the loop: while the consumer is exchanged for another
 

@@ -61,6 +61,11 @@ class Exchange:
         """Cancel the consumer, at once or soon."""
         self._look(_LOOKS)
 
+    def hurry(self) -> None:
+        """Cancel it at once, as too much is coming to it; what is on its way comes again."""
+        if not self._is_cancelled and not self._is_off and self._opened.is_open:
+            self._cancel()
+
     def call_off(self) -> bool:
         """Leave the consumer as it is.
 
@@ -73,16 +78,19 @@ class Exchange:
         return True
 
     def _look(self, looks: int) -> None:
-        if self._is_off or not self._opened.is_open:
+        if self._is_off or self._is_cancelled or not self._opened.is_open:
             return
         if self.taken >= self._prefetch:
-            self._is_cancelled = True
-            self._amqp.basic_cancel(self._consumer_tag, callback=lambda _: self._on_cancelled())
+            self._cancel()
         elif looks:
             self._link.later(_STEP, lambda: self._look(looks - 1))
         else:
             self.call_off()
             self._on_end(False)
+
+    def _cancel(self) -> None:
+        self._is_cancelled = True
+        self._amqp.basic_cancel(self._consumer_tag, callback=lambda _: self._on_cancelled())
 
     def _on_cancelled(self) -> None:
         self._opened.release()

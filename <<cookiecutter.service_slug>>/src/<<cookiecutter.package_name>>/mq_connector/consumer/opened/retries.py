@@ -22,6 +22,10 @@ class Retries:
         """How many wait."""
         return len(self._tags)
 
+    def __contains__(self, tag: int) -> bool:
+        """Whether this one does."""
+        return tag in self._tags
+
     def add(self, tag: int, seconds: float) -> None:
         """One more waits, for so long."""
         self._tags.add(tag)
