@@ -1,11 +1,13 @@
-"""What repeats itself is told ever more rarely; what is new is told at once."""
+"""Logging costs no thread, whatever it raises; what repeats itself is told ever more rarely."""
 
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Iterator
 
 import pytest
-from mq_connector.logs import Complaints
+from mq_connector.logs import Complaints, Logger, text_of
 
 
 def told(complaints: Complaints, what: str, times: int) -> list[int]:
@@ -38,3 +40,70 @@ def test_ever_new_complaints_are_not_remembered_for_ever() -> None:
     for number in range(1000):
         assert complaints.level(f"number {number}") == logging.WARNING
     assert len(complaints._heard) == 16
+
+
+class Bad(logging.Handler):
+    """Raises instead of writing, as does the filter of the same kind."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        super().__init__()
+        self.error = error
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        raise self.error
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        raise self.error
+
+
+@pytest.fixture
+def logger() -> Iterator[logging.Logger]:
+    yield logging.getLogger("mq_connector.test")
+    logging.getLogger("mq_connector.test").handlers.clear()
+    logging.getLogger("mq_connector.test").filters.clear()
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit])
+@pytest.mark.parametrize("where", ["addHandler", "addFilter"])
+def test_a_thread_outlives_whatever_its_log_raises(
+    logger: logging.Logger, where: str, error: type[BaseException]
+) -> None:
+    getattr(logger, where)(Bad(error))
+    went_on = threading.Event()
+
+    def log() -> None:
+        Logger("mq_connector.test").error("a line")
+        went_on.set()
+
+    thread = threading.Thread(target=log)
+    thread.start()
+    thread.join(5)
+    assert went_on.is_set()
+
+
+def test_whoever_interrupts_the_main_thread_while_it_logs_is_heard(logger: logging.Logger) -> None:
+    logger.addHandler(Bad(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        Logger("mq_connector.test").error("a line")
+
+
+class Unspeakable(BaseException):
+    """Raises when it is printed."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        super().__init__()
+        self.error = error
+
+    def __str__(self) -> str:
+        raise self.error
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
+def test_an_error_that_cannot_be_printed_has_a_text(error: type[BaseException]) -> None:
+    told: list[str] = []
+    thread = threading.Thread(target=lambda: told.append(text_of(Unspeakable(error))))
+    thread.start()
+    thread.join(5)
+    assert told == ["Unspeakable (which can't be printed)"]

@@ -270,6 +270,29 @@ def interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
+class Unspeakable(BaseException):
+    """Raises when it is printed."""
+
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+    __repr__ = __str__
+
+
+class UnspeakableError(Exception):
+    """The same as an ordinary exception."""
+
+    __str__ = __repr__ = Unspeakable.__str__
+
+
+def mumble(*_: Any) -> None:
+    raise Unspeakable
+
+
+def stammer(*_: Any) -> None:
+    raise UnspeakableError
+
+
 def divide(*_: Any) -> None:
     raise ZeroDivisionError("division by zero")
 
@@ -278,7 +301,7 @@ def decode(_channel: Any, _method: Any, _properties: Any, body: bytes) -> None:
     payload.decode(body)
 
 
-@pytest.mark.parametrize("callback", [divide, leave, cancel, interrupt])
+@pytest.mark.parametrize("callback", [divide, leave, cancel, interrupt, mumble, stammer])
 def test_whatever_a_callback_raises_the_next_message_is_handled(
     make: Make, errors: list[Exception], callback: Callback
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from typing import Any
 
@@ -31,8 +32,9 @@ class Logger:
         """As `logging.Logger.log`."""
         try:
             self._logger.log(level, message, *args, exc_info=exc_info, stacklevel=3)
-        except Exception:
-            return  # there is nowhere else to say it
+        except BaseException as error:  # there is nowhere else to say it
+            if _is_interruption(error):
+                raise
 
     def debug(self, message: str, *args: object, exc_info: Any = None) -> None:
         """As `logging.Logger.debug`."""
@@ -91,6 +93,16 @@ def text_of(error: BaseException) -> str:
     name = type(error).__name__
     try:
         text = str(error)
-    except Exception:
+    except BaseException as failure:
+        if _is_interruption(failure):
+            raise
         return f"{name} (which can't be printed)"
     return f"{name}: {printable(text, LONGEST)}"
+
+
+def _is_interruption(error: BaseException) -> bool:
+    """Whether somebody at a terminal wants the program to end, for which no other thread is told."""
+    return (
+        isinstance(error, KeyboardInterrupt)
+        and threading.current_thread() is threading.main_thread()
+    )

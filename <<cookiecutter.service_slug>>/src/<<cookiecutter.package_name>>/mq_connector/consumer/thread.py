@@ -14,7 +14,7 @@ from ..connection import Connection, input_queue
 from ..connection.scratch import Done
 from ..connection.supervised import connection_to
 from ..errors import ConfigurationError, MQError
-from ..logs import Logger
+from ..logs import Logger, text_of
 from .channel import Channel
 from .handling import Handling
 from .opened import OpenedChannel
@@ -144,7 +144,7 @@ class ConsumerThread(threading.Thread):
             self._supervision.fail(error)
         except Exception as error:  # a thread that ends without a failure is a service that idles
             self._supervision.fail(
-                ConfigurationError(f"the configuration can't be used: {error!r}")
+                ConfigurationError(f"the configuration can't be used: {text_of(error)}")
             )
         if handling is None:
             self._supervision.over.set()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -12,12 +11,13 @@ import pika
 
 from .. import payload
 from ..errors import PayloadError
+from ..logs import Logger
 from .addresses import DIRECT, is_direct, is_usual, reply_address
 from .body import Form
 from .encoding import as_dict
 from .jsontext import excerpt
 
-_log = logging.getLogger(__name__)
+_log = Logger(__name__)
 
 #: Properties of a reply. Neon's peers let requests and replies expire after 1000 ms.
 REPLY_PROPERTIES = pika.BasicProperties(expiration="1000")
@@ -230,10 +230,7 @@ def _refusal(name: Any, reason: str) -> str:
 
 
 def _warn(request: Request) -> None:
-    with contextlib.suppress(Exception):  # No filter or handler of a log may cost a message.
-        _log.warning(
-            "nobody will be answered, the reply address is wrong: %s", request.reply_refusal
-        )
+    _log.warning("nobody will be answered, the reply address is wrong: %s", request.reply_refusal)
 
 
 def _of_undecodable(body: bytes, properties: pika.BasicProperties) -> Request:
