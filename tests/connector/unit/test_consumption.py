@@ -57,9 +57,6 @@ class Owner:
         self.heard.append("consuming" if consumption.is_consuming else "not consuming")
 
     def complain(self, what: str) -> None:
-        self.heard.append(what)
-
-    def complain(self, what: str) -> None:
         self.heard.append(f"complaint: {what}")
 
     def on_failed(self, consumption: Consumption, error: Exception) -> None:
