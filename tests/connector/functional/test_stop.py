@@ -275,8 +275,10 @@ def test_a_stop_right_after_a_cancel_still_finishes_what_is_in_hand(
     replies = peer.request(queue, text="in hand")
     assert begun.wait(5)
     consumption = consumer._supervision._consumption
-    assert consumption is not None and consumption._consumer_tag is not None
-    cancel = pika.frame.Method(1, pika.spec.Basic.Cancel(consumer_tag=consumption._consumer_tag))
+    assert consumption is not None
+    # With the first message it may be exchanging its consumer for one with another prefetch.
+    tag = eventually(lambda: consumption._exchange is None and consumption._consumer_tag)
+    cancel = pika.frame.Method(1, pika.spec.Basic.Cancel(consumer_tag=tag))
 
     def both() -> None:
         consumption._on_cancelled(cancel)

@@ -280,7 +280,7 @@ def test_a_consumer_that_the_broker_cancels_before_it_is_exchanged_is_made_anew(
     one.cancel()
     assert one.owner.heard == [
         "consuming",
-        "the broker cancelled the consumer of 'input'; consuming again",
+        "complaint: the broker cancelled the consumer of 'input'; consuming again",
         "not consuming",
     ]
     assert one.last_call() == "basic_consume"

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import pika
 from pika.exceptions import ChannelClosed
 
 from ..connection.broker import UNANSWERED, describe, is_late, is_refused_publish
 from ..connection.link import Link
-from ..connection.scratch import Done
 from ..errors import ChannelError, MQError
 from ..logs import Logger
 from .drain import Drain
 from .handling import Handling
 from .opened import OpenedChannel
 from .opened.exchange import Exchange
+from .owner import Owner
 
 _log = Logger(__name__)
 
@@ -24,27 +24,6 @@ _log = Logger(__name__)
 PATIENCE = 10.0
 #: Seconds that the broker gets to answer when a channel is closed politely.
 _CLOSE_PATIENCE = 2.0
-
-
-class Owner(Protocol):
-    """Who wants the queue consumed; called on the loop."""
-
-    queue: str
-
-    def ready_queue(self, opened: OpenedChannel, done: Done) -> None:
-        """Find the queue or make it."""
-
-    def on_change(self, consumption: Consumption) -> None:
-        """It began to consume, or stopped to."""
-
-    def complain(self, what: str) -> None:
-        """Log what may repeat itself."""
-
-    def on_failed(self, consumption: Consumption, error: MQError) -> None:
-        """The channel is of no use, for this reason."""
-
-    def on_ended(self, consumption: Consumption) -> None:
-        """It was closed as asked for."""
 
 
 class Consumption:

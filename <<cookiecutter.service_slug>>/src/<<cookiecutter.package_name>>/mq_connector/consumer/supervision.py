@@ -179,11 +179,11 @@ class Supervision:
             self._on_failed(link, error)
 
     def ready_queue(self, opened: OpenedChannel, done: Done) -> None:
-        """Part of `mq_connector.consumer.consumption.Owner`."""
+        """Part of `mq_connector.consumer.owner.Owner`."""
         self._thread.ready_queue(opened, done)
 
     def on_change(self, consumption: Consumption) -> None:
-        """Part of `mq_connector.consumer.consumption.Owner`."""
+        """Part of `mq_connector.consumer.owner.Owner`."""
         if consumption.is_consuming:
             again = " again" if self._attempts.ever_succeeded else ""
             _log.info("consuming %r%s", self.queue, again)
@@ -193,7 +193,7 @@ class Supervision:
         self._thread.on_change()
 
     def on_failed(self, consumption: Consumption, error: MQError) -> None:
-        """Part of `mq_connector.consumer.consumption.Owner`: give up if that is final, or try again."""
+        """Part of `mq_connector.consumer.owner.Owner`: give up if that is final, or try again."""
         link = self._link
         if is_lost(error) or link is None:
             return  # which has its own course
@@ -214,7 +214,7 @@ class Supervision:
         self._connection.later(self._attempts.pause, lambda: self._open_channel(link))
 
     def complain(self, what: str) -> None:
-        """Part of `mq_connector.consumer.consumption.Owner`."""
+        """Part of `mq_connector.consumer.owner.Owner`."""
         _log.log(self._complaints.level(what), "%s", what)
 
     # ---- the end
@@ -226,7 +226,7 @@ class Supervision:
             self._end()
 
     def on_ended(self, consumption: Consumption) -> None:
-        """Part of `mq_connector.consumer.consumption.Owner`."""
+        """Part of `mq_connector.consumer.owner.Owner`."""
         self.unfinished = consumption.unfinished
         self._end()
 

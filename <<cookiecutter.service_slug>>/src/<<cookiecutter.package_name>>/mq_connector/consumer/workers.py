@@ -220,7 +220,9 @@ class Workers:
                 else:
                     handle(delivery)
             except BaseException as error:  # SystemExit, asyncio.CancelledError: the thread stays
-                self._failed(delivery, RuntimeError(f"the callback wanted to end: {text_of(error)}"))
+                self._failed(
+                    delivery, RuntimeError(f"the callback wanted to end: {text_of(error)}")
+                )
             if self._process.forked:
                 return  # a child that a callback has made, and let return: its parent goes on
             worker.delivery = None
