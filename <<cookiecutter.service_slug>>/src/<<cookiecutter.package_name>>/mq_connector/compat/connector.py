@@ -16,7 +16,7 @@ from ..errors import StartError
 from .consumers import BlockingConsumerThread, SelectConsumerThread
 from .consumers.consumer import SHARE, NeonConsumerThread
 from .consuming import ConsumingConnector
-from .signals import heed_sigterm, stop_on_sigterm, was_stopped
+from .signals import install_sigterm_handler, stop_on_sigterm, was_stopped
 from .utils.connection_utils import PAUSE, is_there
 from .utils.thread_utils import RepeatingTimer
 
@@ -47,7 +47,7 @@ class MQConnector(ConsumingConnector):
         self._mq_attempt = threading.Event()
         self._sync_thread: RepeatingTimer | None = None
         self._observer_thread: RepeatingTimer | None = None
-        heed_sigterm()  # here, as `run` may be called by a thread that can't
+        install_sigterm_handler()  # here, as `run` may be called by a thread that can't
 
     # ---- from start to end
 

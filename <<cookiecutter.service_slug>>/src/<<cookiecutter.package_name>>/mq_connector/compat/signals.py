@@ -133,9 +133,9 @@ class Signals:
             is_new = max(interpreters, handlers) > self._known
             self._known = max(interpreters, handlers, self._known)
             if is_new or said == _HANDLED:
-                self._heed(is_new, said == _HANDLED)
+                self._on_signal(is_new, said == _HANDLED)
 
-    def _heed(self, is_new: bool, called: bool) -> None:
+    def _on_signal(self, is_new: bool, called: bool) -> None:
         """:param called: our handler was called, be it by another that is installed in its place"""
         now = time.monotonic()
         if not self._draining and (called or self.is_installed):
@@ -204,7 +204,7 @@ def _was_cut_short(runner: Stoppable) -> bool:
 _signals = Signals()
 
 
-def heed_sigterm() -> None:
+def install_sigterm_handler() -> None:
     """Take SIGTERM where nobody has, for what will run; while nothing does, it ends the process as ever."""
     _signals.install()
 
