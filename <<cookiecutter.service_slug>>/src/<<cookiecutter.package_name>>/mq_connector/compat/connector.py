@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ import pika
 from ..connection.broker import permanent_reason
 from ..connector import DRAIN
 from ..errors import StartError
+from ..logs import Logger
 from .consumers import BlockingConsumerThread, SelectConsumerThread
 from .consumers.consumer import SHARE, NeonConsumerThread
 from .consuming import ConsumingConnector
@@ -20,7 +20,7 @@ from .signals import install_sigterm_handler, stop_on_sigterm, was_stopped
 from .utils.connection_utils import PAUSE, is_there
 from .utils.thread_utils import RepeatingTimer
 
-_log = logging.getLogger(__name__)
+_log = Logger(__name__)
 
 ConsumerThread = BlockingConsumerThread
 ConsumerThreadInstance = NeonConsumerThread

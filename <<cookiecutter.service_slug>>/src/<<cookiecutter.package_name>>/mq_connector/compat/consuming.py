@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -10,11 +9,12 @@ from typing import Any
 from pika.exchange_type import ExchangeType
 
 from ..consumer.workers import Callback
+from ..logs import Logger
 from .consumers import BlockingConsumerThread, SelectConsumerThread
 from .consumers.consumer import NeonConsumerThread, subscriber_queue
 from .messaging import MessagingConnector
 
-_log = logging.getLogger(__name__)
+_log = Logger(__name__)
 
 _FALSE = ("", "0", "false", "no", "off")
 

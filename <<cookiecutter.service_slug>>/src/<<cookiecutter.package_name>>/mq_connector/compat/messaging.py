@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import time
 import uuid
 import weakref
@@ -17,10 +16,11 @@ from pika.exchange_type import ExchangeType
 from ..connection import Connection
 from ..connection.address import Address
 from ..errors import MQError, StartError
+from ..logs import Logger
 from .configured import ConfiguredConnector
 from .sending import Message, Senders, emit
 
-_log = logging.getLogger(__name__)
+_log = Logger(__name__)
 
 
 class MessagingConnector(ConfiguredConnector):

@@ -12,7 +12,6 @@ into one socket, which a thread reads: a handler must take no lock, as the main 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 import socket
@@ -24,8 +23,9 @@ from weakref import WeakSet
 
 from ..connector import DRAIN
 from ..ending import end_process
+from ..logs import Logger
 
-_log = logging.getLogger(__name__)
+_log = Logger(__name__)
 
 #: Seconds from the first SIGTERM to the end of the process, whatever lives in it: the drain and what its
 #: owner does then. Less than the 30 that containers get.

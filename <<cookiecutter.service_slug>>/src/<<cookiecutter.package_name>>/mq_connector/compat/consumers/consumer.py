@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import secrets
 import threading
@@ -20,10 +19,11 @@ from ...consumer.channel import Channel
 from ...consumer.opened import OpenedChannel
 from ...consumer.workers import Callback
 from ...errors import ChannelError, MQError
+from ...logs import Logger
 from ..utils.consumer_utils import default_error_handler
 from .hooks import Hooks, State, Teller
 
-_log = logging.getLogger(__name__)
+_log = Logger(__name__)
 
 #: Seconds for which `join` waits for the hooks of a subclass.
 _HOOKS_WITHIN = 1.0

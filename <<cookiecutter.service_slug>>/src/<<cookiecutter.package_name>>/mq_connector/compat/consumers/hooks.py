@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
-_log = logging.getLogger(__name__)
+from ...logs import Logger
+
+_log = Logger(__name__)
 
 #: Seconds between two looks of `State.wait`.
 _LOOK = 0.01

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -19,11 +18,12 @@ from ...config.settings import DEFAULT_PORT, DEFAULT_SERVER
 from ...connection import Connection
 from ...connection.address import parameters
 from ...errors import ConfigurationError, MQError, PayloadError, PublishError, StartError
+from ...logs import Logger
 from ...payload.request import message_ids
 from ..connector import MQConnector
 from .connection_utils import SuppressPikaLogging
 
-_log = logging.getLogger(__name__)
+_log = Logger(__name__)
 
 #: Key under ``users`` of the credentials that Neon's clients share.
 CLIENT_USER = "mq_handler"

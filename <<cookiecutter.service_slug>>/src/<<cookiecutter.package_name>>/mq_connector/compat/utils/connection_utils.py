@@ -13,9 +13,10 @@ import pika
 from pika.exceptions import AMQPError, ProbableAccessDeniedError
 
 from ...connection.broker import describe, permanent_reason
+from ...logs import Logger
 from .network_utils import check_port_is_open
 
-_log = logging.getLogger(__name__)
+_log = Logger(__name__)
 
 #: Seconds between two looks at a broker that isn't there yet.
 PAUSE = 0.25

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
-_log = logging.getLogger(__name__)
+from ...logs import Logger
+
+_log = Logger(__name__)
 
 
 def default_error_handler(*args: Any) -> None:

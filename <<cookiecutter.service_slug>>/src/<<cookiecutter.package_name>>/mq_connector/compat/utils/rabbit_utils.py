@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ... import payload
 from ...consumer.channel import Channel
 from ...errors import PayloadError
+from ...logs import Logger
 from ...payload.request import REPLY_PROPERTIES
 from ..sending import Message
 from .network_utils import b64_to_dict
 
-_log = logging.getLogger(__name__)
+_log = Logger(__name__)
 
 #: Arguments of a callback, in pika's order.
 _ARGUMENTS = ("channel", "method", "properties", "body")
