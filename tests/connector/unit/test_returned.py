@@ -12,6 +12,8 @@ import pika
 import pytest
 from mq_connector.consumer.opened import Message
 from mq_connector.consumer.outbox.returned import ReturnedReplies
+from mq_connector.errors import ChannelError, MQError
+from mq_connector.logs import Complaints
 from pika.spec import Basic
 
 EXPIRING = pika.BasicProperties(expiration="1000")
@@ -35,7 +37,7 @@ class World:
         self.declarable = True
         #: Messages that wait, by the outbox's count.
         self.waiting = 0
-        self.replies = ReturnedReplies(self)
+        self.replies = ReturnedReplies(self, Complaints())
 
     # ---- the outbox
 
@@ -61,10 +63,12 @@ class World:
         if self.connected:
             self.later(TRIP, answered)
 
-    def declare(self, queue: str) -> None:
+    def declare(self, queue: str, refused: Callable[[MQError], object]) -> None:
         self.declared.append((self.now, queue))
         if self.declarable:
             self.later(TRIP, lambda: self.queues.add(queue))
+        else:
+            self.later(TRIP, lambda: refused(ChannelError(403, "ACCESS_REFUSED")))
 
     def keep(self, message: Message) -> None:
         self.waiting += 1
@@ -147,8 +151,23 @@ def test_a_reply_is_given_up_when_it_would_have_expired(
     with caplog.at_level(logging.INFO):
         world.run(5)
     assert max(when for when, _ in world.attempts) <= 1001.06
-    assert "queue 'q' doesn't exist: its client has gone, 1 replies dropped" in caplog.text
+    [line] = [each.message for each in caplog.records if each.levelno == logging.WARNING]
+    assert line.startswith(
+        "reply queue 'q' doesn't exist: its client has gone, or may not make it (403"
+    )
+    assert line.endswith("; its replies are dropped")
     assert world.declared == [], "no queue is left behind for a client that has gone"
+    assert world.forgotten
+
+
+def test_a_queue_that_is_missing_again_and_again_is_not_told_of_each_time(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(20):
+        world.bounce("q", b"reply", EXPIRING)
+        world.run(2)
+    warnings = [each for each in caplog.records if each.levelno == logging.WARNING]
+    assert len(warnings) == 5
     assert world.forgotten
 
 
@@ -253,12 +272,20 @@ def test_a_queue_is_declared_for_a_reply_that_never_expires(world: World) -> Non
     assert [queue for _, queue in world.declared] == ["q"]
 
 
-def test_a_reply_that_never_expires_is_given_up_after_half_a_minute(world: World) -> None:
+def test_a_reply_that_never_expires_is_given_up_after_half_a_minute(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
     world.declarable = False  # the broker refuses it
     world.bounce("q", b"reply", LASTING)
     world.run(60)
     assert 1029 < max(when for when, _ in world.attempts) < 1031
     assert len(world.declared) == 1, "what is refused once is refused again"
+    lines = [each.message for each in caplog.records if each.levelno == logging.WARNING]
+    assert lines == [
+        "reply queue 'q' doesn't exist: its client hasn't made it, and we can't: 403 ACCESS_REFUSED; "
+        + consequence
+        for consequence in ("trying on", "its replies are dropped")
+    ]
     assert world.forgotten
 
 

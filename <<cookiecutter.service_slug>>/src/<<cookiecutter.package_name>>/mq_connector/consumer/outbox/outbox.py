@@ -15,7 +15,7 @@ from pika.spec import Basic
 
 from ...connection import Connection
 from ...errors import MQError, PublishError, Unroutable
-from ...logs import Logger
+from ...logs import Complaints, Logger
 from ...publisher import Publisher
 from ..opened import Confirms, Delivery, Message, OpenedChannel
 from .returned import ReturnedReplies
@@ -53,7 +53,9 @@ class Outbox:
         self._publisher: Publisher | None = None
         self._expendable: Publisher | None = None
         self._barrier: Barrier = lambda _: None
-        self._returned = ReturnedReplies(self)
+        #: What has been said of what handlers send and declare; for the loop.
+        self.complaints = Complaints()
+        self._returned = ReturnedReplies(self, self.complaints)
         self._warned_at = 0.0
         #: Whether whatever is published may be refused, as something in hand has just cost a channel.
         self.is_careful = False
@@ -215,13 +217,13 @@ class Outbox:
         """Call back when all that comes back has come back."""
         self._barrier(answered)
 
-    def declare(self, queue: str) -> None:
+    def declare(self, queue: str, refused: Callable[[MQError], object]) -> None:
         """Declare a queue the way Neon's clients do."""
         opened = self._opened
 
         def done(_: Any, error: MQError | None) -> None:
             if error is not None:
-                _log.warning("reply queue %r can't be declared: %s", queue, error)
+                refused(error)
 
         def operation(channel: pika.channel.Channel, ok: Callable[[Any], None]) -> None:
             channel.queue_declare(queue, callback=ok)

@@ -19,12 +19,14 @@ import enum
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import pika
 from pika.spec import Basic
 
-from ...logs import Logger
+from ...errors import MQError
+from ...logs import Complaints, Logger
 from ..opened import Message
 
 _log = Logger(__name__)
@@ -91,6 +93,8 @@ class MissingQueue:
         self.back: list[Reply] = []
         self.pause = _FIRST_PAUSE
         self.was_declared = False
+        #: Why there is no such queue, as far as is known.
+        self.reason = "its client has gone, or may not make it (403, in the client's own log)"
         #: Stands for the timer that is set; an older one does nothing.
         self.timer = object()
 
@@ -132,8 +136,11 @@ class Sender(Protocol):
     def when_answered(self, answered: Callable[[], None]) -> None:
         """Call back when the broker has dealt with all that was sent so far; never after a loss."""
 
-    def declare(self, queue: str) -> None:
-        """Declare a queue the way Neon's clients do, on a channel that may die."""
+    def declare(self, queue: str, refused: Callable[[MQError], object]) -> None:
+        """Declare a queue the way Neon's clients do, on a channel that may die.
+
+        :param refused: called with the broker's refusal
+        """
 
     def later(self, seconds: float, function: Callable[[], None]) -> None:
         """Run a function after a while."""
@@ -148,8 +155,9 @@ class Sender(Protocol):
 class ReturnedReplies:
     """Sends returned replies again, those to one queue in their order; all methods are for the loop."""
 
-    def __init__(self, sender: Sender) -> None:
+    def __init__(self, sender: Sender, complaints: Complaints) -> None:
         self._sender = sender
+        self._complaints = complaints
         #: By name. What is published to one of these has to line up, see `hold`; any thread may look
         #: for a name.
         self.queues: dict[str, MissingQueue] = {}
@@ -214,7 +222,7 @@ class ReturnedReplies:
             queue.was_declared = (
                 True  # once: what is refused, or whose queue is gone again, is refused
             )
-            self._sender.declare(queue.name)
+            self._sender.declare(queue.name, partial(self._on_refused, queue))
         if self._send(queue, 1):
             queue.state = State.TRYING
 
@@ -249,17 +257,21 @@ class ReturnedReplies:
         self._sender.when_answered(lambda: self._on_answered(queue))
         return True
 
+    def _on_refused(self, queue: MissingQueue, error: MQError) -> None:
+        queue.reason = f"its client hasn't made it, and we can't: {error}"
+        self._complain(queue, "trying on")
+
+    def _complain(self, queue: MissingQueue, consequence: str) -> None:
+        what = f"reply queue {queue.name!r} doesn't exist: {queue.reason}; {consequence}"
+        _log.log(self._complaints.level(what), "%s", what)
+
     def _drop_expired(self, queue: MissingQueue) -> None:
-        expired = 0
+        expired = False
         while queue.waiting and queue.waiting[0].age >= queue.waiting[0].patience:
             self._arrived([queue.waiting.popleft()])
-            expired += 1
+            expired = True
         if expired:
-            _log.info(
-                "queue %r doesn't exist: its client has gone, %d replies dropped",
-                queue.name,
-                expired,
-            )
+            self._complain(queue, "its replies are dropped")
 
     def _arrived(self, replies: list[Reply]) -> None:
         for reply in replies:
