@@ -33,6 +33,7 @@ ORDER = (
     ("publisher",),
     ("consumer.opened",),
     ("consumer.outbox",),
+    ("consumer.channel",),
     ("consumer",),
     ("client",),
     ("connector",),

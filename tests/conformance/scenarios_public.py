@@ -145,6 +145,18 @@ def a_reply_that_cannot_be_read_ends_the_request_at_once(lab: Lab) -> None:
 # ---- ids
 
 
+@scenario("client")
+def a_client_may_send_an_empty_id_and_waits_for_it(lab: Lab) -> None:
+    responder = Responder(
+        lab, lambda request: [{"echo": 0}, {"message_id": request["message_id"], "echo": 1}]
+    )
+    lab.configure()
+    reply = lab.find("send_mq_request", "utils.client_utils")(
+        lab.vhost, {"message_id": "", "text": "hi"}, responder.queue, timeout=5
+    )
+    assert (reply["message_id"], reply["echo"]) == ("", 1)
+
+
 @scenario("callback")
 def an_empty_id_comes_back_empty(lab: Lab) -> None:
     service = _service(lab, lambda self, body: {"answer": 1})
@@ -184,6 +196,150 @@ def what_is_sent_keeps_an_empty_id(lab: Lab) -> None:
     for known in ("", 0):
         assert connector.send_message({"message_id": known}, queue=queue) == known
         assert decode(peer.take(queue)[1])["message_id"] == known
+
+
+# ---- the channel of a callback
+
+
+def _storing(lab: Lab, other: str, stored: list[bytes]) -> Any:
+    """A consumer whose callback closes its channel before it stores what has come."""
+
+    def store(channel: Any, method: Any, _properties: Any, body: bytes) -> None:
+        channel.basic_ack(delivery_tag=method.delivery_tag)
+        channel.queue_delete(other)
+        channel.close()
+        stored.append(body)
+
+    return lab.consume(store, auto_ack=False, on_error=lambda *_: None)
+
+
+@scenario("survival")
+def what_a_callback_does_after_it_has_closed_its_channel_counts(lab: Lab) -> None:
+    stored: list[bytes] = []
+    peer = lab.peer()
+    other = peer.declare(lab.name())
+    connector = _storing(lab, other, stored)
+    peer.send(connector.queue, {"a": 1})
+    eventually(lambda: stored)
+    eventually(lambda: not peer.exists(other))
+    connector.stop_consumers()
+    assert [decode(each) for each in stored] == [{"a": 1}]
+    eventually(lambda: peer.count(connector.queue) == 0)
+
+
+@scenario(
+    "survival", incumbent_fails="`close()` closes the consumer's own channel, and nothing says so"
+)
+def a_callback_that_closes_its_channel_costs_no_consumer(lab: Lab) -> None:
+    stored: list[bytes] = []
+    peer = lab.peer()
+    connector = _storing(lab, peer.declare(lab.name()), stored)
+    for number in range(3):
+        peer.send(connector.queue, {"number": number})
+        eventually(lambda: len(stored) > number)  # noqa: B023 - called at once
+    assert connector.check_health()
+
+
+@scenario(
+    "survival", incumbent_fails="`close()` closes the consumer's own channel, and nothing says so"
+)
+def a_decorated_handler_that_closes_its_channel_answers(lab: Lab) -> None:
+    base = lab.find("MQConnector")
+
+    class Service(base):  # type: ignore[misc,valid-type]
+        @lab.find("create_mq_callback", "utils.rabbit_utils")(  # type: ignore[untyped-decorator]
+            include_callback_props=("channel", "body")
+        )
+        def handle(self, channel: Any, body: dict[str, Any]) -> dict[str, Any]:
+            channel.close()
+            return {"answer": body["number"]}
+
+    service = lab.connector(Service)
+    service.queue = lab.name()
+    service.register_consumer("it", service.vhost, service.queue, service.handle)
+    lab.run(service)
+    peer = lab.peer()
+    for number in range(2):
+        assert peer.ask(service.queue, number=number)["answer"] == number
+
+
+@scenario("register_consumer")
+def each_name_of_pikas_channel_means_something(lab: Lab) -> None:
+    """Or the error says what to use instead."""
+    names = [name for name in dir(pika.channel.Channel) if not name.startswith("_")]
+    troubles: dict[str, str] = {}
+    done: list[bool] = []
+
+    def look(channel: Any, *_: Any) -> None:
+        for name in names:
+            try:
+                getattr(channel, name)
+            except AttributeError as error:
+                troubles[name] = str(error)
+        done.append(True)
+
+    connector = lab.consume(look)
+    lab.peer().send(connector.queue, {})
+    eventually(lambda: done)
+    for name, trouble in troubles.items():
+        assert lab.kind == "ours" and f"no {name}: " in trouble, trouble
+
+
+@scenario("register_consumer")
+def a_callback_may_take_a_message_of_another_queue(lab: Lab) -> None:
+    got: list[Any] = []
+    peer = lab.peer()
+    other = peer.declare(lab.name())
+    peer.send(other, {"a": 1})
+
+    def take(channel: Any, *_: Any) -> None:
+        # pika's channel without a connection of its own has a callback in between.
+        if lab.kind == "incumbent":
+            channel.basic_get(other, lambda *given: got.append(given[1:]), auto_ack=True)
+        else:
+            got.append(channel.basic_get(other, auto_ack=True))
+
+    connector = lab.consume(take)
+    peer.send(connector.queue, {})
+    eventually(lambda: got)
+    method, _, body = got[0]
+    assert method.routing_key == other
+    assert decode(body) == {"a": 1}
+
+
+@scenario("register_consumer")
+def a_callback_may_make_exchanges_and_publish_to_them_at_once(lab: Lab) -> None:
+    peer = lab.peer()
+    output = peer.declare(lab.name())
+    first, second = lab.name("exchange"), lab.name("exchange")
+
+    def make(channel: Any, *_: Any) -> None:
+        channel.exchange_declare(first, "fanout")
+        channel.exchange_declare(second, "fanout")
+        channel.exchange_bind(second, first)
+        channel.queue_bind(output, second)
+        channel.basic_publish(first, "", b"hi")
+
+    connector = lab.consume(make)
+    peer.send(connector.queue, {})
+    assert peer.take(output)[1] == b"hi"
+
+
+@scenario("register_consumer")
+def a_callback_may_say_how_much_is_sent_ahead(lab: Lab) -> None:
+    taken: list[bytes] = []
+
+    def take(channel: Any, _method: Any, _properties: Any, body: bytes) -> None:
+        channel.basic_qos(prefetch_count=1)
+        channel.confirm_delivery(*([lambda _: None] if lab.kind == "incumbent" else []))
+        taken.append(body)
+
+    connector = lab.consume(take)
+    peer = lab.peer()
+    for number in range(5):
+        peer.send(connector.queue, {"number": number})
+    eventually(lambda: len(taken) == 5)
+    assert [decode(each)["number"] for each in taken] == [0, 1, 2, 3, 4]
 
 
 # ---- overriding

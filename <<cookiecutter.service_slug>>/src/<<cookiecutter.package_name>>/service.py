@@ -42,7 +42,8 @@ class << cookiecutter.__class_name >>Service(MQConnector):
     ) -> None:
         """Decode a request, answer it, send the reply; the connector acknowledges afterwards.
 
-        The signature is pika's: anything that pika's documentation does with ``channel`` works here.
+        The signature is pika's, and so are the names of ``channel``: what would cost the consumer raises an
+        error that says what to use instead.
         """
         request = Request.decode(body, properties)
         reply = self.answer(request.data)

@@ -8,7 +8,9 @@ from typing import Any
 
 import pika
 import pytest
+from mq_connector import Request
 from mq_connector.consumer import Channel
+from mq_connector.consumer.channel.instead import INSTEAD
 from mq_connector.errors import ChannelError
 from waiting import eventually
 
@@ -238,3 +240,204 @@ def test_an_idle_consumer_sends_its_last_ack_at_once(
     peer.publish(queue, b"y")
     eventually(lambda: (b"y", False) in seen)
     assert seen == [(b"x", False)] * 3 + [(b"y", False)]
+
+
+def test_a_callback_that_closes_its_channel_costs_nobody_anything(
+    peer: Peer, queue: str, consume: Consume
+) -> None:
+    dead = peer.declare_dead(queue)
+    done: list[bytes] = []
+
+    def handle(channel: Channel, method: Any, properties: Any, body: bytes) -> None:
+        echo(channel, method, properties, body)
+        channel.close()
+        done.append(body)
+
+    consumer = consume(handle)
+    channel = consumer.channel
+    for _ in range(5):
+        assert peer.ask(queue, text="hi")["echo"] == {"text": "hi"}
+    assert len(done) == 5
+    assert channel is not None and channel.is_open, "the consumer has lost its channel"
+    consumer.stop(2)
+    consumer.join(5)
+    peer.rests_at(queue, 0)
+    assert peer.count(dead)[0] == 0
+    peer.channel.queue_delete(dead)
+
+
+def test_a_message_that_its_callback_can_settle_no_more_comes_again_until_it_is_dead(
+    peer: Peer, queue: str, consume: Consume
+) -> None:
+    """On a transient queue, where the broker doesn't count, a second time is the last."""
+    dead = peer.declare_dead(queue)
+    seen: list[bool] = []
+
+    def handle(channel: Channel, method: Any, *_: Any) -> None:
+        seen.append(method.redelivered)
+        channel.close()
+
+    consume(handle, auto_ack=False, queue_type="legacy")
+    peer.publish(queue, b"x")
+    assert peer.take(dead)[1] == b"x"
+    assert seen == [False, True]
+    peer.channel.queue_delete(dead)
+
+
+def test_a_message_can_be_got_from_another_queue(peer: Peer, queue: str, consume: Consume) -> None:
+    got: list[Any] = []
+    other = peer.declare("")
+    large = bytes(300_000)
+
+    def handle(channel: Channel, *_: Any) -> None:
+        got.extend(channel.basic_get(other, auto_ack=True) for _ in range(4))
+        try:
+            channel.basic_get("no such queue", auto_ack=True)
+        except ChannelError as error:
+            got.append(error.code)
+        got.append(channel.basic_get(other, auto_ack=True))
+
+    peer.publish(other, b"one", message_id="m")
+    peer.publish(other, large)
+    consumer = consume(handle)
+    peer.publish(queue, b"x")
+    eventually(lambda: len(got) == 6)
+    method, properties, body = got[0]
+    assert (method.routing_key, method.message_count) == (other, 1)
+    assert (properties.message_id, body) == ("m", b"one")
+    assert got[1][2] == large
+    assert got[2:4] == [(None, None, None)] * 2
+    assert got[4:] == [404, (None, None, None)]
+    assert consumer.is_consuming
+    peer.rests_at(other, 0)
+
+
+def test_an_exchange_can_be_bound_to_another(peer: Peer, queue: str, consume: Consume) -> None:
+    names = [f"{queue}.one", f"{queue}.two"]
+    output = peer.declare("")
+    for name in names:
+        peer.channel.exchange_declare(name, "fanout")
+    peer.channel.queue_bind(output, names[1])
+    done: list[str] = []
+
+    def handle(channel: Channel, *_: Any) -> None:
+        channel.exchange_bind(names[1], names[0]).wait()
+        channel.basic_publish(names[0], "", b"through")
+        done.append("bound")
+        eventually(lambda: channel.basic_get(output, auto_ack=True)[2] == b"through")
+        channel.exchange_unbind(names[1], names[0]).wait()
+        channel.basic_publish(names[0], "", b"lost")
+        done.append("unbound")
+
+    consume(handle)
+    peer.publish(queue, b"x")
+    eventually(lambda: done == ["bound", "unbound"])
+    peer.rests_at(output, 0)
+    for name in names:
+        peer.channel.exchange_delete(name)
+
+
+@pytest.mark.parametrize("name", sorted(INSTEAD))
+def test_what_a_callback_has_not_fails_its_message_and_says_so(
+    peer: Peer, queue: str, consume: Consume, name: str
+) -> None:
+    def handle(channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        if Request.decode(body).data.get("bad"):
+            getattr(channel, name)()
+        echo(channel, method, properties, body)
+
+    consumer = consume(handle)
+    reply = peer.ask(queue, bad=True)
+    assert (reply["success"], reply["code"]) == (False, 500)
+    assert INSTEAD[name] in reply["error"] and name in reply["error"]
+    assert peer.ask(queue, text="hi")["echo"] == {"text": "hi"}
+    assert consumer.is_consuming
+
+
+def test_what_is_published_finds_what_was_declared_before_as_on_one_channel(
+    peer: Peer, queue: str, consume: Consume
+) -> None:
+    """Nobody waits for the results, as nobody does in pika's documentation."""
+    output = peer.declare("")
+    made: list[str] = []
+
+    def handle(channel: Channel, _method: Any, _properties: Any, body: bytes) -> None:
+        exchange, bound = f"{queue}.{body.decode()}", f"{queue}.bound.{body.decode()}"
+        made.append(exchange)
+        channel.exchange_declare(exchange, "fanout")
+        channel.exchange_declare(f"{exchange}.next", "fanout")
+        channel.exchange_bind(f"{exchange}.next", exchange)
+        channel.queue_declare(bound)
+        channel.queue_bind(bound, f"{exchange}.next")
+        channel.queue_bind(output, f"{exchange}.next")
+        channel.basic_publish(exchange, "", body)
+
+    consume(handle)
+    for number in range(10):
+        peer.publish(queue, b"%d" % number)
+    got = [peer.take(output)[1] for _ in range(10)]
+    assert sorted(got) == [b"%d" % number for number in range(10)]
+    for name in made:
+        for each in (name, f"{name}.next"):
+            peer.channel.exchange_delete(each)
+        peer.channel.queue_delete(name.replace(queue, f"{queue}.bound"))
+
+
+@pytest.mark.parametrize("count", [1, 3, 300])
+def test_a_callback_says_how_many_messages_are_sent_ahead(
+    broker: Broker, peer: Peer, queue: str, consume: Consume, count: int
+) -> None:
+    go_on = threading.Event()
+    handled: list[bytes] = []
+
+    def handle(channel: Channel, _method: Any, _properties: Any, body: bytes) -> None:
+        if body == b"say":
+            channel.basic_qos(prefetch_count=count)
+        elif body == b"wait":
+            go_on.wait(10)
+        handled.append(body)
+
+    consumer = consume(handle, prefetch=None)
+    handling = consumer._supervision._handling
+    assert handling is not None
+
+    # It changes while the consumer has in hand all that it gets, and once it has proved to be well.
+    messages = [*[b"x"] * 20, b"say", *[b"x"] * 2000]
+    with pika.BlockingConnection(broker.parameters()) as connection:
+        unconfirmed = connection.channel()
+        for body in messages:
+            unconfirmed.basic_publish("", queue, body)
+    eventually(lambda: len(handled) >= len(messages), 60)
+    assert handling.workers.prefetch == count
+    time.sleep(0.2)
+    handled.clear()
+    for _ in range(count + 20):
+        peer.publish(queue, b"wait")
+    peer.rests_at(queue, 20)
+    go_on.set()
+    eventually(lambda: len(handled) == count + 20)
+
+
+def test_the_operator_says_more_than_a_callback(peer: Peer, queue: str, consume: Consume) -> None:
+    go_on = threading.Event()
+    handled: list[bytes] = []
+
+    def handle(channel: Channel, _method: Any, _properties: Any, body: bytes) -> None:
+        channel.basic_qos(prefetch_count=1)
+        if body == b"wait":
+            go_on.wait(10)
+        handled.append(body)
+
+    consumer = consume(handle, prefetch=5)
+    for _ in range(50):
+        peer.publish(queue, b"x")
+    eventually(lambda: len(handled) == 50)
+    handling = consumer._supervision._handling
+    assert handling is not None
+    eventually(lambda: handling.workers.prefetch == 5)
+    time.sleep(0.2)
+    for _ in range(20):
+        peer.publish(queue, b"wait")
+    peer.rests_at(queue, 15)
+    go_on.set()
+    eventually(lambda: len(handled) == 70)

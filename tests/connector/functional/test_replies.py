@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import subprocess
 import threading
 import time
@@ -15,6 +17,7 @@ import pytest
 from baked import incumbent_python
 from mq_connector.consumer import Channel
 from mq_connector.payload.request import REPLY_PROPERTIES
+from pika.exceptions import ChannelClosedByBroker
 from waiting import eventually
 
 from .broker import LIMITED, PASSWORD, USER, VHOST, Broker
@@ -83,6 +86,66 @@ def test_a_reply_without_permission_to_declare_still_arrives(
     time.sleep(0.05)
     peer.declare(replies, exclusive=True)
     assert "echo" in peer.reply(replies)
+
+
+def test_a_reply_queue_that_its_client_may_not_make_is_in_the_log(
+    broker: Broker, peer: Peer, queue: str, consume: Consume, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As the public client does it: it asks although its reply queue was refused, and waits."""
+    consume(echo)
+    client = Peer(broker.parameters(user=LIMITED))
+    for _ in range(3):
+        with pytest.raises(ChannelClosedByBroker, match="403"):
+            client.declare("neon_chat_api_error")
+        client.request(queue, "neon_chat_api_error")
+        eventually(lambda: "neon_chat_api_error" in caplog.text)
+    client.close()
+    lines = [each.message for each in caplog.records if "neon_chat_api_error" in each.message]
+    assert lines[0] == (
+        "reply queue 'neon_chat_api_error' doesn't exist: its client has gone, or may not make it "
+        "(403, in the client's own log); its replies are dropped"
+    )
+    assert len(lines) == 1, "once is enough while it is being waited for"
+
+
+def test_a_reply_queue_that_we_may_not_make_is_in_the_log_with_the_broker_s_words(
+    broker: Broker, peer: Peer, queue: str, consume: Consume, caplog: pytest.LogCaptureFixture
+) -> None:
+    def answer(channel: Channel, *_: Any) -> None:
+        channel.basic_publish("", "neon_chat_api_error", b"lasts")
+
+    consume(answer, at=broker.parameters(user=LIMITED))
+    for _ in range(3):
+        peer.publish(queue, b"x")
+        eventually(lambda: "neon_chat_api_error" in caplog.text)
+    lines = [each.message for each in caplog.records if "neon_chat_api_error" in each.message]
+    assert len(lines) == 1
+    assert lines[0].startswith("reply queue 'neon_chat_api_error' doesn't exist: ")
+    # RabbitMQ 4 says which access, 3.10 doesn't.
+    assert re.search(r"403 ACCESS_REFUSED - (\w+ )?access to queue 'neon_chat_api_error'", lines[0])
+    peer.declare("neon_chat_api_error")
+    assert [peer.take("neon_chat_api_error")[1] for _ in range(3)] == [b"lasts"] * 3
+    peer.channel.queue_delete("neon_chat_api_error")
+
+
+def test_a_handler_that_declares_what_it_may_not_is_in_the_log(
+    broker: Broker, peer: Peer, queue: str, consume: Consume, caplog: pytest.LogCaptureFixture
+) -> None:
+    def plain(channel: Channel, *_: Any) -> None:
+        channel.queue_declare(queue="neon_chat_api_error").over()
+
+    consume(plain, at=broker.parameters(user=LIMITED))
+    for _ in range(20):
+        peer.publish(queue, b"x")
+    eventually(lambda: peer.count(queue)[0] == 0)
+    time.sleep(0.2)
+    lines = [
+        each.message
+        for each in caplog.records
+        if "neon_chat_api_error" in each.message and each.levelno == logging.WARNING
+    ]
+    assert len(lines) == 5, "and not each time"
+    assert lines[0].startswith("declaring queue 'neon_chat_api_error': 403 ACCESS_REFUSED")
 
 
 def test_a_client_that_has_gone_gets_no_queue_left_behind(

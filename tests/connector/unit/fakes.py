@@ -79,6 +79,11 @@ class FakeChannel:
     def is_open(self) -> bool:
         return not self.closed
 
+    @property
+    def waiting(self) -> int:
+        """Calls that the broker has yet to answer."""
+        return len(self._callbacks)
+
     def answer(self, method: Any = None) -> None:
         """The broker answers the oldest call."""
         self._callbacks.pop(0)(
@@ -135,6 +140,7 @@ class FakeConnection:
         self.calls: list[Callable[[], object]] = []
         self.timers: list[tuple[float, Callable[[], object]]] = []
         self.trouble = ""
+        self.is_own_thread = False
 
     def call(self, function: Callable[[], object]) -> None:
         self.calls.append(function)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
@@ -15,7 +17,7 @@ from mq_connector.errors import ChannelError, NotConnected
 from mq_connector.fork import Process
 from pika.spec import Basic
 
-from .fakes import FakeLink
+from .fakes import FakeAMQP, FakeLink
 
 
 class Setup:
@@ -29,7 +31,8 @@ class Setup:
         amqp: Any = pika.frame.Method(5, None)  # has a channel_number
         self.opened = OpenedChannel(link, amqp, self.inbox, Sizes(1))
         self.outbox = Outbox(link)
-        self.channel = Channel(self.opened, self.outbox, Process())
+        self.process = Process()
+        self.channel = Channel(self.opened, self.outbox, self.process)
 
     def deliver(self, count: int) -> None:
         for tag in range(1, count + 1):
@@ -173,6 +176,76 @@ def test_consumers_on_one_connection_share_the_one_apart() -> None:
     neighbour.queue_declare("q")
     setup.link.run_calls()
     assert len(setup.link.siblings) == 1
+
+
+def waits(setup: Setup, function: Callable[[], object]) -> bool:
+    """Whether a call waits until the broker has answered what was asked for before; it is answered then."""
+    thread = threading.Thread(target=function, daemon=True)
+    thread.start()
+    thread.join(0.1)
+    waiting = thread.is_alive()
+    setup.link.run_calls()
+    while setup.link.amqp.opening:
+        setup.link.amqp.open()
+    for scratch in setup.link.amqp.channels:
+        while scratch.waiting:
+            scratch.answer()
+    thread.join(5)
+    assert not thread.is_alive()
+    return waiting
+
+
+def test_what_goes_to_an_exchange_waits_for_what_was_asked_for_before(setup: Setup) -> None:
+    """The broker keeps no order between channels: it may have yet to hear of the exchange."""
+    sent: list[str] = []
+    setup.outbox.publish = lambda _, message, *__: sent.append(message.exchange)  # type: ignore[method-assign]
+    channel = setup.channel
+    channel.exchange_declare("e", "fanout")
+    assert not waits(setup, lambda: channel.basic_publish("", "q", b"")), (
+        "a reply waits for nothing"
+    )
+    channel.queue_bind("q", "e")
+    assert waits(setup, lambda: channel.basic_publish("e", "", b""))
+    assert not waits(setup, lambda: channel.basic_publish("e", "", b"")), "it is done by now"
+    assert sent == ["", "e", "e"]
+
+
+def test_a_refusal_is_waited_for_as_well(setup: Setup) -> None:
+    setup.outbox.publish = lambda *_: None  # type: ignore[method-assign]
+    setup.channel.exchange_declare("e", "fanout")
+    setup.link.run_calls()
+    scratch = setup.link.amqp.open()
+    publish = threading.Thread(target=setup.channel.basic_publish, args=("e", "", b""), daemon=True)
+    publish.start()
+    scratch.refuse(403, "ACCESS_REFUSED")
+    publish.join(5)
+    assert not publish.is_alive()
+
+
+def test_what_is_done_on_one_channel_waits_for_what_is_done_on_another() -> None:
+    """On 4.3, where transient queues are declared on a connection of their own."""
+    setup = Setup(version=(4, 3, 0))
+    setup.channel.queue_declare("q")
+    setup.link.run_calls()
+    [(on_open, _)] = setup.link.siblings
+    bind = threading.Thread(target=setup.channel.queue_bind, args=("q", "e"), daemon=True)
+    bind.start()
+    bind.join(0.1)
+    assert bind.is_alive() and not setup.link.calls
+    second = FakeAMQP()
+    on_open(second)
+    second.open().answer()
+    bind.join(5)
+    assert not bind.is_alive()
+    setup.link.run_calls()
+    assert [name for name, _ in setup.link.amqp.open().calls] == ["queue_bind"]
+
+
+def test_nothing_is_waited_for_on_the_loop_which_alone_brings_it(setup: Setup) -> None:
+    setup.outbox.publish = lambda *_: None  # type: ignore[method-assign]
+    setup.link.is_own_thread = True
+    setup.channel.exchange_declare("e", "fanout")
+    assert not waits(setup, lambda: setup.channel.basic_publish("e", "", b""))
 
 
 @pytest.mark.parametrize("name", ["a\nb", "\r", "a\r\n"])

@@ -68,7 +68,11 @@ class World:
         if self.declarable:
             self.later(TRIP, lambda: self.queues.add(queue))
         else:
-            self.later(TRIP, lambda: refused(ChannelError(403, "ACCESS_REFUSED")))
+
+            def refuse() -> None:
+                refused(ChannelError(403, "ACCESS_REFUSED"))
+
+            self.later(TRIP, refuse)
 
     def keep(self, message: Message) -> None:
         self.waiting += 1

@@ -59,6 +59,19 @@ class ChannelError(MQError):
         super().__init__(f"{code} {self.text}")
 
 
+class NotInCallback(MQError, AttributeError):
+    """One of pika's names that the channel of a callback hasn't, as it would cost the consumer.
+
+    An AttributeError as well, so that ``hasattr`` says no.
+
+    :param name: what was asked for
+    :param instead: what to use
+    """
+
+    def __init__(self, name: str, instead: str) -> None:
+        super().__init__(f"a callback's channel has no {name}: {instead}")
+
+
 class PayloadError(MQError, ValueError):
     """A body can't be decoded, exceeds a bound, or couldn't be read by whom it is written for."""
 

@@ -16,14 +16,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pika
+from pika.exceptions import ChannelWrongStateError
 from pika.spec import Basic, Queue
 
 from . import payload
 from .config import Limits
 from .connection.scratch import Result
+from .consumer.channel.apart import Got
+from .consumer.channel.instead import CONFIRMS, GET_UNSETTLED, refuse_the_rest
 from .consumer.opened import Delivery
 from .consumer.suspicion import Suspicion
 from .consumer.workers import Callback, Workers
+from .errors import NotInCallback
 
 #: The reply queue that the harness names in its requests.
 REPLY_QUEUE = "harness.reply"
@@ -107,10 +111,11 @@ class Harness:
 
         method = Basic.Deliver("harness", self._sent, False, "", "harness")
         opened: Any = _RecordingOpened(outcome)
-        channel: Any = _RecordingChannel(outcome)
-        worker = Workers(
-            Limits(), "harness", self._callback, lambda _: channel, remember, Suspicion()
-        )
+
+        def channel_of(_: Delivery) -> Any:
+            return _RecordingChannel(outcome)
+
+        worker = Workers(Limits(), "harness", self._callback, channel_of, remember, Suspicion())
         worker.handle(Delivery(opened, method, properties or pika.BasicProperties(), body))
         return outcome
 
@@ -137,12 +142,49 @@ class _RecordingOpened:
 class _RecordingChannel:
     """Has the methods of `mq_connector.consumer.channel.Channel` and writes down what they are asked for."""
 
-    is_open = True
-    is_closed = False
+    CLOSED, OPENING, OPEN, CLOSING = range(4)
+    is_opening, is_closing, flow_active = False, False, True
     channel_number = 1
+    consumer_tags = ("harness",)
+    connection = None
 
     def __init__(self, outcome: Outcome) -> None:
-        self._outcome = outcome
+        self._recorded = outcome
+        self.is_open = True
+
+    @property
+    def is_closed(self) -> bool:
+        return not self.is_open
+
+    @property
+    def _outcome(self) -> Outcome:
+        """Where everything is written down, unless the handler has closed the channel."""
+        if not self.is_open:
+            raise ChannelWrongStateError("Channel is closed: the callback has called its close()")
+        return self._recorded
+
+    def close(self, *_: Any, **__: Any) -> None:
+        self.is_open = False
+
+    @property
+    def anew(self) -> _RecordingChannel:
+        return _RecordingChannel(self._recorded)
+
+    def leave(self, _: Any) -> None:
+        pass
+
+    def basic_qos(self, *_: Any, **__: Any) -> None:
+        assert self._outcome
+
+    def confirm_delivery(self, *callbacks: Any) -> None:
+        if callbacks:
+            raise NotInCallback(*CONFIRMS)
+
+    def basic_get(self, queue: str, *given: Any, auto_ack: bool = False, **_: Any) -> Got:
+        """Every queue is empty."""
+        if not auto_ack and True not in given:
+            raise NotInCallback(*GET_UNSETTLED)
+        return None, None, None
 
     def basic_publish(
         self,
@@ -166,20 +208,27 @@ class _RecordingChannel:
     ) -> None:
         self.basic_reject(delivery_tag, requeue)
 
-    def queue_declare(self, queue: str, *_: Any, **__: Any) -> Result:
+    def queue_declare(self, queue: str, *_: Any, callback: Any = None, **__: Any) -> Result:
         self._outcome.declared.append(queue)
-        return self._ok(Queue.DeclareOk(queue=queue, message_count=0, consumer_count=0))
+        return self._ok(callback, Queue.DeclareOk(queue, message_count=0, consumer_count=0))
 
-    def exchange_declare(self, exchange: str, *_: Any, **__: Any) -> Result:
+    def exchange_declare(self, exchange: str, *_: Any, callback: Any = None, **__: Any) -> Result:
         self._outcome.declared.append(exchange)
-        return self._ok(None)
+        return self._ok(callback)
 
-    def queue_bind(self, *_: Any, **__: Any) -> Result:
-        return self._ok(None)
+    def queue_bind(self, *_: Any, callback: Any = None, **__: Any) -> Result:
+        return self._ok(callback)
 
-    queue_unbind = queue_delete = queue_purge = exchange_delete = queue_bind
+    queue_unbind = queue_delete = queue_purge = queue_bind
+    exchange_bind = exchange_unbind = exchange_delete = queue_bind
 
-    def _ok(self, method: Any) -> Result:
+    def _ok(self, callback: Any, method: Any = None) -> Result:
+        assert self._outcome
         result = Result()
         result.set(pika.frame.Method(1, method))
+        if callback is not None:
+            callback(result.wait())
         return result
+
+
+refuse_the_rest(_RecordingChannel)

@@ -21,7 +21,7 @@ class Limits:
     #: Threads that run callbacks; 1 keeps the order of messages.
     workers: int = 1
     #: Deliveries that the broker sends ahead (AMQP ``basic.qos``); by default as many as are handled
-    #: within a fifth of a second, see `mq_connector.consumer.workers`.
+    #: within a fifth of a second, see `mq_connector.consumer.pace`.
     prefetch: int | None = None
     #: Seconds after which a callback counts as stuck, and a consumer with no other worker as unwell; 0
     #: for never.

@@ -64,6 +64,14 @@ class Result:
             raise self._error
         return self._value
 
+    def over(self, timeout: float = 30.0) -> bool:
+        """Wait for the broker's answer, whatever it is.
+
+        :param timeout: seconds
+        :returns: whether it has come
+        """
+        return self._done.wait(timeout)
+
     @property
     def method(self) -> Any:
         """The broker's answer, such as ``Queue.DeclareOk``; waits for it, see `wait`."""

@@ -109,7 +109,7 @@ class Consumption:
             return
         wanted, prefetch = self._handling.prefetch(self.opened), self._workers.prefetch
         steady = wanted < 2 * prefetch and prefetch < 2 * wanted
-        if wanted != prefetch and (not steady or wanted == 1):
+        if wanted != prefetch and (not steady or wanted in (1, self._workers.pace.said)):
             self._exchange = self._exchange_of(tag)
             self._exchange.begin()
 

@@ -89,7 +89,7 @@ class Handling:
         """How many messages to have in hand now."""
         if self.suspicion.is_careful:
             return 1
-        wanted = self.limits.prefetch or self.workers.pace(len(opened.retries))
+        wanted = self.workers.pace.wanted(len(opened.retries))
         return min(wanted, self.workers.sizes.fitting)
 
     def suspect(self, opened: OpenedChannel) -> None:

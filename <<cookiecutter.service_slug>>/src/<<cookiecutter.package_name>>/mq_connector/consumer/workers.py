@@ -19,20 +19,18 @@ from ..logs import Logger, text_of
 from ..payload import Bounds, bounds
 from ..payload.request import error_reply
 from .channel import Channel
-from .opened import Confirms, Delivery, OpenedChannel, Sizes
+from .opened import Confirms, Delivery, OpenedChannel, Prefetch, Sizes
+from .pace import Pace
 from .suspicion import Suspicion, deliveries_before
 
 _log = Logger(__name__)
 
 #: Seconds that a message waits for its next delivery at the most.
 _LONGEST_RETRY = 60.0
+#: Seconds until a message comes again that can't be settled, as its callback has closed its channel.
+_CLOSED_PAUSE = 1.0
 #: Deliveries after which a message isn't put back once more.
 _MOST_RETRIES = 20
-#: Seconds of work that are worth having in hand, and messages at the most: quick callbacks get no faster
-#: with more, and what one service has in hand no other can take.
-_IN_HAND, _MOST_IN_HAND = 0.2, 200
-#: Messages over which the time of a callback is averaged.
-_WEIGHT = 8
 #: Threads for each worker that may be replaced because they hang, itself included.
 _MOST_REPLACED = 4
 
@@ -87,7 +85,7 @@ class Workers:
         auto_ack: bool = True,
     ) -> None:
         #: What is to be done: deliveries, and what else a worker is to call; None ends one.
-        self.inbox: SimpleQueue[Delivery | Callable[[], None] | None] = SimpleQueue()
+        self.inbox: SimpleQueue[Delivery | Prefetch | Callable[[], None] | None] = SimpleQueue()
         #: Messages that the broker sends ahead; set by whoever asks it to.
         self.prefetch = 1
         #: How large they are, for who decides how many to have in hand.
@@ -103,12 +101,8 @@ class Workers:
         self._bounds = Bounds(limits.max_body, limits.max_depth)
         self._process = Process()
         self._workers: list[_Worker] = []
-        # With fewer messages in hand some workers would have nothing to do.
-        self._least = min(2 * limits.workers, limits.prefetch or 2 * limits.workers)
+        self.pace = Pace(limits, on_pace)
         self._started = 1
-        # Seconds that the callback takes, as a moving average; 0 before the first time.
-        self._average = 0.0
-        self._until_look = 0
 
     # ---- from any thread
 
@@ -178,16 +172,6 @@ class Workers:
             return f"every worker has been in its callback for more than {stuck} s"
         return ""
 
-    def pace(self, waiting: int) -> int:
-        """Messages that are handled in a short time: as many are worth having in hand.
-
-        :param waiting: messages in hand that occupy no worker, as they wait for their retry
-        """
-        least = 2 * self._limits.workers
-        handled = int(_IN_HAND * self._limits.workers / self._average) if self._average else 0
-        # Twice, so that a change comes before all that is in hand waits.
-        return min(max(least, handled) + 2 * waiting, max(_MOST_IN_HAND, least))
-
     def _start_one(self) -> None:
         self._started += 1
         name = f"{self._name}-worker-{self._started}"
@@ -201,18 +185,22 @@ class Workers:
         worker = _Worker(threading.current_thread())
         self._workers.append(worker)
         get, handle, suspicion, now = self.inbox.get, self.handle, self._suspicion, time.monotonic
+        pace = self.pace
         while not worker.is_replaced:
             delivery = get()
             if not isinstance(delivery, Delivery):
                 if delivery is None:
                     return
-                delivery()
+                if isinstance(delivery, Prefetch):
+                    self.pace.say(delivery.messages)
+                else:
+                    delivery()
                 continue
             if not delivery.opened.is_open:
                 continue  # the broker delivers it again on the next channel
             worker.began = began = now()
             worker.delivery = delivery
-            if self.prefetch < self._least and not suspicion.is_careful:
+            if self.prefetch < pace.least and not suspicion.is_careful:
                 self._on_pace()  # there was nothing to take when it was tried before
             try:
                 if suspicion.is_alert:
@@ -226,7 +214,7 @@ class Workers:
             if self._process.forked:
                 return  # a child that a callback has made, and let return: its parent goes on
             worker.delivery = None
-            self._note_pace(now() - began)
+            pace.note(now() - began)
         self._workers.remove(worker)
 
     def _handle_carefully(self, worker: _Worker, delivery: Delivery) -> None:
@@ -246,14 +234,6 @@ class Workers:
         if worker.late is not delivery:
             self._suspicion.returned(delivery)
 
-    def _note_pace(self, took: float) -> None:
-        average = self._average
-        self._average = average + (took - average) / _WEIGHT if average else took
-        self._until_look -= 1
-        if self._until_look < 0:
-            self._until_look = _WEIGHT
-            self._on_pace()
-
     def handle(self, delivery: Delivery) -> None:
         """Hand one delivery to the callback and see that it is settled afterwards."""
         channel = self._channel_of(delivery)
@@ -268,6 +248,9 @@ class Workers:
                 self._settle_when_confirmed(delivery, delivery.confirms)
             elif self._auto_ack:
                 delivery.opened.ack(delivery.tag)
+                return
+            if not self._auto_ack:
+                channel.leave(self._on_close)
 
     def _settle_when_confirmed(self, delivery: Delivery, confirms: Confirms) -> None:
         """The broker's no to a publish is the failure of the message whose callback has published."""
@@ -280,6 +263,11 @@ class Workers:
         confirms.then(
             confirmed, lambda error: self.inbox.put(partial(self._failed, delivery, error))
         )
+
+    def _on_close(self, delivery: Delivery) -> None:
+        """Nobody can settle the message any more, so it comes again, as AMQP has it for a closed channel."""
+        if delivery.opened.is_open and not delivery.opened.is_settled(delivery.tag):
+            self._retry(delivery, RetryMessage(_CLOSED_PAUSE))
 
     def _retry(self, delivery: Delivery, error: RetryMessage) -> None:
         """Hand the message back after a pause, in a way that the broker counts."""

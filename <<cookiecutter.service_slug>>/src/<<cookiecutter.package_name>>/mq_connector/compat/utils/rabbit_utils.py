@@ -121,7 +121,8 @@ def _reply(connector: Any, given: tuple[Any, ...], body: Any, reply: Any) -> Non
         connector.send_message(request_data=reply, vhost=vhost or connector.vhost, queue=queue)
         return
     message = Message.make(reply, form=payload.form_of(raw))
-    channel.basic_publish("", queue, message.body, REPLY_PROPERTIES)
+    # Though the function may have closed the channel: what it returns is still to be sent.
+    channel.anew.basic_publish("", queue, message.body, REPLY_PROPERTIES)
 
 
 def _sends_its_own_way(connector: Any) -> bool:

@@ -2,6 +2,6 @@
 
 from .bulk import Sizes
 from .channel import OpenedChannel
-from .messages import Confirms, Delivery, Message
+from .messages import Confirms, Delivery, Message, Prefetch
 
-__all__ = ["Confirms", "Delivery", "Message", "OpenedChannel", "Sizes"]
+__all__ = ["Confirms", "Delivery", "Message", "OpenedChannel", "Prefetch", "Sizes"]

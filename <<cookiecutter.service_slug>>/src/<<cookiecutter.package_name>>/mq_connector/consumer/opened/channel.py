@@ -40,7 +40,8 @@ class OpenedChannel:
         self.scratch_for_transient = link.apart if self.broker.may_deny_transient else self.scratch
         self._transport = link.transport
         self._frame_max: int = link.amqp.params.frame_max
-        self._inbox = inbox
+        #: What the workers have before them.
+        self.inbox = inbox
         #: What has come last.
         self.latest: Delivery | None = None
         self._encode = link.encoder
@@ -149,7 +150,7 @@ class OpenedChannel:
         self.latest = delivery
         size = len(body)
         if size <= self.bulk.counted_beyond or self.bulk.has_room(delivery.tag, size):
-            self._inbox.put(delivery)
+            self.inbox.put(delivery)
 
     def closing(self) -> None:
         """The channel ends: a frame sent on it from now on would cost the whole connection."""

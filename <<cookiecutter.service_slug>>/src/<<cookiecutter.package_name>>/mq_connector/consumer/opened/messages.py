@@ -24,6 +24,12 @@ class Message(NamedTuple):
     mandatory: bool = False
 
 
+class Prefetch(NamedTuple):
+    """A handler wants that many messages to be sent ahead; 0 for as many as are best."""
+
+    messages: int
+
+
 class Confirms:
     """What was published for one delivery and must be confirmed first, and what has to wait for that.
 

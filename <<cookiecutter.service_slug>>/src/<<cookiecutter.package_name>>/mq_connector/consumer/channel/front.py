@@ -1,0 +1,228 @@
+"""The channel that a callback gets: pika's method names, usable from any thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pika
+from pika.exceptions import ChannelWrongStateError
+from pika.spec import Basic
+
+from ...errors import NotInCallback
+from ...fork import Process
+from ..opened import Delivery, Message, OpenedChannel, Prefetch
+from .apart import Apart
+from .instead import CONFIRMS, refuse_the_rest
+
+if TYPE_CHECKING:
+    from ..outbox import Outbox
+
+
+class Channel(Apart):
+    """What the callback that handles one message sees of the channel that the message came by.
+
+    It has the methods of pika's ``BlockingChannel``. What the broker may refuse runs on another channel,
+    so it can't cost the consumer this one; what would cost it raises `NotInCallback`, which says what to
+    use instead.
+    """
+
+    __slots__ = ("_delivery", "_on_close", "_process")
+
+    #: pika's numbers of the states that a channel can be in.
+    CLOSED, OPENING, OPEN, CLOSING = range(4)
+    #: Opening and closing it is nothing that takes time, and the broker doesn't stop its flow (RabbitMQ
+    #: blocks connections instead).
+    is_opening, is_closing, flow_active = False, False, True
+
+    def __init__(
+        self,
+        opened: OpenedChannel,
+        outbox: Outbox,
+        process: Process,
+        delivery: Delivery | None = None,
+    ) -> None:
+        self._opened = opened
+        self._delivery = delivery
+        self._outbox = outbox
+        self._process = process
+
+    @property
+    def channel_number(self) -> int:
+        """AMQP's number of the channel."""
+        return self._opened.number
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the message can still be settled."""
+        return self._opened.is_open
+
+    @property
+    def is_closed(self) -> bool:
+        """The opposite of `is_open`, as pika has both."""
+        return not self._opened.is_open
+
+    @property
+    def consumer_tags(self) -> list[str]:
+        """AMQP's name of the consumer that the message came to."""
+        delivery = self._delivery
+        return [] if delivery is None else [delivery.method.consumer_tag or ""]
+
+    def __int__(self) -> int:
+        return self.channel_number
+
+    def __repr__(self) -> str:
+        return f"<Channel number={self.channel_number} {'open' if self.is_open else 'closed'}>"
+
+    # ---- publishing
+
+    def basic_publish(
+        self,
+        exchange: str,
+        routing_key: str,
+        body: bytes | str,
+        properties: pika.BasicProperties | None = None,
+        mandatory: bool = False,
+    ) -> None:
+        """Publish a message; returns before it is sent.
+
+        To the default exchange it goes as mandatory, so that a reply whose queue isn't there yet
+        comes back and is sent again. What goes to another exchange is confirmed by the broker before the
+        message that is being handled is acknowledged; if it is refused, that message is dead-lettered.
+        After the loss of the connection it is held for the next one.
+
+        :raises NotConnected: in a forked child, or more is waiting for a lost connection than may be held
+        :raises ValueError: the broker wouldn't take it: a name of more than 255 bytes, an expiration
+            that is no number, a foreign user id, headers that don't fit
+        """
+        self._process.check()
+        if isinstance(body, str):
+            body = body.encode()
+        if exchange:
+            self._catch_up()  # it, or what is bound to it, may just have been declared
+        self._outbox.publish(
+            self._opened,
+            Message(exchange, routing_key, body, properties, mandatory or not exchange),
+            self._delivery,
+        )
+
+    # ---- settling
+
+    def basic_ack(self, delivery_tag: int = 0, multiple: bool = False) -> None:
+        """Acknowledge; a second time, or on a channel that is gone, it does nothing.
+
+        :raises NotConnected: in a forked child, as all that settles
+        """
+        confirms = None if self._delivery is None else self._delivery.confirms
+        if confirms is None:
+            self._opened.ack(delivery_tag, multiple)
+        else:
+            # Where it is refused, the message is dead-lettered instead.
+            opened = self._opened
+            confirms.then(lambda: opened.ack(delivery_tag, multiple), lambda _: None)
+
+    def basic_reject(self, delivery_tag: int = 0, requeue: bool = True) -> None:
+        """Reject: back into the queue, or to the dead letters; twice does no harm."""
+        self._opened.reject(delivery_tag, requeue)
+
+    def basic_nack(
+        self, delivery_tag: int = 0, multiple: bool = False, requeue: bool = True
+    ) -> None:
+        """Negative acknowledgement, as `basic_reject`; since RabbitMQ 4.3 it isn't counted."""
+        for tag in self._opened.unsettled(delivery_tag) if multiple else (delivery_tag,):
+            self._opened.nack(tag, requeue)
+
+    # ---- what pika offers beside
+
+    def basic_qos(
+        self,
+        prefetch_size: int = 0,
+        prefetch_count: int = 0,
+        global_qos: bool = False,
+        callback: Callable[[Any], object] | None = None,
+    ) -> None:
+        """Say how many messages the broker sends this consumer ahead; ``MQ_PREFETCH`` comes before it.
+
+        It counts for the whole consumer, whatever `global_qos` is, and from the time on when that has in hand
+        all that it gets, as the broker must make another one.
+
+        :param prefetch_size: has to be 0, as RabbitMQ counts no bytes
+        :param prefetch_count: 0 leaves it to the connector, which AMQP hasn't
+        :param callback: called at once
+        :raises ValueError: one of the two is out of its range
+        """
+        if prefetch_size:
+            raise ValueError(f"prefetch_size is {prefetch_size}: RabbitMQ knows 0 only")
+        if not 0 <= prefetch_count <= 65535:
+            raise ValueError(f"prefetch_count is {prefetch_count}: it must be from 0 to 65535")
+        self._opened.inbox.put(Prefetch(prefetch_count))
+        if callback is not None:
+            callback(pika.frame.Method(self.channel_number, Basic.QosOk()))
+
+    def confirm_delivery(self, *callbacks: Any) -> None:
+        """Nothing to do: what the broker may refuse is confirmed before the message is acknowledged.
+
+        :raises NotInCallback: each confirm is to be told to a callback
+        """
+        if callbacks:
+            raise NotInCallback(*CONFIRMS)
+
+    def close(self, reply_code: int = 0, reply_text: str = "Normal shutdown") -> None:
+        """Let this callback do nothing further here; a second time, it does nothing.
+
+        The consumer's channel stays. What was published and settled before counts, and the message is
+        settled as if this had not been called: acknowledged when the callback returns, dead-lettered when
+        it raises. Without ``auto_ack`` it comes again after a second, if nobody has settled it by then.
+
+        Publishing, settling and declaring raise pika's ``ChannelWrongStateError`` afterwards.
+        """
+        opened: Any = self._opened
+        if isinstance(opened, _Shut):
+            return
+        shut: Any = _Shut(opened, self._outbox, self._delivery)
+        self._opened = self._outbox = shut
+        self._delivery = None
+        on_close = getattr(self, "_on_close", None)
+        if on_close is not None:
+            on_close(shut.delivery)
+
+    # ---- for the connector
+
+    def leave(self, on_close: Callable[[Delivery], None]) -> None:
+        """Its callback has returned without ``auto_ack``: whoever still has the channel settles the message.
+
+        :param on_close: called with it if the channel was or will be closed, so that nobody can
+        """
+        self._on_close = on_close
+        opened: Any = self._opened
+        if isinstance(opened, _Shut) and opened.delivery is not None:
+            on_close(opened.delivery)
+
+    @property
+    def anew(self) -> Channel:
+        """It, or another one like it where its callback has closed it: for what isn't that one's doing."""
+        opened: Any = self._opened
+        if isinstance(opened, _Shut):
+            return Channel(opened.opened, opened.outbox, self._process, opened.delivery)
+        return self
+
+
+class _Shut:
+    """Stands in the place of what was behind a channel that its callback has closed."""
+
+    __slots__ = ("connection", "delivery", "number", "opened", "outbox")
+
+    is_open = False
+
+    def __init__(self, opened: OpenedChannel, outbox: Outbox, delivery: Delivery | None) -> None:
+        self.opened = opened
+        self.outbox = outbox
+        self.delivery = delivery
+        self.connection = outbox.connection
+        self.number = opened.number
+
+    def __getattr__(self, _: str) -> NoReturn:
+        raise ChannelWrongStateError("Channel is closed: the callback has called its close()")
+
+
+refuse_the_rest(Channel)
