@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from mq_connector.connection.broker import Broker
+from mq_connector.connection.link import Lingering
 from mq_connector.connection.scratch import Scratch
 from mq_connector.connection.wire.frames import PropertiesEncoder
 from mq_connector.errors import ChannelError
@@ -168,6 +169,7 @@ class FakeLink(FakeConnection):
         super().__init__()
         self.broker = Broker(version)
         self.transport = FakeTransport()
+        self.lingering = Lingering(self.call, self.later)
         self.amqp = FakeAMQP()
         self.encoder = PropertiesEncoder(wire.FRAME_MAX)
         self.dropped = 0

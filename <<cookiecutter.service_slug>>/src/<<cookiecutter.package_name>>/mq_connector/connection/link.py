@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -20,8 +21,49 @@ from .wire.transport import Services, Transport
 
 _log = Logger(__name__)
 
+#: Longest time in seconds that a publish or an ack waits for others to travel with.
+LINGER = 0.005
 #: Seconds that the broker gets to answer a polite close of a second connection.
 _CLOSE_PATIENCE = 2.0
+
+
+class Lingering:
+    """Sends before long what channels have collected: one timer for all channels of a link, as one for
+    each would wake the loop for every few messages.
+
+    :param call: runs a function on the link's loop, from any thread
+    :param later: runs one there after some seconds, on the loop
+    """
+
+    def __init__(
+        self,
+        call: Callable[[Callable[[], object]], None],
+        later: Callable[[float, Callable[[], object]], None],
+    ) -> None:
+        self._call = call
+        self._later = later
+        self._flushes: deque[Callable[[], bool]] = deque()
+        self._is_set = False
+
+    def add(self, flush: Callable[[], bool]) -> None:
+        """Call ``flush`` on the loop after `LINGER`, and again as long as it returns True; from any thread."""
+        self._flushes.append(flush)  # first, so that either we see no timer, or the timer sees it
+        if not self._is_set:
+            self._is_set = True
+            self._call(self._set)
+
+    def _set(self) -> None:
+        self._later(LINGER, self._on_timer)
+
+    def _on_timer(self) -> None:
+        for _ in range(len(self._flushes)):
+            flush = self._flushes.popleft()
+            if flush():
+                self._flushes.append(flush)
+        self._is_set = False
+        if self._flushes and not self._is_set:
+            self._is_set = True
+            self._set()
 
 
 class Link:
@@ -54,6 +96,8 @@ class Link:
         self._complain = complain
         #: Why the broker takes nothing on the link, in words: an alarm.
         self.blocked = ""
+        #: For what is to be sent before long.
+        self.lingering = Lingering(call, self.later)
         self._services = Services(loop)  # type: ignore[arg-type]  # generic in stubs only
         #: pika's connection.
         self.amqp = SelectConnection(

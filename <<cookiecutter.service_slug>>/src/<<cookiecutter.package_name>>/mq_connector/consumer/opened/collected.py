@@ -10,9 +10,6 @@ from ...connection.link import Link
 from ...connection.wire import frames
 from .acks import Acks
 
-#: Longest time in seconds that a publish or an ack waits for others to travel with.
-LINGER = 0.005
-
 
 class Collected:
     """Publishes, rejects and acknowledgements of a channel; whoever owns the channel guards it with a lock.
@@ -47,7 +44,7 @@ class Collected:
             self.flush()
         elif not self._lingering:
             self._lingering = True
-            self._link.call(self._linger)
+            self._link.lingering.add(self._on_lingered)
 
     def flush(self) -> None:
         """Publishes first, so that no reply can be lost behind its ack; rejects before the acks that
@@ -71,13 +68,8 @@ class Collected:
 
     # ---- on the loop
 
-    def _linger(self) -> None:
-        self._link.later(LINGER, self._on_lingered)
-
-    def _on_lingered(self) -> None:
+    def _on_lingered(self) -> bool:
         with self._lock:
-            waiting = bool(self.publishes or self._acks.pending)
+            self._lingering = bool(self.publishes or self._acks.pending)
             self.flush()
-            self._lingering = waiting
-        if waiting:
-            self._linger()
+            return self._lingering
