@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
 from mq_connector.connection import loop as loop_module
+from mq_connector.connection.link import LINGER, Lingering
 from mq_connector.errors import ChannelError, MQError
 from pika import spec
 
 from .fake_broker import PATIENCE, BrokerEnd, Gone, broker
+from .fakes import FakeConnection
 from .members import joined, on_loop, refuse, serve
 
 
@@ -149,3 +152,48 @@ def test_more_channels_than_the_broker_allows_are_refused_in_words() -> None:
         on_loop(member.connection, open_two)
         [error] = errors
         assert str(error).startswith("530 the broker allows 1 channels on a connection")
+
+
+def test_one_timer_serves_all_channels_that_have_something_to_send_before_long() -> None:
+    loop = FakeConnection()
+    lingering = Lingering(loop.call, loop.later)
+    flushed = []
+    left = {"a": 1, "b": 0}
+
+    def flush(name: str) -> bool:
+        flushed.append(name)
+        left[name] -= 1
+        return left[name] >= 0
+
+    for name in left:
+        lingering.add(partial(flush, name))
+    assert len(loop.calls) == 1, "the loop is woken once"
+    loop.run_calls()
+    assert [seconds for seconds, _ in loop.timers] == [LINGER]
+    loop.run_timers()
+    assert flushed == ["a", "b"]
+    loop.run_timers()
+    assert flushed == ["a", "b", "a"], "again, as long as there was something"
+    assert not loop.timers and not loop.calls, "and no longer"
+    lingering.add(partial(flush, "b"))
+    loop.run_calls()
+    loop.run_timers()
+    assert flushed[-1] == "b"
+
+
+def test_what_comes_while_all_are_sent_has_its_turn_too() -> None:
+    loop = FakeConnection()
+    lingering = Lingering(loop.call, loop.later)
+    late = []
+
+    def first() -> bool:
+        lingering.add(lambda: bool(late.append("late")))  # type: ignore[func-returns-value]
+        return False
+
+    lingering.add(first)
+    loop.run_calls()
+    loop.run_timers()
+    loop.run_calls()
+    assert not late
+    loop.run_timers()
+    assert late == ["late"]
