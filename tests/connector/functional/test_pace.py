@@ -90,3 +90,35 @@ def test_replicas_share_the_work(broker: Broker, peer: Peer, queue: str) -> None
     eventually(lambda: sum(shares) == 1200, 20)
     end(*consumers)
     assert max(shares) - min(shares) <= 30, shares  # a tenth of each one's
+
+
+def test_the_loop_is_woken_for_another_number_in_hand_only_where_that_is_better(
+    broker: Broker, peer: Peer, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each wake-up costs as much as a message, and the callback's time is looked at every few of them."""
+    peer.declare(queue)
+    pause, handled = [0.0], [0]
+
+    def handle(*_: Any) -> None:
+        time.sleep(pause[0])
+        handled[0] += 1
+
+    def publish(count: int) -> None:
+        wanted = handled[0] + count
+        for _ in range(count):
+            peer.publish(queue, b"x")
+        eventually(lambda: handled[0] == wanted, 20)
+
+    consumer = start(broker, queue, handle)
+    supervision: Any = consumer._supervision
+    publish(1000)
+    time.sleep(0.2)
+    looked = []
+    adapt = supervision._adapt
+    monkeypatch.setattr(supervision, "_adapt", lambda: (looked.append(1), adapt()))
+    publish(900)
+    assert len(looked) < 900 / 9 / 2
+    pause[0] = 0.05
+    publish(30)
+    assert looked, "it has become slow"
+    end(consumer)

@@ -107,9 +107,7 @@ class Consumption:
         tag = self._consumer_tag
         if tag is None or self._exchange or self._drain or not self.opened.is_open:
             return
-        wanted, prefetch = self._handling.prefetch(self.opened), self._workers.prefetch
-        steady = wanted < 2 * prefetch and prefetch < 2 * wanted
-        if wanted != prefetch and (not steady or wanted in (1, self._workers.pace.said)):
+        if not self._handling.is_adapted(self.opened):
             self._exchange = self._exchange_of(tag)
             self._exchange.begin()
 

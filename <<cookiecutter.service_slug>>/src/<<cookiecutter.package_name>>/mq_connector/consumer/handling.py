@@ -78,19 +78,25 @@ class Handling:
         """The same without a delivery."""
         return Channel(opened, self.outbox, self._process)
 
-    def close(self) -> None:
-        """All is over: close what was opened beside the channel."""
-        if not self._process.forked:
-            self.outbox.close()
-
-    # ---- on the loop
-
     def prefetch(self, opened: OpenedChannel) -> int:
         """How many messages to have in hand now."""
         if self.suspicion.is_careful:
             return 1
         wanted = self.workers.pace.wanted(len(opened.retries))
         return min(wanted, self.workers.sizes.fitting)
+
+    def is_adapted(self, opened: OpenedChannel) -> bool:
+        """Whether about as many messages are in hand as is best."""
+        wanted, prefetch = self.prefetch(opened), self.workers.prefetch
+        steady = wanted < 2 * prefetch and prefetch < 2 * wanted
+        return wanted == prefetch or (steady and wanted not in (1, self.workers.pace.said))
+
+    def close(self) -> None:
+        """All is over: close what was opened beside the channel."""
+        if not self._process.forked:
+            self.outbox.close()
+
+    # ---- on the loop
 
     def suspect(self, opened: OpenedChannel) -> None:
         """What is in hand may be to blame for a loss: be careful from now on."""

@@ -90,7 +90,12 @@ class Supervision:
         return handling.channel(consumption.opened)
 
     def on_pace(self) -> None:
-        """Another number of messages in hand is better."""
+        """Another number of messages in hand may be better."""
+        handling, consumption = self._handling, self._consumption
+        if handling is None or consumption is None:
+            return
+        if handling.is_adapted(consumption.opened) and not handling.outbox.is_careful:
+            return  # most of the time, and to wake the loop for nothing costs more than to look
         self._connection.call(self._adapt)
 
     def start(self, handling: Handling) -> None:
