@@ -33,6 +33,8 @@ START = 30.0
 _SLICE, _SILENCE = 0.02, 2.0
 #: Seconds after a last reply in which acknowledgements and the like still cost processor time.
 AFTERWARDS = 0.05
+#: Seconds that a first reply may take once all is ready.
+_FIRST = 10.0
 #: Seconds after the first requests, in which it settles how many to have in hand.
 _SETTLED = 0.3
 #: Seconds without a reply after which none is on its way any more.
@@ -264,16 +266,18 @@ class Lab:
 def _read(reader: Client, count: int, limit: float) -> float:
     """Take that many replies, or those that come within the limit; seconds to the last one.
 
-    Some may never come: a reply that nobody has fetched within its second expires.
+    Some may never come: a reply that nobody has fetched within its second expires. For the first one
+    there is more time, or who sends in large bursts would not be seen at all.
     """
     began = last = time.monotonic()
+    first = reader.replies
     while reader.replies < count and last < began + limit:
         seen = reader.replies
         now = time.monotonic()
-        reader.count_replies(count, min(now + _SLICE, began + limit))
+        reader.count_replies(count, now + _SLICE)
         if reader.replies > seen:
             last = time.monotonic()
-        elif now > last + _SILENCE or now > began + limit:
+        elif now > began + (_FIRST if seen == first else min(limit, last - began + _SILENCE)):
             break
     return last - began
 

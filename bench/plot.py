@@ -27,10 +27,13 @@ class Bar:
     ours: bool
 
 
-def bars(title: str, rows: Sequence[Bar], digits: int) -> str:
-    """An SVG document; the rows from top to bottom as they are given."""
-    high = max(row.spread.high for row in rows)
-    low = min(row.spread.low for row in rows if row.spread.low > 0)
+def bars(title: str, rows: Sequence[Bar], digits: int, bounds: Sequence[Bar] = ()) -> str:
+    """An SVG document; the rows from top to bottom as they are given.
+
+    :param bounds: drawn as lines across all rows
+    """
+    high = max(row.spread.high for row in (*rows, *bounds))
+    low = min(row.spread.low for row in (*rows, *bounds) if row.spread.low > 0)
     logarithmic = high / low > _LOGARITHMIC
     floor = 10 ** math.floor(math.log10(low)) if logarithmic else 0.0
 
@@ -42,7 +45,8 @@ def bars(title: str, rows: Sequence[Bar], digits: int) -> str:
             share = value / high
         return _LEFT + share * _WIDTH
 
-    height = _TOP + _STEP * len(rows) + 14
+    below = _TOP + _STEP * len(rows)
+    height = below + 14 + _STEP * len(bounds)
     width = _LEFT + _WIDTH + _RIGHT
     scale = ", logarithmic scale" if logarithmic else ""
     out = [
@@ -56,9 +60,9 @@ def bars(title: str, rows: Sequence[Bar], digits: int) -> str:
         tick = floor
         while tick <= high:
             out.append(
-                f'<line x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{_TOP - 8}" y2="{height - 14}" '
+                f'<line x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{_TOP - 8}" y2="{below}" '
                 f'stroke="{_LINE}" stroke-opacity=".35"/>'
-                f'<text x="{x(tick):.1f}" y="{height - 2}" font-size="10" text-anchor="middle">'
+                f'<text x="{x(tick):.1f}" y="{below + 10}" font-size="10" text-anchor="middle">'
                 f"{tick:g}</text>"
             )
             tick *= 10
@@ -76,6 +80,18 @@ def bars(title: str, rows: Sequence[Bar], digits: int) -> str:
             f'<line x1="{x(spread.low):.1f}" x2="{x(spread.high):.1f}" y1="{y + 7.5}" '
             f'y2="{y + 7.5}" stroke="{colour}" stroke-width="2"/>',
             f'<text x="{x(spread.high) + 7:.1f}" y="{y + 12}"{weight}>'
-            f"{spread.median:,.{digits}f}</text>".replace(",", " "),
+            f"{_number(spread.median, digits)}</text>",
+        ]
+    for number, bound in enumerate(bounds):
+        place, y = x(bound.spread.median), below + _STEP * number
+        out += [
+            f'<line x1="{place:.1f}" x2="{place:.1f}" y1="{_TOP - 8}" y2="{y + 4}" stroke="{_LINE}" '
+            f'stroke-width="2" stroke-dasharray="5 4"/>',
+            f'<text x="{place:.1f}" y="{y + 17}" text-anchor="end">{escape(bound.label)} '
+            f"{_number(bound.spread.median, digits)}</text>",
         ]
     return "\n".join([*out, "</svg>", ""])
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:,.{digits}f}".replace(",", "\u202f")

@@ -87,7 +87,8 @@ class Report:
         yield (
             "Broker, client and contender share the cores, so times and rates say little by "
             "themselves: compare within a table. Rows are measured in turn, round by round; a figure "
-            "is the median of the rounds, with the lowest and the highest in brackets. Ratios are taken "
+            "is the median of the rounds, with the lowest and the highest in brackets; the main contenders have "
+            "more rounds than the rest, who have one or two. Ratios are taken "
             "pair by pair within each round, then their median; the two of a pair are measured one right "
             "after the other, in an order that changes. The best of a column is bold."
         )
@@ -241,22 +242,33 @@ class Report:
         yield ""
 
     def _plot(self, job: Job, case: str, rows: Sequence[str], metric: Metric) -> Iterator[str]:
-        bars = []
+        bars, bounds = [], []
         for row in rows:
             spread = self._results.spread(job.number, case, row, metric.key)
             if spread and spread.median > 0:
                 label = re.sub(r"[*`]", "", job.label(row))
+                if row in job.bounds:
+                    bounds.append(plot.Bar(label, spread, False))
+                    continue
                 if len(label) > plot.LABEL:
                     label = label.partition(",")[0]
                 bars.append(plot.Bar(label, spread, row == OURS))
         if len(bars) < 2:
             return
         title = metric.title + (f": {case}" if case else "")
-        yield from self._draw(title, f"{job.slug} {case} {metric.key}", bars, metric.digits)
+        name = f"{job.slug} {case} {metric.key}"
+        yield from self._draw(title, name, bars, metric.digits, bounds)
 
-    def _draw(self, title: str, name: str, bars: Sequence[plot.Bar], digits: int) -> Iterator[str]:
+    def _draw(
+        self,
+        title: str,
+        name: str,
+        bars: Sequence[plot.Bar],
+        digits: int,
+        bounds: Sequence[plot.Bar] = (),
+    ) -> Iterator[str]:
         name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-        svg = plot.bars(title, bars, digits)
+        svg = plot.bars(title, bars, digits, bounds)
         (self.folder / f"{name}.svg").write_text(svg, encoding="utf-8")
         yield f"![{title}]({self.folder.name}/{name}.svg)"
         yield ""

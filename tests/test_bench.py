@@ -298,6 +298,7 @@ def test_plots_are_well_formed_and_name_every_row() -> None:
         plot.Bar("ours", Spread(1, 0.5, 2, 3), True),
         plot.Bar("a < b & c", Spread(900, 1, 1000, 3), False),
     ]
-    svg = plot.bars("CPU", rows, 1)
+    svg = plot.bars("CPU", rows, 1, [plot.Bar("the limit", Spread(5000, 5000, 5000, 3), False)])
     texts = [each.text for each in ElementTree.fromstring(svg).iter() if each.tag.endswith("text")]
     assert {"ours", "a < b & c", "CPU, logarithmic scale", "900.0"} <= set(texts)
+    assert "the limit 5\u202f000.0" in texts

@@ -17,7 +17,7 @@ SIZES = {
     "1 MiB": (786_300, 80),
 }
 #: Seconds after which enough is seen.
-LIMIT_S = 1.5
+LIMIT_S = 1.3
 
 
 class Bodies(Job):
@@ -43,7 +43,7 @@ class Bodies(Job):
         return few if quick else (*few, *(name for name in BY_NAME if name not in few))
 
     def rounds(self, case: str, quick: bool) -> int:
-        return 1 if quick else 3
+        return 1 if quick else 3 if case in ("4 KiB", "64 KiB") else 2
 
     def reason(self, case: str, first: str) -> str:
         return COMPILED if first in BY_NAME and BY_NAME[first].compiled else ""

@@ -34,7 +34,7 @@ class Drain(Job):
         Metric("rate", "requests/s", 0, "higher", plot=True),
     )
 
-    peer_rounds = 3
+    peer_rounds = 2
     bounds = (LIMIT,)
 
     def cases(self, quick: bool) -> Sequence[str]:

@@ -20,7 +20,7 @@ SHARED = 64_000
 #: Seconds of the longest queue that are watched.
 CUT = 8.0
 #: Seconds of the others that are watched, and requests that each of several queues has before.
-LIMIT_S, WARM = 4.0, 20
+LIMIT_S, WARM = 3.0, 20
 #: Distinct requests of the longest queue, which has them again and again.
 DISTINCT = 20_000
 #: How often few requests are sent.
@@ -64,7 +64,7 @@ class Growth(Job):
         return (OURS, RAW)
 
     def rounds(self, case: str, quick: bool) -> int:
-        return 2 if case == LONGEST else 3
+        return 3 if case in ("10³ queued", "1 queue", "64 queues") else 2
 
     def measure(self, lab: Lab, case: str, row: str, quick: bool) -> Values:
         contender = BY_NAME[row]

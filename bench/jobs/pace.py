@@ -29,7 +29,7 @@ SEVERAL = tuple(case for case, (_, _, replicas) in CASES.items() if replicas > 1
 #: Seconds of work that a replica is to have in hand at most, where that is more than two for each worker.
 IN_HAND = 0.2
 #: Requests of a handler that doesn't wait; seconds that the others are meant to take.
-COUNT, SECONDS = 20_000, 2.0
+COUNT, SECONDS = 16_000, 1.8
 #: Seconds between two looks at what is in hand.
 _STEP = 0.03
 
@@ -65,7 +65,7 @@ class Pace(Job):
         return (OURS, FIXED)
 
     def rounds(self, case: str, quick: bool) -> int:
-        return 3 if case in QUICK else 1
+        return 2 if case in QUICK else 1
 
     def label(self, row: str) -> str:
         return "found out" if row == OURS else f"fixed {PREFETCH}"

@@ -19,7 +19,6 @@ from ..wire import Client, WireError
 RATE = 300
 #: Seconds of load before the kill, of patience afterwards, of load once answers flow again.
 BEFORE, PATIENCE, AFTER = 1.0, 20.0, 1.0
-#: Those that come back and those that don't, as they were found to be: who waits in vain does so once.
 _PEERS = (
     "neon-select",
     "neon-blocking",
@@ -140,7 +139,7 @@ class Recovery(Job):
     reference = None
 
     def rounds_of(self, case: str, row: str, quick: bool) -> int:
-        return {OURS: 3, RAW: 1, "amqpstorm": 1}.get(row, 2)
+        return 3 if row == OURS else 1
 
     def cases(self, quick: bool) -> Sequence[str]:
         return () if quick else ("",)

@@ -13,7 +13,7 @@ from ..service import QUEUE
 from ..wire import Client
 
 #: For how long requests are kept in flight.
-SECONDS = 1.5
+SECONDS = 1.3
 
 
 class RoundTrip(Job):
@@ -39,7 +39,7 @@ class RoundTrip(Job):
     def rows(self, case: str, quick: bool) -> Sequence[str]:
         return (OURS, RAW) if quick else tuple(BY_NAME)
 
-    peer_rounds = 2
+    peer_rounds = 1
 
     def rounds(self, case: str, quick: bool) -> int:
         return 5 if case == "1 in flight" else 3
