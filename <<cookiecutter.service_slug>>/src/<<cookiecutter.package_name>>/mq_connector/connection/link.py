@@ -104,11 +104,18 @@ class Link:
             copy.copy(parameters),
             on_open_callback=lambda _: on_open(self),
             on_open_error_callback=lambda _, error: on_failed(self, error),
-            on_close_callback=lambda _, error: on_lost(self, error),
+            on_close_callback=lambda _, error: on_lost(self, self._explained(error)),
             custom_ioloop=self._services,
         )
         self.amqp.add_on_connection_blocked_callback(self._on_blocked)
         self.amqp.add_on_connection_unblocked_callback(self._on_unblocked)
+
+    def _explained(self, loss: BaseException) -> BaseException:
+        """A loss with its cause, of which pika keeps the text only where the stream couldn't be read."""
+        transport = self._services.transport
+        if transport is not None and transport.unreadable is not None:
+            loss.args += (transport.unreadable,)
+        return loss
 
     @property
     def is_open(self) -> bool:

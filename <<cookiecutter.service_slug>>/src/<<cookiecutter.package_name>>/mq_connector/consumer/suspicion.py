@@ -18,8 +18,9 @@ _STRIKES = 2
 _HANGS = 3
 #: Deaths of a process that make the message that it had in hand the culprit.
 DEATHS = 3
-#: Messages that are taken one at a time after a loss, at the most.
-_LONGEST = 200
+#: Messages that are taken one at a time after a loss, at the most, and how many more than were in hand: the
+#: broker puts those back in its own time, and others may come before.
+_LONGEST, _MORE = 200, 20
 #: Culprits that are remembered; one of them more is tried again.
 _MOST = 1000
 
@@ -45,6 +46,8 @@ class Suspicion:
     def __init__(self) -> None:
         #: Messages that are still to be taken one at a time.
         self._careful_for = _LONGEST
+        #: Whether all that a predecessor had in hand has come back once something new comes.
+        self._ends_with_news = True
         #: Whether nothing was delivered to this process yet: a predecessor may have died of the first.
         self._is_new = True
         self._strikes: dict[int, int] = {}
@@ -67,7 +70,8 @@ class Suspicion:
         :param in_hand: how many there were
         :param alone: the only one, where there was one only
         """
-        self._careful_for = max(self._careful_for, min(in_hand + 1, _LONGEST))
+        self._careful_for = max(self._careful_for, min(in_hand + _MORE, _LONGEST))
+        self._ends_with_news = False
         if alone is not None:
             _count(self._strikes, alone)
 
@@ -105,9 +109,9 @@ class Suspicion:
     def suspects(self, delivery: Delivery) -> bool:
         """Whether a message is to be handled before another one is taken.
 
-        What came back comes first: after what hasn't, there is no more of it.
+        What came back comes first, where the broker has long known that it was to come back.
         """
-        if not delivery.method.redelivered and not self._strikes:
+        if self._ends_with_news and not delivery.method.redelivered:
             self.relax()
         return self.is_careful
 

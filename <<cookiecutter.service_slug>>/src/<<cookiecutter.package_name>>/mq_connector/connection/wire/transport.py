@@ -50,6 +50,8 @@ class Transport(nbio_interface.AbstractStreamTransport):
         self._room = threading.Condition(self._lock)
         self._waiting: list[bytes] = []
         self._size = 0
+        #: Why what came couldn't be read, where that has ended the connection.
+        self.unreadable: Exception | None = None
         self._closed = False
         self.reader = DeliveryReader(protocol.data_received)
 
@@ -180,6 +182,7 @@ class Transport(nbio_interface.AbstractStreamTransport):
             except (
                 Exception
             ) as error:  # a malformed frame ends the connection, whatever pika calls it
+                self.unreadable = error
                 self._lost(error)
                 return
             if len(data) < RECEIVE_SIZE and not self._tls:
