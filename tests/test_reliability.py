@@ -32,6 +32,41 @@ def test_a_fault_comes_with_its_cause_its_bound_and_its_ledger() -> None:
     )
 
 
+def test_what_one_message_costs_has_a_table_of_its_own() -> None:
+    name = "handler: kills the process, 4.3"
+    figures: dict[str, Any] = {"times": 3, "recovery": 2.5, "sent": 150, "processed": 150}
+    rows = [{"fault": name, **figures, "duplicated": 1, "dead_letters": 1, "bound": 60.0}]
+    assert name not in reliability.faults(rows)
+    assert reliability.costs(rows).splitlines()[-1] == (
+        f"| {name} | {reliability.cause(name)} | 3 | 2.50 | 150 | 150 | 1 | 1 |"
+    )
+
+
+def test_on_the_page_a_death_costs_one_message_and_an_innocent_none() -> None:
+    rows = table("costs")
+    for kind, deaths, letters in (
+        ("handler: kills the process", 4, "1"),
+        ("handler: killed for memory", 4, "1"),
+        ("handler: hangs", 4, "1"),
+        ("handler: outlives", 20, "0"),
+    ):
+        found = [row for row in rows if row["fault"].startswith(kind)]
+        assert found, kind
+        for row in found:
+            assert int(row["how often"]) <= deaths
+            assert row["dead letters"] == letters and row["answered"] == row["requests"]
+
+
+def test_every_test_that_the_page_names_is_there() -> None:
+    """As ``test_file.py::test_name``, below tests/ or one of its two folders."""
+    named = re.findall(r"`([\w/]+\.py)::(test_\w+)`", PAGE)
+    assert len(named) > 50
+    folders = [TEMPLATE / "tests", TEMPLATE / "tests" / "connector"]
+    for file, name in named:
+        [path] = [folder / file for folder in folders if (folder / file).exists()]
+        assert f"def {name}(" in path.read_text(encoding="utf-8"), f"{file} has no {name}"
+
+
 def test_a_fault_without_a_cause_is_an_error() -> None:
     with pytest.raises(SystemExit, match="'gremlins' is caused"):
         reliability.faults([{"fault": "gremlins"}])
