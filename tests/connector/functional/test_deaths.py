@@ -59,7 +59,7 @@ class Generation:
     """A broker of one generation, with what the fixtures of this folder want of theirs."""
 
     def __init__(self, name: str, node: generations.Node) -> None:
-        self.name = name
+        self.name = ".".join(generations.versions[name].split(".")[:2])
         self.port = node.port
         self.ctl = node.ctl
 
