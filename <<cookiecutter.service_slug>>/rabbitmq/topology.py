@@ -10,9 +10,9 @@ from typing import Any
 
 #: The service's user at the broker, and its key under `users` in mq_config.json: SERVICE_NAME in service.py.
 SERVICE = "<< cookiecutter.__user_key >>"
-VHOST = "<< cookiecutter.vhost >>"
+VHOST = "<< cookiecutter.vhost >>"<< '  # fmt: skip' if cookiecutter.vhost[45:] else '' >>
 #: What the service consumes.
-QUEUES = ("<< cookiecutter.input_queue >>",)
+QUEUES = ("<< cookiecutter.input_queue >>",)<< '  # fmt: skip' if cookiecutter.input_queue[43:] else '' >>
 #: Exchanges that it subscribes to or publishes to; Neon's are of the kind `fanout`.
 EXCHANGES: tuple[str, ...] = ()
 

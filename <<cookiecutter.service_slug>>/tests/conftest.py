@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from << cookiecutter.package_name >>.mq_connector.commands.session import Session
-from << cookiecutter.package_name >>.mq_connector.errors import MQError
+from << cookiecutter.package_name >>.mq_connector.commands.session import (
+    Session,
+)
+from << cookiecutter.package_name >>.mq_connector.errors import (
+    MQError,
+)
 from << cookiecutter.package_name >>.service import (
-    << cookiecutter.__class_name >>Service,
+    << cookiecutter.__class_name >>Service as Service,
 )
 
 ROOT = Path(__file__).parent.parent
@@ -49,7 +53,7 @@ class Running:
 def broker():
     """Environment variables that lead to a broker: the configured one if it answers, else a private one."""
     try:
-        with Session(<< cookiecutter.__class_name >>Service().address(), timeout=2.0):
+        with Session(Service().address(), timeout=2.0):
             pass
     except MQError as error:
         reason = str(error)

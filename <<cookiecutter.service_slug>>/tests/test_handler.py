@@ -1,13 +1,15 @@
 """The handler, without a broker: give it a request, look at the replies and at what became of it."""
 
-from << cookiecutter.package_name >>.mq_connector.testing import Harness
+from << cookiecutter.package_name >>.mq_connector.testing import (
+    Harness,
+)
 from << cookiecutter.package_name >>.service import (
-    << cookiecutter.__class_name >>Service,
+    << cookiecutter.__class_name >>Service as Service,
 )
 
 
 def harness(service=None):
-    return Harness((service or << cookiecutter.__class_name >>Service(config={})).handle_api_input)
+    return Harness((service or Service(config={})).handle_api_input)
 
 
 def test_a_request_is_answered_under_its_own_message_id():
@@ -23,7 +25,7 @@ def test_a_client_that_wants_no_reply_gets_none():
 
 
 def test_a_failing_answer_is_dead_lettered_and_the_client_is_told():
-    class Failing(<< cookiecutter.__class_name >>Service):
+    class Failing(Service):
         def answer(self, request):
             raise RuntimeError("out of tea")
 

@@ -5,7 +5,9 @@ import signal
 
 import pytest
 
-from << cookiecutter.package_name >>.mq_connector import payload
+from << cookiecutter.package_name >>.mq_connector import (
+    payload,
+)
 
 pytestmark = pytest.mark.broker
 
@@ -13,9 +15,7 @@ pytestmark = pytest.mark.broker
 def test_a_request_is_answered(service):
     asked = service.command("request", json.dumps({"text": "hi"}), "--timeout", "10")
     assert asked.returncode == 0, asked.stderr
-    reply = json.loads(asked.stdout)
-    assert reply["echo"] == {"text": "hi"}
-    assert reply["message_id"]
+    assert json.loads(asked.stdout)["message_id"]
 
 
 def test_the_service_is_healthy_while_it_consumes_and_only_then(service):

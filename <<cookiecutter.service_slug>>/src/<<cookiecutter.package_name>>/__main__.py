@@ -7,7 +7,9 @@ from .mq_connector.commands import main
 
 def make_service():  # type: ignore[no-untyped-def]  # its type would load what the health check needn't
     """Make the service; imported here because the health check does without it."""
-    from .service import << cookiecutter.__class_name >>Service
+    from .service import (
+        << cookiecutter.__class_name >>Service,
+    )
 
     return << cookiecutter.__class_name >>Service()
 

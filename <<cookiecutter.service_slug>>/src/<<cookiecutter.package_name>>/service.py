@@ -11,11 +11,17 @@ from pika.spec import Basic
 from .mq_connector import Channel, ConsumerThread, MQConnector, Request
 
 SERVICE_NAME = "<< cookiecutter.__user_key >>"
-VHOST = "<< cookiecutter.vhost >>"
-INPUT_QUEUE = "<< cookiecutter.input_queue >>"
+VHOST = "<< cookiecutter.vhost >>"<< '  # fmt: skip' if cookiecutter.vhost[45:] else '' >>
+INPUT_QUEUE = "<< cookiecutter.input_queue >>"<< '  # fmt: skip' if cookiecutter.input_queue[42:] else '' >>
 
 
+#% if cookiecutter.__class_name|length > 73
+class << cookiecutter.__class_name >>Service(
+    MQConnector
+):
+#% else
 class << cookiecutter.__class_name >>Service(MQConnector):
+#% endif
     """Answers the requests that arrive in the input queue."""
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
