@@ -113,9 +113,14 @@ def test_the_loop_is_woken_for_another_number_in_hand_only_where_that_is_better(
     supervision: Any = consumer._supervision
     publish(1000)
     time.sleep(0.2)
-    looked = []
+    looked: list[int] = []
     adapt = supervision._adapt
-    monkeypatch.setattr(supervision, "_adapt", lambda: (looked.append(1), adapt()))
+
+    def look() -> None:
+        looked.append(1)
+        adapt()
+
+    monkeypatch.setattr(supervision, "_adapt", look)
     publish(900)
     assert len(looked) < 900 / 9 / 2
     pause[0] = 0.05
