@@ -153,6 +153,7 @@ def test_64_queues_take_one_connection_and_one_io_thread(
     name = f"crowd-{uuid.uuid4().hex}"
     where = broker.parameters(client_properties={"connection_name": name})
     queues = [f"input.{uuid.uuid4().hex[:12]}" for _ in range(64)]
+    eventually(lambda: not io_threads(), 10, "those of earlier tests have ended")
     io_before, threads_before = io_threads(), threading.active_count()
     connection = Connection([where])
     began = time.monotonic()
