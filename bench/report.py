@@ -76,7 +76,7 @@ class Report:
         if run["load"] >= run["cores"] / 2:
             yield (
                 "So it had other work to do: times and rates are worse and scatter more than they do on "
-                "an idle machine, tails of latencies most of all. CPU per request hardly suffers."
+                "an idle machine, tails of latencies most of all; CPU per request suffers less."
             )
         yield ""
         packages = ", ".join(
@@ -280,8 +280,9 @@ class Report:
         yield ""
         yield (
             "All decode the same requests, send the reply, then acknowledge. Each is written as its "
-            "documentation recommends, in `bench/contenders/`; all but the generated service use the "
-            "incumbent's codec, which is `eval`."
+            "documentation recommends, in `bench/contenders/`. The generated service decodes with its own "
+            "parser, C and Go with one in `bench/contenders/compiled/`; all others use the incumbent's "
+            "codec, which is `eval`."
         )
         yield ""
         for contender in CONTENDERS:
