@@ -10,6 +10,7 @@ from ..contenders import BY_NAME, OURS, RAW, Contender
 from ..job import Job, Metric, Values
 from ..lab import AFTERWARDS, REPLIES, START, Lab
 from ..service import QUEUE
+from ..wire import Client
 
 QUEUED = {"10² queued": 100, "10³ queued": 1000, "10⁴ queued": 10_000}
 LONGEST = "10⁶ queued"
@@ -23,6 +24,8 @@ CUT = 8.0
 LIMIT_S, WARM = 3.0, 20
 #: Distinct requests of the longest queue, which has them again and again.
 DISTINCT = 20_000
+#: Seconds that the broker has for an answer while it works at the longest.
+PATIENCE = 60.0
 #: How often few requests are sent.
 BURSTS = 10
 
@@ -95,7 +98,7 @@ class Growth(Job):
 def longest(lab: Lab, contender: Contender, count: int) -> dict[str, float]:
     """Watch a contender at the beginning of a queue that is too long for a frozen process, whose
     heartbeats would be missed while it is filled. It is left for the next one, who fills it up again."""
-    with lab.client() as client:
+    with Client(lab.address, PATIENCE) as client:
         lab.declare(client, QUEUE, contender, False)
         client.delete(REPLIES)
         lab.declare(client, REPLIES, None, False)

@@ -30,6 +30,8 @@ SEVERAL = tuple(case for case, (_, _, replicas) in CASES.items() if replicas > 1
 IN_HAND = 0.2
 #: Requests of a handler that doesn't wait; seconds that the others are meant to take.
 COUNT, SECONDS = 16_000, 1.8
+#: Requests that a replica has before, at most.
+WARM = 50
 #: Seconds between two looks at what is in hand.
 _STEP = 0.03
 #: Seconds that a reply takes through the broker, and more.
@@ -44,7 +46,7 @@ class Pace(Job):
         "The reference job with a handler that waits (`time.sleep`) for 0 to 100 ms, with one and four "
         "workers, in one and four replicas of the service. As it comes, the service measures how long its "
         f"handler takes and has at most as much in hand as it handles in {IN_HAND:g} s, between twice the "
-        f"workers and {PREFETCH}; beside it `MQ_PREFETCH={PREFETCH}` fixes the number. What is in hand is "
+        f"workers and {PREFETCH}, after the first requests; beside it `MQ_PREFETCH={PREFETCH}` fixes the number. What is in hand is "
         "what has left the queue and has no reply yet, of one replica on average, at the most of a look "
         f"every {_STEP * 1000:.0f} ms; of quick handlers, where most of that would be on its way through "
         "the broker, it isn't counted. Shares are of all requests that a replica has answered: the largest "
@@ -99,6 +101,12 @@ class Pace(Job):
                 for file in counts
             ]
             client.wait_for_consumers(QUEUE, replicas, START)
+            # Nobody takes more than one message before the first is handled.
+            first = replicas * max(2 * workers, round(min(WARM, IN_HAND / (seconds or 1e-9))))
+            client.fill(QUEUE, lab.bodies(contender, first), consumed=True)
+            watch(client, reader, processes, first, time.monotonic())
+            time.sleep(AFTERWARDS)
+            reader.replies = 0
             for process in processes:
                 process.freeze()
             client.fill(QUEUE, lab.bodies(contender, count), consumed=True)
