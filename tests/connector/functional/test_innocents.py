@@ -6,18 +6,21 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from baked import BakedProject
 from conformance import generations
-from mq_connector import Channel
+from mq_connector import Channel, payload
 from waiting import eventually
 
-from .broker import DEAD_LETTERS, VHOST, Broker
+from .broker import DEAD_LETTERS, PASSWORD, SERVICE_VHOST, VHOST, Broker
 from .conftest import Consume, Record, echo
 from .peer import Peer, first_login
 from .proxy import Proxy
+from .test_deaths import edit
+from .test_process import QUEUE, Service
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -112,3 +115,41 @@ def test_an_innocent_message_survives_twenty_lost_connections_and_restarts_of_th
         times=LOSSES,
         dead_letters=0,
     )
+
+
+def test_a_classic_queue_cannot_tell_who_kills_and_what_stands_behind_waits(
+    broker: Broker, project: BakedProject, tmp_path: Path
+) -> None:
+    """Nothing there tells a message that came back three times from one that came back once. Who takes it out of
+    the queue while the service is stopped has the others answered."""
+    edit(project, "import os; request.get('die') and os._exit(139)")
+    service = Service(project, tmp_path, broker.port, PASSWORD)
+    peer = Peer(broker.parameters(SERVICE_VHOST))
+    peer.declare(QUEUE)
+    replies = peer.declare("", exclusive=True)
+    for number in range(3):
+        peer.publish(QUEUE, {"message_id": str(number), "routing_key": replies, "die": number == 1})
+    answered: set[str] = set()
+
+    def take() -> set[str]:
+        """Replies don't wait for long."""
+        _, _, body = peer.channel.basic_get(replies, auto_ack=True)
+        if body is not None:
+            answered.add(payload.decode(body)["message_id"])
+        return answered
+
+    try:
+        for _ in range(5):
+            process = service.start(healthy=False, MQ_QUEUE_TYPE="legacy")
+            while process.poll() is None:
+                take()
+            assert process.returncode == 139, service.said
+        assert answered == {"0"}
+        peer.rests_at(f"{QUEUE}.dead", 0)
+        peer.rests_at(QUEUE, 2, consumers=0)
+        assert payload.decode(peer.take(QUEUE)[1])["message_id"] == "1", "it is still the first"
+        service.start(healthy=False, MQ_QUEUE_TYPE="legacy")
+        eventually(lambda: "2" in take(), 30)
+    finally:
+        service.end()
+        peer.close()
