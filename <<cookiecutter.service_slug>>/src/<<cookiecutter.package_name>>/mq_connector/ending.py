@@ -19,6 +19,8 @@ from typing import Any
 
 #: Seconds for the logs to be written before the process is ended without asking anybody.
 _WRITTEN_WITHIN = 1.0
+#: Seconds between two looks at whether the main thread has ended.
+_LOOK = 0.2
 _DEFAULTS: dict[int, Any] = {
     signal.SIGTERM: signal.SIG_DFL,
     signal.SIGINT: signal.default_int_handler,
@@ -35,8 +37,9 @@ def end_process(code: int) -> None:
         logging.shutdown()
 
     writing = threading.Thread(target=write, daemon=True)
-    writing.start()
-    writing.join(_WRITTEN_WITHIN)
+    with contextlib.suppress(RuntimeError):  # Once it ends, Python 3.12 starts no thread any more.
+        writing.start()
+        writing.join(_WRITTEN_WITHIN)
     os._exit(code)
 
 
@@ -47,7 +50,12 @@ def end_within(seconds: float, code: int) -> threading.Timer:
     """
     timer = threading.Timer(seconds, end_process, (code,))
     timer.daemon = True
-    timer.start()
+    try:
+        timer.start()
+    except (
+        RuntimeError
+    ):  # As in `end_process`: the main thread has ended, so there is nothing to wait for.
+        end_process(code)
     return timer
 
 
@@ -56,11 +64,30 @@ def end_after_main(seconds: float) -> None:
     that a callback has left behind."""
 
     def follow() -> None:
-        threading.main_thread().join()
+        while not _has_ended(threading.main_thread()):
+            time.sleep(_LOOK)
         time.sleep(seconds)
         end_process(1)
 
     threading.Thread(target=follow, name="mq-end", daemon=True).start()
+
+
+def _has_ended(thread: threading.Thread) -> bool:
+    """Whether a thread runs none of the program's code any more.
+
+    The main thread counts as alive while it waits for what an executor (`concurrent.futures`) has left
+    behind. All that it runs then is begun by `threading`'s own shutdown.
+    """
+    if not thread.is_alive():
+        return True
+    frame = sys._current_frames().get(thread.ident or 0)
+    while frame is not None and frame.f_back is not None:
+        frame = frame.f_back
+    return (
+        frame is not None
+        and frame.f_code.co_name == "_shutdown"
+        and frame.f_globals.get("__name__") == threading.__name__
+    )
 
 
 class Signals:
