@@ -1,9 +1,9 @@
 """How long the tests will take: what they took before, and how the present run compares.
 
-`tests/durations.json` has the seconds of a test by its file and group, as measured on a machine with
-two processors; a run that was neither interrupted nor cut short writes the same about its own
-machine into `.cache/`, where the next one looks first. Copy that over the other when tests have
-been added that take minutes.
+`tests/durations.json` has the seconds of a test by its file and group, as measured on a busy machine
+with two processors, without those that take next to nothing. A run that was neither interrupted nor
+cut short writes the same about its own machine into `.cache/`, where the next one looks first: copy
+that over the other when tests have been added that take minutes.
 """
 
 from __future__ import annotations

@@ -14,16 +14,17 @@ longer lets it; here the first process learns the groups from a file, and ids st
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import re
+import signal
 import tempfile
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -103,7 +104,9 @@ class Controller:
 
     def __init__(self, seconds: dict[str, float]) -> None:
         self._seconds = seconds
-        self._folder = tempfile.TemporaryDirectory(prefix="neon-mq-tests-")
+        self._temporary = tempfile.TemporaryDirectory(prefix="neon-mq-tests-")
+        #: Where processes leave word for each other.
+        self.folder = Path(self._temporary.name)
         self._groups: dict[str, str] = {}
         self._deselected = 0
 
@@ -111,12 +114,12 @@ class Controller:
     def groups(self) -> dict[str, str]:
         """Of each test that has one, by its id; empty until one process has found the tests."""
         if not self._groups:
-            file = Path(self._folder.name, "groups.json")
+            file = self.folder / "groups.json"
             self._groups = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         return self._groups
 
     def pytest_configure_node(self, node: Any) -> None:
-        node.workerinput.update({_FOLDER: self._folder.name, _SECONDS: self._seconds})
+        node.workerinput.update({_FOLDER: str(self.folder), _SECONDS: self._seconds})
 
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
         """Give each group to one process, in the order in which the tests were found."""
@@ -137,7 +140,7 @@ class Controller:
             terminalreporter.stats["deselected"] = [SimpleNamespace()] * self._deselected
 
     def pytest_unconfigure(self) -> None:
-        self._folder.cleanup()
+        self._temporary.cleanup()
 
 
 class Worker:
@@ -147,6 +150,9 @@ class Worker:
         self._output: dict[str, Any] = config.workeroutput
         self._folder = Path(config.workerinput[_FOLDER])
         self._seconds: dict[str, float] = config.workerinput[_SECONDS]
+        (self._folder / f"worker.{os.getpid()}").touch()
+        self._interrupted = False
+        signal.signal(signal.SIGINT, self._interrupt)
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -169,8 +175,16 @@ class Worker:
         with _held(self._folder / "alone.lock", exclusively=alone):
             return (yield)
 
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        """The first interrupt ends the tests; no further one ends their cleaning up."""
+        if not self._interrupted:
+            self._interrupted = True
+            with contextlib.suppress(OSError):
+                (self._folder / f"interrupted.{os.getpid()}").touch()
+            raise KeyboardInterrupt
 
-@contextmanager
+
+@contextlib.contextmanager
 def _held(lock: Path, exclusively: bool) -> Iterator[None]:
     """Hold a lock that many may share or one has alone; a dead process holds none."""
     with lock.open("ab") as file:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from estimate import Estimate, read
 from groups import Controller, Worker
+from leftovers import Leftovers
 
 #: What tests took where that was noted last for everybody.
 DURATIONS = Path(__file__).with_name("durations.json")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """See to it that no process disturbs another, and say how long all will take."""
+    """See to it that no process disturbs another, say how long all will take, leave nothing behind."""
     if hasattr(config, "workerinput"):
         config.pluginmanager.register(Worker(config))
     elif config.getoption("numprocesses", None):
@@ -21,4 +23,5 @@ def pytest_configure(config: pytest.Config) -> None:
         seconds = read(DURATIONS, here)
         controller = Controller(seconds)
         config.pluginmanager.register(controller)
+        config.pluginmanager.register(Leftovers(controller.folder, os.getpid()))
         config.pluginmanager.register(Estimate(config, controller, seconds, here))

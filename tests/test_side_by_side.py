@@ -15,11 +15,12 @@ import pytest
 from baked import outside
 from estimate import Left, read
 from groups import longest_first
+from leftovers import Leftovers, descendants
 from results import update
 from waiting import eventually
 
 # Each starts Python several times.
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 TESTS = Path(__file__).parent
 COMMAND = ["--numprocesses", "3", "--dist", "loadgroup"]
@@ -115,14 +116,16 @@ def test_an_interrupt_ends_the_processes_and_what_their_tests_have_started(tmp_p
         "    child = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
         "    open(f'child-{child.pid}', 'w').close()\n"
         "    yield\n"
+        "    time.sleep(7)\n"  # as long as a broker may take, and pytest-xdist doesn't wait
         "    child.kill()\n"
         "    child.wait()\n"
+        "    open(f'ended-{child.pid}', 'w').close()\n"
         "@pytest.mark.parametrize('number', range(2))\n"
         "def test_long(child, number):\n"
         "    time.sleep(600)\n"
     )
     for send in (os.killpg, os.kill):
-        for old in tmp_path.glob("child-*"):
+        for old in [*tmp_path.glob("child-*"), *tmp_path.glob("ended-*")]:
             old.unlink()
         process = subprocess.Popen(
             [sys.executable, "-B", "-m", "pytest", "-p", "side_by_side", *COMMAND, "-n", "2"],
@@ -135,12 +138,35 @@ def test_an_interrupt_ends_the_processes_and_what_their_tests_have_started(tmp_p
         try:
             eventually(lambda: len(list(tmp_path.glob("child-*"))) == 2, 60, "both have begun")
             send(process.pid, signal.SIGINT)
-            said, _ = process.communicate(timeout=60)
+            said, _ = process.communicate(timeout=150)
         finally:
             process.kill()
         assert process.returncode == 2, said
-        for child in tmp_path.glob("child-*"):
-            assert not Path("/proc", child.name.removeprefix("child-")).exists(), said
+        children = [each.name.removeprefix("child-") for each in tmp_path.glob("child-*")]
+        assert all((tmp_path / f"ended-{each}").exists() for each in children), said
+        assert not [each for each in children if alive(int(each))]
+
+
+def test_what_outlives_an_interrupt_is_killed(tmp_path: Path) -> None:
+    code = "import subprocess, time; subprocess.Popen(['sleep', '600'], start_new_session=True); "
+    with subprocess.Popen([sys.executable, "-c", code + "time.sleep(600)"]) as first:
+        try:
+            eventually(lambda: descendants(first.pid), 20, "it has a child")
+            [(child, _)] = descendants(first.pid)
+            leftovers = Leftovers(tmp_path, first.pid)
+            leftovers.pytest_keyboard_interrupt()
+            leftovers.pytest_unconfigure()
+            eventually(lambda: not alive(child), 10, "its child has ended")
+            assert alive(first.pid)
+        finally:
+            first.kill()
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_the_longest_group_goes_first_and_those_who_run_alone_last() -> None:

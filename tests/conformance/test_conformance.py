@@ -11,11 +11,14 @@ from . import generations
 from .cases import cases
 from .checklist import scenarios
 
+#: Which brokers come one after the other where tests run in several processes.
+_GROUPS = {generations.INSTALLED: "a", generations.DENYING: "a", "4.0": "b", "4.3": "b"}
+
 
 def _parameters() -> Iterator[Any]:
     for broker, kind, name in cases():
-        # Its scenarios are under way on all lanes while the tests wait for them.
-        marks = [pytest.mark.xdist_group(f"conformance-{broker}")]
+        # A broker's scenarios are under way on all lanes at once; two brokers' are enough.
+        marks = [pytest.mark.xdist_group(f"conformance-{_GROUPS[broker]}")]
         if kind == "incumbent" and scenarios()[name].incumbent_fails:
             reason = scenarios()[name].incumbent_fails
             marks.append(pytest.mark.xfail(strict=True, reason=reason))
