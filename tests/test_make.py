@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
 
 import pytest
-from baked import BakedProject, bake_into, outside
+from baked import TEMPLATE, BakedProject, bake_into, outside
 from local import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.broker, pytest.mark.timeout(400)]
@@ -49,8 +50,12 @@ def in_background(project: BakedProject, target: str, **env: str) -> Iterator[No
 
 def test_make_lock_keeps_to_the_metadata(weather: BakedProject) -> None:
     before = weather.read("requirements.txt")
+    os.utime(weather / "requirements.txt", (1, 1))
     make(weather, "lock")
     after = weather.read("requirements.txt")
+    # What hasn't changed is left alone, so that nothing is installed again.
+    assert (after == before) == ((weather / "requirements.txt").stat().st_mtime == 1)
+    assert not weather.has_file("requirements.tmp")
     names = [line.split("==")[0] for line in before.splitlines() if "==" in line]
     assert [line.split("==")[0] for line in after.splitlines() if "==" in line] == names
     assert "://" not in after
@@ -76,3 +81,17 @@ def test_the_way_without_containers_ends_in_an_answer(weather: BakedProject) -> 
             time.sleep(0.5)
     assert json.loads(done.stdout)["echo"] == {"text": text}
     assert not weather.has_file("pwned")
+
+
+def test_no_package_may_be_called_like_one_that_the_tools_install(weather: BakedProject) -> None:
+    """It would be imported in its place, or hide it."""
+    make(weather, "lock")
+    make(weather, "lint")
+    make(weather, "coverage", MQ_PORT=str(free_port()))
+    variables = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))
+    taken = {name for group in variables["_taken"].values() for name in " ".join(group).split()}
+    [packages] = (weather / ".venv").glob("lib/python3*/site-packages")
+    found = {path.name.split(".")[0] for path in packages.iterdir() if path.suffix != ".dist-info"}
+    names = {name for name in found if re.fullmatch("[a-z][a-z0-9_]*", name)}
+    assert {"pika", "pytest_timeout", "typing_extensions", "coverage", "mypy"} <= names
+    assert sorted(name for name in names - taken if "__mypyc" not in name) == []

@@ -14,6 +14,12 @@ from packaging.requirements import Requirement
 
 #: The repository that the defaults give, but for the connector's own files.
 DEFAULT_TREE = {
+    ".devcontainer/compose.yaml",
+    ".devcontainer/devcontainer.json",
+    ".editorconfig",
+    ".pre-commit-config.yaml",
+    "CHANGELOG.md",
+    "SECURITY.md",
     ".dockerignore",
     ".env",
     ".env.example",
@@ -144,7 +150,10 @@ def test_the_chosen_python_is_that_of_the_image_and_of_ci(bake: Bake, python_ver
     jobs = parse("ci.yml", project.read(".github/workflows/ci.yml"))["jobs"]
     asked = [step["with"] for job in jobs.values() for step in job["steps"] if "with" in step]
     versions = {given["python-version"] for given in asked if "python-version" in given}
-    assert versions == {python_version}
+    assert versions == {python_version, "${{ matrix.python }}"}
+    matrix = jobs["test"]["strategy"]["matrix"]
+    assert matrix["python"] == [python_version]
+    assert {each["python"] for each in matrix["include"]} == {"3.10", "3.14"}
 
 
 def test_requirements_pin_what_the_metadata_asks_for_with_hashes(
