@@ -1,0 +1,84 @@
+"""Every shell block of the READMEs and the pages is run by a test, or it is named here why it can't be."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from baked import TEMPLATE, TREE
+
+PAGES = [
+    *sorted(TEMPLATE.glob("*.md")),
+    *sorted((TEMPLATE / "docs").glob("*.md")),
+    *sorted(TREE.glob("*.md")),
+    *sorted(TREE.glob("docs/*.md")),
+]
+#: By the page, the first line of each block and the tests that run it.
+RUN = {
+    "README.md": {
+        "cookiecutter gh:org/neon-mq-template": "test_readme",
+        'docker compose exec service python -m neon_echo request \'{"text": "hi"}\'': "test_readme",
+        "make demo": "test_readme",
+        "cruft create https://github.com/org/neon-mq-template": "test_cruft",
+    },
+    "docs/add-to-neon.md": {
+        "python3 rabbitmq/provision.py --print neon": "test_provision_print",
+        "python -m neon_echo doctor": "test_existing_neon",
+    },
+    "docs/move-a-service.md": {
+        'cookiecutter gh:org/neon-mq-template service_name="Neon Metrics" \\': "test_moved_service",
+        "rm rabbitmq/definitions.json": "test_moved_service",
+        "tar -C ../neon_metrics_service/neon_metrics_service --exclude=./__main__.py "
+        "-c . | tar -x -C src/neon_metrics_service": "test_moved_service",
+        "find src -name mq_connector -prune -o -name '*.py' -exec sed -i ": "test_moved_service",
+        "mkdir src/neon_mq_connector": "test_moved_service",
+        "make lock": "test_moved_service",
+        ".venv/bin/python -m pip uninstall --yes neon-mq-connector": "test_moved_service",
+        "python -m neon_metrics_service doctor": "test_moved_service",
+    },
+    f"{TREE.name}/README.md": {
+        "docker compose up --build --detach --wait": "test_readme",
+        "make test": "test_readme",
+        "docker compose exec service python -m << cookiecutter.package_name >> doctor": "test_readme",
+        "docker compose exec service python -m << cookiecutter.package_name >> dead": "test_readme",
+        "python3 rabbitmq/provision.py": "test_readme",
+        "make link": "test_cruft",
+        "cruft update --skip-apply-ask": "test_cruft",
+    },
+    f"{TREE.name}/CONTRIBUTING.md": {"make lint": "test_generated_repository"},
+}
+#: Blocks that no test runs, and why.
+NOT_RUN = {
+    "README.md": {"make test": "it is what runs the tests"},
+    "docs/reliability.md": {
+        "make test PYTEST_ARGS=tests/connector/functional": "18 minutes of what runs anyway, and "
+        "it would write into this page",
+    },
+}
+
+
+def blocks(page: Path) -> list[str]:
+    """First lines of a page's shell blocks, in order."""
+    text = page.read_text(encoding="utf-8")
+    return re.findall(r"^ *```sh\n *(.*)$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(TEMPLATE).as_posix())
+def test_each_block_is_run_or_named(page: Path) -> None:
+    name = page.relative_to(TEMPLATE).as_posix()
+    known = {**RUN.get(name, {}), **NOT_RUN.get(name, {})}
+    unknown = [line for line in blocks(page) if not line.startswith(tuple(known) or ("\0",))]
+    assert not unknown, f"{name}: say in {Path(__file__).name} which test runs it"
+    gone = [line for line in known if not any(each.startswith(line) for each in blocks(page))]
+    assert not gone, f"{name} has no such block any more"
+
+
+def test_the_tests_that_are_named_exist() -> None:
+    for known in RUN.values():
+        for test in known.values():
+            assert (TEMPLATE / "tests" / f"{test}.py").is_file(), test
+
+
+def test_there_are_many() -> None:
+    assert sum(len(blocks(page)) for page in PAGES) >= 20
