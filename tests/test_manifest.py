@@ -56,7 +56,7 @@ def test_edited_added_and_missing_files_are_named(copy: Path) -> None:
     (copy / "payload" / "ours.py").write_text("")
     (copy / "errors.py").unlink()
     shutil.rmtree(copy / "compat")
-    assert [*inventory.told(copy)] == [
+    assert [*inventory.report(copy)] == [
         "connector: version 1.2.3, 4 files differ",
         "edited: health.py",
         "added: payload/ours.py",
@@ -70,13 +70,13 @@ def test_what_tools_and_line_endings_do_is_no_edit(copy: Path) -> None:
         (copy / name).write_text("x")
     for path in inventory.files(copy).values():
         path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
-    assert [*inventory.told(copy)] == ["connector: version 1.2.3, as it came"]
+    assert [*inventory.report(copy)] == ["connector: version 1.2.3, as it came"]
 
 
 def test_many_files_are_counted_and_no_name_breaks_the_line(copy: Path) -> None:
     for number in range(25):
         (copy / f"ours{number:02}\x1b[31m\n.py").write_text("")
-    title, added = inventory.told(copy)
+    title, added = inventory.report(copy)
     assert title.endswith("25 files differ")
     assert added.endswith(" and 5 more") and added.isprintable()
 

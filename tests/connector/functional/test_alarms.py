@@ -64,12 +64,12 @@ def test_a_consumer_and_its_health_check_name_the_alarm(
     consumer.connection.call(
         lambda: handling.outbox.send_again(Message("", "input.nobody", b"x"))
     )  # What a handler would publish; no request comes in while the alarm is in force.
-    eventually(lambda: consumer.connection.trouble == _TOLD, 10, "the connection's own word")
+    eventually(lambda: consumer.connection.last_error == _TOLD, 10, "the connection's own word")
     assert looked(service) == f"not consuming {queue!r}: {_TOLD}"
     assert f"{_TOLD}; what is sent waits" in caplog.messages
     alarm(False)
     eventually(lambda: looked(service) == "", 10, "all is well again")
-    assert consumer.connection.trouble == ""
+    assert consumer.connection.last_error == ""
     assert "the broker takes messages again" in caplog.messages
     peer.close()
 

@@ -277,7 +277,7 @@ def test_a_message_that_its_callback_can_settle_no_more_comes_again_until_it_is_
         seen.append(method.redelivered)
         channel.close()
 
-    consume(handle, auto_ack=False, queue_type="legacy")
+    consume(handle, ack_on_return=False, queue_type="legacy")
     peer.publish(queue, b"x")
     assert peer.take(dead)[1] == b"x"
     assert seen == [False, True]

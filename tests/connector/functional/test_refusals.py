@@ -139,8 +139,8 @@ def test_as_many_connections_as_are_allowed_are_waited_out_from_the_start(
     try:
         consumer = consume(echo, at=at, within=0)
         told = f"{'user ' if whose == 'user' else ''}connection limit (1) is reached"
-        eventually(lambda: told in consumer.connection.trouble)
-        assert "530 NOT_ALLOWED" in consumer.connection.trouble
+        eventually(lambda: told in consumer.connection.last_error)
+        assert "530 NOT_ALLOWED" in consumer.connection.last_error
         assert consumer.failure is None and not consumer.is_consuming
         other.close()
         eventually(lambda: consumer.is_consuming)

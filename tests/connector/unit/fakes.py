@@ -140,7 +140,7 @@ class FakeConnection:
     def __init__(self) -> None:
         self.calls: list[Callable[[], object]] = []
         self.timers: list[tuple[float, Callable[[], object]]] = []
-        self.trouble = ""
+        self.last_error = ""
         self.is_own_thread = False
 
     def call(self, function: Callable[[], object]) -> None:

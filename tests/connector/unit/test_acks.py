@@ -71,7 +71,7 @@ class AcksAgainstABroker(RuleBasedStateMachine):
     @rule(tag=st.integers(0, 30))
     def reject_one(self, tag: int) -> None:
         fresh = tag in self.unsettled()
-        assert self.acks.told(tag) == fresh
+        assert self.acks.note_rejection(tag) == fresh
         if fresh:
             self.rejected.add(tag)
             self.broker.reject(tag)
@@ -81,7 +81,7 @@ class AcksAgainstABroker(RuleBasedStateMachine):
         tags = self.acks.unsettled(tag)
         assert tags == self.unsettled(tag)
         for each in tags:
-            assert self.acks.told(each)
+            assert self.acks.note_rejection(each)
             self.rejected.add(each)
             self.broker.reject(each)
 
@@ -138,16 +138,16 @@ def test_what_is_settled_behind_a_gap_is_acknowledged_one_by_one() -> None:
 def test_a_rejected_tag_is_never_on_top_of_a_multiple_ack() -> None:
     acks = delivered(3)
     acks.ack(1)
-    acks.told(2)
-    acks.told(3)
+    acks.note_rejection(2)
+    acks.note_rejection(3)
     assert acks.take() == [(1, True)]
     assert acks.outstanding == 0
 
 
 def test_rejections_alone_need_no_ack() -> None:
     acks = delivered(2)
-    acks.told(1)
-    acks.told(2)
+    acks.note_rejection(1)
+    acks.note_rejection(2)
     assert acks.take() == []
 
 
@@ -175,7 +175,7 @@ def test_what_is_settled_behind_a_delivery_that_stays_in_hand_is_forgotten_once_
         if tells == "acks":
             acks.ack(tag)
         else:
-            acks.told(tag)
+            acks.note_rejection(tag)
         if tag % 50 == 0:
             acks.take()
     assert remembered(acks) == 1 == acks.outstanding
@@ -187,7 +187,7 @@ def test_a_handler_that_only_rejects_leaves_nothing_behind_though_nothing_is_tak
     acks = Acks()
     for tag in range(1, 100_001):
         acks.delivered(tag)
-        acks.told(tag)
+        acks.note_rejection(tag)
     assert acks.pending == acks.outstanding == 0 == remembered(acks)
 
 
@@ -208,7 +208,7 @@ def test_settling_twice_does_nothing_the_second_time() -> None:
     acks = delivered(1)
     assert acks.ack(1)
     assert not acks.ack(1)
-    assert not acks.told(1)
+    assert not acks.note_rejection(1)
     assert acks.take() == [(1, True)]
     assert not acks.ack(1)
     assert acks.take() == []
@@ -218,7 +218,7 @@ def test_a_tag_that_was_never_delivered_is_not_acknowledged() -> None:
     acks = delivered(2)
     assert not acks.ack(3)
     assert not acks.ack(0)
-    assert not acks.told(3)
+    assert not acks.note_rejection(3)
     assert acks.take() == []
 
 

@@ -22,7 +22,7 @@ from .test_testing import echo
 class Handled(Setup):
     """A worker that hands one delivery to a callback."""
 
-    def __init__(self, callback: Any, auto_ack: bool = True) -> None:
+    def __init__(self, callback: Any, ack_on_return: bool = True) -> None:
         super().__init__()
         self.errors: list[Exception] = []
         self.deliver(1)
@@ -34,7 +34,7 @@ class Handled(Setup):
             lambda delivery: Channel(self.opened, self.outbox, self.process, delivery),
             self.errors.append,
             Suspicion(),
-            auto_ack=auto_ack,
+            ack_on_return=ack_on_return,
         )
         workers.handle(self.delivery)
 
@@ -70,7 +70,7 @@ def test_what_it_did_before_counts_and_a_second_close_does_nothing() -> None:
         assert (channel.is_open, channel.is_closed) == (False, True)
         stored.append(body)
 
-    handled = Handled(store, auto_ack=False)
+    handled = Handled(store, ack_on_return=False)
     handled.link.run_calls()
     scratch = handled.link.amqp.open()
     assert stored == [b""] and not handled.errors
@@ -126,8 +126,8 @@ def test_an_error_after_it_dead_letters_the_message() -> None:
     assert isinstance(handled.errors[0], ChannelWrongStateError)
 
 
-def test_without_auto_ack_a_message_that_nobody_can_settle_any_more_comes_again() -> None:
-    handled = Handled(closing, auto_ack=False)
+def test_without_ack_on_return_a_message_that_nobody_can_settle_any_more_comes_again() -> None:
+    handled = Handled(closing, ack_on_return=False)
     handled.link.run_calls()
     assert handled.transport.methods == []
     [(seconds, _)] = handled.link.timers
@@ -138,7 +138,7 @@ def test_without_auto_ack_a_message_that_nobody_can_settle_any_more_comes_again(
 
 def test_the_same_where_it_is_closed_after_the_callback() -> None:
     kept: list[Any] = []
-    handled = Handled(lambda channel, *_: kept.append(channel), auto_ack=False)
+    handled = Handled(lambda channel, *_: kept.append(channel), ack_on_return=False)
     assert handled.settle() == []
     closer = threading.Thread(target=kept[0].close)
     closer.start()
@@ -149,7 +149,7 @@ def test_the_same_where_it_is_closed_after_the_callback() -> None:
 @pytest.mark.parametrize("settle", ["basic_ack", "basic_reject"])
 def test_a_message_that_was_settled_before_does_not_come_again(settle: str) -> None:
     kept: list[Any] = []
-    handled = Handled(lambda channel, *_: kept.append(channel), auto_ack=False)
+    handled = Handled(lambda channel, *_: kept.append(channel), ack_on_return=False)
     getattr(kept[0], settle)(1)
     kept[0].close()
     [[name]] = handled.settle()
@@ -167,7 +167,7 @@ def test_an_ack_that_waits_for_a_confirm_is_sent_though_the_channel_is_closed() 
         function()
 
     confirms = Confirms(call)
-    handled = Handled(publish, auto_ack=False)
+    handled = Handled(publish, ack_on_return=False)
     handled.link.run_calls()
     assert handled.transport.methods == []
     confirms.outcome(None)
@@ -177,7 +177,7 @@ def test_an_ack_that_waits_for_a_confirm_is_sent_though_the_channel_is_closed() 
 def test_when_the_connection_is_lost_nothing_is_made_of_it() -> None:
     """The broker delivers the message again by itself."""
     kept: list[Any] = []
-    handled = Handled(lambda channel, *_: kept.append(channel), auto_ack=False)
+    handled = Handled(lambda channel, *_: kept.append(channel), ack_on_return=False)
     handled.opened.end()
     kept[0].close()
     assert handled.settle() == []

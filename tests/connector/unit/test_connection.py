@@ -184,7 +184,7 @@ def test_while_the_broker_is_down_it_says_so_and_tries_again(
         eventually(lambda: caplog.text.count("trying again") >= 3, PATIENCE)  # 1st, 2nd, 4th.
         assert "connection refused; trying again in 0." in caplog.text
         assert "(attempt 4)" in caplog.text
-        assert member.connection.trouble.endswith("connection refused")
+        assert member.connection.last_error.endswith("connection refused")
         assert member.events == []
         assert 3 in failures
 
@@ -210,10 +210,10 @@ def test_pauses_grow_up_to_a_bound_until_the_connection_has_been_of_use() -> Non
     assert max(max(each) for each in pauses) <= 0.8
     assert min(pauses[-1]) >= 0.4
     assert len(set(pauses[-1])) > 1, "services must not come back in step"
-    connection.trouble = "down"
+    connection.last_error = "down"
     connection.used()
     assert max(connection._attempts.pause_with(1) for _ in range(50)) <= 0.05
-    assert connection.trouble == ""
+    assert connection.last_error == ""
 
 
 def test_links_that_open_and_are_of_no_use_get_longer_pauses_than_a_broker_that_is_down() -> None:
@@ -423,7 +423,7 @@ def test_it_can_be_left_while_it_is_connecting() -> None:
 
 def test_it_can_be_left_while_it_waits_to_try_again() -> None:
     with joined(nobody()) as [member]:
-        eventually(lambda: member.connection.trouble, PATIENCE)
+        eventually(lambda: member.connection.last_error, PATIENCE)
         member.quit()
         assert member.events == []
 
@@ -484,8 +484,8 @@ def test_a_port_that_drops_everything_is_not_waited_for_for_ever() -> None:
             "127.0.0.1", silent.getsockname()[1], connection_attempts=1, stack_timeout=0.3
         )
         member = Listener(Connection([parameters])).join()
-        eventually(lambda: member.connection.trouble, PATIENCE)
-        assert "imeout" in member.connection.trouble
+        eventually(lambda: member.connection.last_error, PATIENCE)
+        assert "imeout" in member.connection.last_error
         member.quit()
 
 

@@ -169,9 +169,9 @@ def test_the_first_worker_is_the_thread_that_calls(make: Make) -> None:
     assert seen == [one.thread]
 
 
-def test_without_auto_ack_a_message_is_left_to_its_callback(make: Make) -> None:
+def test_without_ack_on_return_a_message_is_left_to_its_callback(make: Make) -> None:
     seen = threading.Event()
-    one = make(lambda *_: seen.set(), auto_ack=False)
+    one = make(lambda *_: seen.set(), ack_on_return=False)
     delivered = Delivered()
     one.put(delivered)
     assert seen.wait(PATIENCE)
@@ -591,16 +591,16 @@ def test_it_says_so_when_every_worker_hangs_and_none_can_be_replaced(make: Make)
 
     one = make(hang)
     for number in range(4):
-        assert one.workers.trouble == ""
+        assert one.workers.why_unhealthy == ""
         late = Delivered(number, b"%d" % number)
         one.put(late)
         assert begun.acquire(timeout=PATIENCE)
         opened: Any = late.opened
         one.workers.replace_late(opened)
-    eventually(lambda: one.workers.trouble, PATIENCE)
-    assert "longer than the broker waits" in one.workers.trouble
+    eventually(lambda: one.workers.why_unhealthy, PATIENCE)
+    assert "longer than the broker waits" in one.workers.why_unhealthy
     release.set()
-    eventually(lambda: not one.workers.trouble, PATIENCE)
+    eventually(lambda: not one.workers.why_unhealthy, PATIENCE)
 
 
 def test_it_says_so_when_every_worker_is_stuck_or_dead(make: Make) -> None:
@@ -609,18 +609,20 @@ def test_it_says_so_when_every_worker_is_stuck_or_dead(make: Make) -> None:
     first, second = Delivered(1), Delivered(2)
     one.put(first)
     time.sleep(1.2)
-    assert one.workers.trouble == "", "one of them is free"
+    assert one.workers.why_unhealthy == "", "one of them is free"
     one.put(second)
     time.sleep(0.1)
-    assert one.workers.trouble == ""
+    assert one.workers.why_unhealthy == ""
     eventually(
-        lambda: one.workers.trouble == "every worker has been in its callback for more than 1 s"
+        lambda: (
+            one.workers.why_unhealthy == "every worker has been in its callback for more than 1 s"
+        )
     )
     release.set()
     second.wait()
-    eventually(lambda: one.workers.trouble == "")
+    eventually(lambda: one.workers.why_unhealthy == "")
     one.workers.stop()
-    eventually(lambda: one.workers.trouble == "no worker is alive")
+    eventually(lambda: one.workers.why_unhealthy == "no worker is alive")
 
 
 def test_of_consumers_with_different_bounds_each_keeps_its_own(make: Make) -> None:

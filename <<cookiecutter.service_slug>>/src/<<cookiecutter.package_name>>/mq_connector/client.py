@@ -108,8 +108,8 @@ class Client:
             raise request.error
         if request.reply is None:
             what = "reply from" if wants_reply else "confirmation of a message to"
-            trouble = f": {self.connection.trouble}" if self.connection.trouble else ""
-            raise RequestTimeout(f"no {what} {queue!r} within {timeout:g} s{trouble}")
+            reason = f": {self.connection.last_error}" if self.connection.last_error else ""
+            raise RequestTimeout(f"no {what} {queue!r} within {timeout:g} s{reason}")
         return request.reply
 
     def close(self) -> None:
@@ -174,7 +174,7 @@ class Client:
     def _on_no(self, text: str) -> None:
         """The broker won't have it: for good, or only now if it once did."""
         if self._ever_ready:
-            self.connection.trouble = text
+            self.connection.last_error = text
             self._kept.open_again(_CHANNEL_PAUSE)
         else:
             self.on_refused(StartError(text))

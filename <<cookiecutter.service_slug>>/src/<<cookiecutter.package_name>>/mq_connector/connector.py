@@ -145,11 +145,11 @@ class MQConnector:
         reasons: list[str] = []
         lock = threading.Lock()
 
-        def looked(name: str, trouble: str) -> None:
+        def looked(name: str, reason: str) -> None:
             with lock:
                 consumer = waiting.pop(name)
-                if trouble:
-                    reasons.append(f"not consuming {consumer.queue!r}: {trouble}")
+                if reason:
+                    reasons.append(f"not consuming {consumer.queue!r}: {reason}")
                 last = not waiting
             if last:
                 done("; ".join(reasons))

@@ -96,9 +96,9 @@ class Publisher:
         with self._room:
             if not self._closed:
                 self._kept.join()
-            trouble = self.connection.trouble or ("the connection was lost" if self._lost else "")
-            if not self._hold and self._opened is None and trouble:
-                raise NotConnected(trouble)
+            reason = self.connection.last_error or ("the connection was lost" if self._lost else "")
+            if not self._hold and self._opened is None and reason:
+                raise NotConnected(reason)
             if (
                 self.connection.is_own_thread
             ):  # a future's callback runs there, and it alone makes room
@@ -106,7 +106,7 @@ class Publisher:
             if not self._room.wait_for(self._has_room, timeout):
                 raise NotConnected(
                     f"{self._window} messages wait for their confirm since {timeout:g} s"
-                    f"{': ' + self.connection.trouble if self.connection.trouble else ''}"
+                    f"{': ' + self.connection.last_error if self.connection.last_error else ''}"
                 )
             if self._refusal is not None:
                 raise self._refusal

@@ -92,7 +92,7 @@ def examine(service: MQConnector) -> int:
 def _examine_connector(report: _Report) -> None:
     """Whoever asks for help is asked for this first; an edited connector is no fault."""
     try:
-        first, *differences = inventory.told()
+        first, *differences = inventory.report()
     except inventory.ManifestError as error:
         report.note(str(error))
         return
@@ -157,14 +157,14 @@ def _kind(queue: str) -> Steps:
 
 def _examine_alarm(report: _Report, service: MQConnector) -> None:
     try:
-        trouble = alarm(service)
+        reason = alarm(service)
     except ChannelError as error:
         report.bad(
             f"user may not publish ({error})", "grant write on amq.default: replies go there"
         )
         return
-    if trouble:
-        report.bad(trouble, "`rabbitmqctl status` shows how much it has and how much it wants")
+    if reason:
+        report.bad(reason, "`rabbitmqctl status` shows how much it has and how much it wants")
     else:
         report.good("publishing: the broker takes messages")
 

@@ -82,7 +82,7 @@ def show(folder: Path = FOLDER) -> int:
     :returns: exit code: 0, or 1 where the manifest is missing or damaged
     """
     try:
-        for line in told(folder):
+        for line in report(folder):
             say(line)
     except ManifestError as error:
         say(str(error))
@@ -90,7 +90,7 @@ def show(folder: Path = FOLDER) -> int:
     return 0
 
 
-def told(folder: Path = FOLDER) -> Iterator[str]:
+def report(folder: Path = FOLDER) -> Iterator[str]:
     """Version and differences in words, a line for each.
 
     :raises ManifestError: the manifest can't be read, or is damaged

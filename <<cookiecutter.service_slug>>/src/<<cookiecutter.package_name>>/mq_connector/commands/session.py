@@ -57,7 +57,9 @@ class Session:
             self.close()
             if self._refusal:
                 raise StartError(self._refusal)
-            raise NotConnected(self.connection.trouble or f"no connection within {self.timeout} s")
+            raise NotConnected(
+                self.connection.last_error or f"no connection within {self.timeout} s"
+            )
 
     @property
     def is_well(self) -> bool:
@@ -71,7 +73,7 @@ class Session:
         :raises NotConnected: it was lost
         """
         if self._link is None:
-            raise NotConnected(self.connection.trouble or "the connection was lost")
+            raise NotConnected(self.connection.last_error or "the connection was lost")
         return self._link
 
     def run(self, steps: Steps) -> Any:
@@ -90,7 +92,7 @@ class Session:
 
     def _start(self, steps: Steps, result: Result) -> None:
         if self._scratch is None:
-            result.set(None, NotConnected(self.connection.trouble or "the connection was lost"))
+            result.set(None, NotConnected(self.connection.last_error or "the connection was lost"))
         else:
             self._scratch.run(steps, result.set)
 

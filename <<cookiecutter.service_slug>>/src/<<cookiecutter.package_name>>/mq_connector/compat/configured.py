@@ -186,7 +186,7 @@ class ConfiguredConnector(MQConnector):
                 reason = permanent_reason(error, vhost, username)
                 if reason:
                     raise StartError(reason) from None
-                trouble = describe(error)
+                reason = describe(error)
             if attempt < _ATTEMPTS:
                 time.sleep(get_timeout(_FIRST_PAUSE, attempt))
-        raise NotConnected(f"no connection to {parameters.host}:{parameters.port}: {trouble}")
+        raise NotConnected(f"no connection to {parameters.host}:{parameters.port}: {reason}")

@@ -195,11 +195,11 @@ class ConsumingConnector(MessagingConnector):
         attempts = properties.get("restart_attempts", self.__max_consumer_restarts__)
         self.stop_consumers((name,))
         if "properties" not in properties:
-            trouble = "it isn't registered"
+            reason = "it isn't registered"
         elif 0 <= attempts <= properties.get("num_restarted", 0):
-            trouble = f"it has been restarted {attempts} times"
+            reason = f"it has been restarted {attempts} times"
         elif properties["properties"]["queue_exclusive"]:
-            trouble = "its queue was exclusive"
+            reason = "its queue was exclusive"
         else:
             properties["num_restarted"] = properties.get("num_restarted", 0) + 1
             self.consumers[name] = self.consumer_thread_cls(**properties["properties"])
@@ -207,7 +207,7 @@ class ConsumingConnector(MessagingConnector):
             return
         self.consumer_properties.setdefault(name, {})["dead"] = True
         self.consumers.pop(name, None)
-        _log.error("consumer %r isn't restarted: %s", name, trouble)
+        _log.error("consumer %r isn't restarted: %s", name, reason)
 
     def observe_consumers(self) -> None:
         """Restart the consumers that the broker has refused; the others need no help."""

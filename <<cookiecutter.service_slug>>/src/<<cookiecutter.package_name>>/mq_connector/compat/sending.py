@@ -132,8 +132,8 @@ class Sender:
         try:
             sent.result(_TAKEN_WITHIN)
         except FutureTimeoutError:
-            trouble = self._publisher.connection.trouble
-            raise NotConnected(trouble or f"no confirm within {_TAKEN_WITHIN:g} s") from None
+            reason = self._publisher.connection.last_error
+            raise NotConnected(reason or f"no confirm within {_TAKEN_WITHIN:g} s") from None
 
     def _make(self, message: Message) -> None:
         """Make the queue that is missing; who may not can only wait for its owner."""

@@ -39,7 +39,7 @@ class Connection:
         #: What there is at the moment, open or not; for the loop.
         self.link: Link | None = None
         #: Why the last attempt to connect failed, in words.
-        self._trouble = ""
+        self._last_error = ""
         #: Called on the loop, with the number of attempts in a row that have failed, after each.
         self.on_failure: Callable[[int], object] = lambda _: None
         # Guards who is a member and whether there is a thread: they decide about each other.
@@ -59,15 +59,15 @@ class Connection:
         return link is not None and link.is_open
 
     @property
-    def trouble(self) -> str:
+    def last_error(self) -> str:
         """Why there is no connection, or why the broker takes nothing on it, in words; empty while nothing
         is wrong."""
-        return self._trouble or self.blocked
+        return self._last_error or self.blocked
 
-    @trouble.setter
-    def trouble(self, text: str) -> None:
+    @last_error.setter
+    def last_error(self, text: str) -> None:
         """:param text: why a member can't do on it what it has joined for"""
-        self._trouble = text
+        self._last_error = text
 
     @property
     def blocked(self) -> str:
@@ -155,12 +155,12 @@ class Connection:
         Merely opening is no proof, or a broker that closes it at once would be asked without a pause.
         """
         self._attempts.succeeded()
-        self._trouble = ""
+        self._last_error = ""
 
     def accepted(self) -> None:
         """The broker has let a member do what it came for: a later refusal is taken for an accident."""
         self._attempts.ever_succeeded = True
-        self._trouble = ""
+        self._last_error = ""
 
     def suspect(self, member: Member) -> None:
         """A member gets no answers: give up the link, unless others do well on it."""
@@ -219,7 +219,7 @@ class Connection:
         reason = permanent_reason(
             error, host.virtual_host, getattr(host.credentials, "username", "")
         )
-        self._trouble = f"no connection to {host.host}:{host.port}: {reason or describe(error)}"
+        self._last_error = f"no connection to {host.host}:{host.port}: {reason or describe(error)}"
         if not self._members:
             self._close()
             return
@@ -234,7 +234,7 @@ class Connection:
                 self.address.ask_again()
             pause = attempts.pause_with(len(hosts))
             remedy = f"trying again in {pause:.2f} s (attempt {attempts.failed})"
-            attempts.complain(self._trouble, remedy)
+            attempts.complain(self._last_error, remedy)
             self.on_failure(attempts.failed)
         if self._members:
             self.later(pause, self._connect)

@@ -26,7 +26,7 @@ class Handling:
     :param callback: handles a message
     :param on_error: told of each failed message
     :param on_pace: told when another number of messages in hand may be better
-    :param auto_ack: acknowledge when the callback returns
+    :param ack_on_return: acknowledge when the callback returns
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Handling:
         callback: Callback,
         on_error: Callable[[Exception], None],
         on_pace: Callable[[], None],
-        auto_ack: bool,
+        ack_on_return: bool,
     ) -> None:
         self.outbox = Outbox(connection)
         self.suspicion = Suspicion()
@@ -49,7 +49,7 @@ class Handling:
             on_error,
             self.suspicion,
             on_pace,
-            auto_ack,
+            ack_on_return,
         )
         self.limits = limits
         self._process = Process()

@@ -62,7 +62,7 @@ class Supervision:
         #: Set once a stop was asked for, and once all is over but for callbacks that hang.
         self.stopping, self.over = threading.Event(), threading.Event()
         #: Why there is no consumer, in words.
-        self.trouble = ""
+        self.last_error = ""
         self._thread = thread
         self._connection = thread.connection
         self._handling: Handling | None = None
@@ -193,7 +193,7 @@ class Supervision:
             again = " again" if self._attempts.ever_succeeded else ""
             _log.info("consuming %r%s", self.queue, again)
             self._attempts.succeeded()
-            self.trouble = ""
+            self.last_error = ""
             self._connection.accepted()
         self._thread.on_change()
 
@@ -212,7 +212,7 @@ class Supervision:
             self.fail(error)
             return
         self._attempts.failed += 1
-        self.trouble = str(error)
+        self.last_error = str(error)
         self.complain(f"{error}; trying again")
         if is_stuck(error):
             self._connection.suspect(self)
@@ -246,17 +246,17 @@ class Supervision:
     def look(self, done: Callable[[str], None]) -> None:
         """Ask the broker whether the queue has a consumer."""
         consumption, handling = self._consumption, self._handling
-        trouble = self._connection.trouble or self.trouble or "no consumer"
+        reason = self._connection.last_error or self.last_error or "no consumer"
 
         def looked(found: Any, error: MQError | None) -> None:
             has_one = error is None and found is not None and found.consumer_count > 0
-            done("" if has_one and self.is_well else trouble)
+            done("" if has_one and self.is_well else reason)
 
-        if handling is not None and handling.workers.trouble:
-            done(handling.workers.trouble)
+        if handling is not None and handling.workers.why_unhealthy:
+            done(handling.workers.why_unhealthy)
         elif self._connection.blocked:
             done(self._connection.blocked)  # it would answer nothing on this connection
         elif consumption is None or not consumption.is_consuming:
-            done(trouble)
+            done(reason)
         else:
             consumption.opened.scratch.run(input_queue.exists(self.queue), looked)

@@ -41,7 +41,7 @@ class ConsumerThread(threading.Thread):
         is acknowledged unless the callback has settled it; when it raises, it is dead-lettered
     :param error_func: ``error_func(thread, exception)`` hears of every failed message and of a failed start
     :param limits: workers, prefetch and so on; by default from the environment
-    :param auto_ack: acknowledge when the callback returns; without, it settles its messages itself,
+    :param ack_on_return: acknowledge when the callback returns; without, it settles its messages itself,
         in its own time
     """
 
@@ -53,14 +53,14 @@ class ConsumerThread(threading.Thread):
         error_func: Callable[[Any, Exception], None] | None = None,
         *,
         limits: Limits | None = None,
-        auto_ack: bool = True,
+        ack_on_return: bool = True,
     ) -> None:
         super().__init__(name=f"consumer-{queue}", daemon=True)
         self.connection = connection_to(connection)
         self.queue = queue
         self.callback_func = callback_func
         self.error_func = error_func
-        self.auto_ack = auto_ack
+        self.ack_on_return = ack_on_return
         #: Called when it begins and when it stops to consume, or has failed; not on one thread only.
         self.on_change: Callable[[], None] = lambda: None
         self._limits = limits
@@ -161,7 +161,7 @@ class ConsumerThread(threading.Thread):
             self.callback_func,
             self.tell,
             self._supervision.on_pace,
-            self.auto_ack,
+            self.ack_on_return,
         )
         handling.start()
         try:

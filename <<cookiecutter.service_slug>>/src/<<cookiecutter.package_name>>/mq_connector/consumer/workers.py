@@ -70,7 +70,7 @@ class Workers:
     :param on_error: told of what a callback raised, after the message was dead-lettered; may not raise
     :param suspicion: which messages aren't to be tried again
     :param on_pace: called now and then, when another number of messages in hand may be better
-    :param auto_ack: acknowledge what a callback has left unsettled when it returns
+    :param ack_on_return: acknowledge what a callback has left unsettled when it returns
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Workers:
         on_error: Callable[[Exception], None],
         suspicion: Suspicion,
         on_pace: Callable[[], None] = lambda: None,
-        auto_ack: bool = True,
+        ack_on_return: bool = True,
     ) -> None:
         #: What is to be done: deliveries, and what else a worker is to call; None ends one.
         self.inbox: SimpleQueue[Delivery | Prefetch | Callable[[], None] | None] = SimpleQueue()
@@ -97,7 +97,7 @@ class Workers:
         self._on_error = on_error
         self._suspicion = suspicion
         self._on_pace = on_pace
-        self._auto_ack = auto_ack
+        self._ack_on_return = ack_on_return
         self._bounds = Bounds(limits.max_body, limits.max_depth)
         self._process = Process()
         self._workers: list[_Worker] = []
@@ -158,7 +158,7 @@ class Workers:
                 self._start_one()
 
     @property
-    def trouble(self) -> str:
+    def why_unhealthy(self) -> str:
         """Why nothing will be handled, in words; empty if all is well."""
         workers = [each for each in self._workers if not each.is_replaced]
         alive = [each for each in workers if is_alive(each.thread)]
@@ -246,17 +246,17 @@ class Workers:
         else:
             if delivery.confirms is not None:
                 self._settle_when_confirmed(delivery, delivery.confirms)
-            elif self._auto_ack:
+            elif self._ack_on_return:
                 delivery.opened.ack(delivery.tag)
                 return
-            if not self._auto_ack:
+            if not self._ack_on_return:
                 channel.leave(self._on_close)
 
     def _settle_when_confirmed(self, delivery: Delivery, confirms: Confirms) -> None:
         """The broker's no to a publish is the failure of the message whose callback has published."""
 
         def confirmed() -> None:
-            if self._auto_ack:
+            if self._ack_on_return:
                 delivery.opened.ack(delivery.tag)
 
         # By a worker, as who is told of it may take his time.

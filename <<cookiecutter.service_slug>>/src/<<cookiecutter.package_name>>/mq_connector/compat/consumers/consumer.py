@@ -77,7 +77,9 @@ class NeonConsumerThread(Hooks, ConsumerThread):
         **kwargs: Any,
     ) -> None:
         queue = queue or subscriber_queue(exchange)
-        super().__init__(connection_params, queue, callback_func, error_func, auto_ack=auto_ack)
+        super().__init__(
+            connection_params, queue, callback_func, error_func, ack_on_return=auto_ack
+        )
         options = {**dict(zip(("group", "target", "name"), args, strict=False)), **kwargs}
         self.name = options.get("name") or self.name
         daemon = options.get("daemon")
@@ -170,10 +172,10 @@ class NeonConsumerThread(Hooks, ConsumerThread):
         self.connection_failed_attempts += 1
         if self._told_of_outage:
             return
-        self._hooks.tell("on_connection_fail", self.connection.trouble)
+        self._hooks.tell("on_connection_fail", self.connection.last_error)
         if self.connection_failed_attempts > self.max_connection_failed_attempts:
             self._told_of_outage = True
-            error = ConnectionError(self.connection.trouble)
+            error = ConnectionError(self.connection.last_error)
             # Not on the loop: the handler may take its time.
             threading.Thread(target=self.tell, args=(error,), daemon=True).start()
 

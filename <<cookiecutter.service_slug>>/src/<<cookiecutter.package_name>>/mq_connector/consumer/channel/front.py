@@ -172,7 +172,7 @@ class Channel(Apart):
 
         The consumer's channel stays. What was published and settled before counts, and the message is
         settled as if this had not been called: acknowledged when the callback returns, dead-lettered when
-        it raises. Without ``auto_ack`` it comes again after a second, if nobody has settled it by then.
+        it raises. Without ``ack_on_return`` it comes again after a second, if nobody has settled it by then.
 
         Publishing, settling and declaring raise pika's ``ChannelWrongStateError`` afterwards.
         """
@@ -189,7 +189,7 @@ class Channel(Apart):
     # ---- for the connector
 
     def leave(self, on_close: Callable[[Delivery], None]) -> None:
-        """Its callback has returned without ``auto_ack``: whoever still has the channel settles the message.
+        """Its callback has returned without ``ack_on_return``: whoever still has the channel settles the message.
 
         :param on_close: called with it if the channel was or will be closed, so that nobody can
         """

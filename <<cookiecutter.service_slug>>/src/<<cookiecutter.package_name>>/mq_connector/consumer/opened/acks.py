@@ -60,14 +60,14 @@ class Acks:
         holes = [each for each in self._holes if each <= last]
         return [*holes, *range(self._top + 1, last + 1)]
 
-    def told(self, tag: int) -> bool:
+    def note_rejection(self, tag: int) -> bool:
         """Note a rejection, which the caller sends by itself; returns as `ack` does."""
         return self._settle(tag)
 
     def take(self) -> list[tuple[int, bool]]:
         """What to acknowledge now, as (delivery tag, multiple).
 
-        Rejections noted by `told` must have been sent before: ``multiple`` covers their tags.
+        Rejections noted by `note_rejection` must have been sent before: ``multiple`` covers their tags.
         """
         acked, self._acked = self._acked, []
         self.pending = 0

@@ -137,7 +137,7 @@ class OpenedChannel:
     def _refuse(self, tag: int, frame: bytes) -> None:
         self._process.check()
         with self._lock:
-            if self.is_open and self._acks.told(tag):
+            if self.is_open and self._acks.note_rejection(tag):
                 self.collected.rejects.append(frame)
                 self.collected.flush()
 
