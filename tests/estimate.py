@@ -8,6 +8,7 @@ that over the other when tests have been added that take minutes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections import Counter
@@ -122,7 +123,8 @@ class Estimate:
         if not whole or self._left is None or not self._count:
             return
         new = {name: round(self._total[name] / self._count[name], 2) for name in self._count}
-        results.update(self._cache, lambda known: dict(sorted({**known, **new}.items())), {})
+        with contextlib.suppress(OSError):  # in a clone of somebody else's, it is only an estimate
+            results.update(self._cache, lambda known: dict(sorted({**known, **new}.items())), {})
 
     def _key(self, test: str) -> str:
         return key(test, self._controller.groups.get(test, ""))
