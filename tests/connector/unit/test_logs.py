@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import sys
 import threading
 from collections.abc import Iterator
 
 import pytest
-from mq_connector.logs import Complaints, Logger, text_of
+from mq_connector.logs import Complaints, JsonFormatter, Logger, TextFormatter, text_of
 
 
 def told(complaints: Complaints, what: str, times: int) -> list[int]:
@@ -107,3 +109,33 @@ def test_an_error_that_cannot_be_printed_has_a_text(error: type[BaseException]) 
     thread.start()
     thread.join(5)
     assert told == ["Unspeakable (which can't be printed)"]
+
+
+#: Ends a line, is obeyed by terminals, and turns the direction of writing.
+HOSTILE = "a\n2026 ERROR b\r\x1b[31m\u2028\u202e\x9b1m\ud800"
+
+
+def record_of(text: str) -> logging.LogRecord:
+    try:
+        raise ValueError(text)
+    except ValueError:
+        return logging.LogRecord("n", logging.ERROR, "f", 1, "%s", (text,), sys.exc_info())
+
+
+def test_a_line_for_a_person_holds_nothing_that_a_terminal_obeys() -> None:
+    first, *others = TextFormatter().format(record_of(HOSTILE)).split("\n")
+    assert first.endswith(r"ERROR    a\n2026 ERROR b\r\x1b[31m\u2028\u202e\x9b1m\ud800")
+    assert len(others) > 3
+    assert all(each.startswith("    ") and each.isprintable() for each in others)
+
+
+def test_a_line_in_json_is_one_object_whatever_is_in_it() -> None:
+    record = record_of(HOSTILE)
+    record.about = {"message_id": HOSTILE, "odd": {1, 2}, "level": "forged"}
+    line = JsonFormatter().format(record)
+    assert line.isascii()
+    assert line.isprintable()
+    found = json.loads(line)
+    assert (found["message"], found["message_id"], found["odd"]) == (HOSTILE, HOSTILE, "{1, 2}")
+    assert found["level"] == "ERROR"
+    assert found["traceback"].startswith("Traceback")

@@ -360,9 +360,10 @@ def test_a_failure_is_logged_with_the_message_and_where_it_happened(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.ERROR):
-        idle(divide).workers.handle(Delivered(7).delivery)
+        idle(divide).workers.handle(Delivered(7, message_id="m7").delivery)
     assert (
-        "message 7 of 'input' is dead-lettered: ZeroDivisionError: division by zero" in caplog.text
+        "message 'm7' of 'input' is dead-lettered: ZeroDivisionError: division by zero"
+        in caplog.text
     )
     assert "Traceback" in caplog.text
 
@@ -370,7 +371,7 @@ def test_a_failure_is_logged_with_the_message_and_where_it_happened(
 def test_a_bad_body_is_logged_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
         idle(decode).workers.handle(Delivered(7, b"%%%").delivery)
-    assert "message 7 of 'input' is dead-lettered: PayloadError" in caplog.text
+    assert "message without an id of 'input' is dead-lettered: PayloadError" in caplog.text
     assert "Traceback" not in caplog.text
 
 

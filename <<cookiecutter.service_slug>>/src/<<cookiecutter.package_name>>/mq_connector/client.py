@@ -18,8 +18,11 @@ from .channels.replies import ReplyChannel, ReplyQueue
 from .connection import Connection
 from .connection.broker import INTERNAL_ERROR
 from .connection.link import Link
-from .errors import ChannelError, NotConnected, PayloadError, RequestTimeout, StartError
+from .errors import EXCERPT, ChannelError, NotConnected, PayloadError, RequestTimeout, StartError
+from .logs import Logger
 from .payload.request import message_ids
+
+_log = Logger(__name__)
 
 #: Seconds before a channel is opened again.
 _CHANNEL_PAUSE = 0.2
@@ -207,8 +210,13 @@ class Client:
 
     def on_reply(self, reply: dict[Any, Any]) -> bool:
         """A reply, or a part of one, has come; a subclass may do more."""
-        message_id = next((each for each in message_ids(reply) if each in self._requests), None)
+        ids = message_ids(reply)
+        message_id = next((each for each in ids if each in self._requests), None)
         if message_id is None:
+            if ids and not self._queue.is_shared:  # there it may be somebody else's
+                shown = ids[0][:EXCERPT]
+                what = "a late answer to message %r is dropped: nobody waits for it any more"
+                _log.info(what, shown, about={"message_id": shown, "outcome": "late"})
             return False
         if reply.get("is_final", True):
             self._requests.end(message_id, reply)

@@ -1,11 +1,14 @@
-"""Logging that no thread can die of."""
+"""Logging that no thread can die of, and lines that nobody outside can forge."""
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
-from typing import Any
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Optional
 
 from .errors import printable
 
@@ -18,6 +21,10 @@ _FORGOTTEN_AFTER = 600.0
 _REMEMBERED, _AT_LEAST_EVERY = 16, 64
 
 
+#: What a line is about, by name.
+About = Optional[Mapping[str, object]]
+
+
 class Logger:
     """A logger of the standard library whose filters and handlers may raise without an effect.
 
@@ -27,30 +34,44 @@ class Logger:
 
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
+        #: As `logging.Logger.isEnabledFor`, of which no more than one look-up in a dict is left.
+        self.is_enabled = self._logger.isEnabledFor
 
-    def log(self, level: int, message: str, *args: object, exc_info: Any = None) -> None:
-        """As `logging.Logger.log`."""
+    def log(
+        self,
+        level: int,
+        message: str,
+        *args: object,
+        exc_info: Any = None,
+        about: About = None,
+    ) -> None:
+        """As `logging.Logger.log`.
+
+        :param about: what the line is about, by name: the record's attribute ``about``, which
+            `JsonFormatter` writes out
+        """
+        extra = None if about is None else {"about": about}
         try:
-            self._logger.log(level, message, *args, exc_info=exc_info, stacklevel=3)
+            self._logger.log(level, message, *args, exc_info=exc_info, stacklevel=3, extra=extra)
         except BaseException as error:  # there is nowhere else to say it
             if _is_interruption(error):
                 raise
 
-    def debug(self, message: str, *args: object, exc_info: Any = None) -> None:
-        """As `logging.Logger.debug`."""
-        self.log(logging.DEBUG, message, *args, exc_info=exc_info)
+    def debug(self, message: str, *args: object, exc_info: Any = None, about: About = None) -> None:
+        """As `logging.Logger.debug`; `about` as for `log`."""
+        self.log(logging.DEBUG, message, *args, exc_info=exc_info, about=about)
 
-    def info(self, message: str, *args: object) -> None:
-        """As `logging.Logger.info`."""
-        self.log(logging.INFO, message, *args)
+    def info(self, message: str, *args: object, about: About = None) -> None:
+        """As `logging.Logger.info`; `about` as for `log`."""
+        self.log(logging.INFO, message, *args, about=about)
 
-    def warning(self, message: str, *args: object) -> None:
-        """As `logging.Logger.warning`."""
-        self.log(logging.WARNING, message, *args)
+    def warning(self, message: str, *args: object, about: About = None) -> None:
+        """As `logging.Logger.warning`; `about` as for `log`."""
+        self.log(logging.WARNING, message, *args, about=about)
 
-    def error(self, message: str, *args: object, exc_info: Any = None) -> None:
-        """As `logging.Logger.error`."""
-        self.log(logging.ERROR, message, *args, exc_info=exc_info)
+    def error(self, message: str, *args: object, exc_info: Any = None, about: About = None) -> None:
+        """As `logging.Logger.error`; `about` as for `log`."""
+        self.log(logging.ERROR, message, *args, exc_info=exc_info, about=about)
 
     def exception(self, message: str, *args: object) -> None:
         """As `logging.Logger.exception`."""
@@ -59,6 +80,44 @@ class Logger:
     def critical(self, message: str, *args: object) -> None:
         """As `logging.Logger.critical`."""
         self.log(logging.CRITICAL, message, *args)
+
+
+class TextFormatter(logging.Formatter):
+    """A line for a person: time with its zone, level and message.
+
+    Whatever a message holds that isn't printable, line breaks included, stands there as Python writes it;
+    the lines of a traceback are indented. So no text from outside looks like a line of its own.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """As `logging.Formatter.format`."""
+        message = record.getMessage()
+        lines = [f"{_time(record)} {record.levelname:<8} {printable(message, len(message))}"]
+        lines += (f"    {printable(each, len(each))}" for each in _traceback(self, record))
+        return "\n".join(lines)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, what the message is about, and a traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """As `logging.Formatter.format`."""
+        line: dict[str, object] = dict(getattr(record, "about", None) or {})
+        line |= {
+            "time": _time(record),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        traceback = _traceback(self, record)
+        if traceback:
+            line["traceback"] = "\n".join(traceback)
+        # In ASCII, so that no terminal obeys what is in it.
+        return json.dumps(line, default=repr)
+
+
+#: By the values of ``LOG_FORMAT``.
+FORMATTERS = {"text": TextFormatter, "json": JsonFormatter}
 
 
 class Complaints:
@@ -98,6 +157,19 @@ def text_of(error: BaseException) -> str:
             raise
         return f"{name} (which can't be printed)"
     return f"{name}: {printable(text, LONGEST)}"
+
+
+def _time(record: logging.LogRecord) -> str:
+    """When it happened, with the zone of this machine: ``2026-01-31T12:00:00.000+01:00``."""
+    return datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
+
+
+def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> list[str]:
+    """Lines of a record's traceback and stack; none for most."""
+    text = formatter.formatException(record.exc_info) if record.exc_info else ""
+    if record.stack_info:
+        text = f"{text}\n{record.stack_info}"
+    return [each for each in text.split("\n") if each]
 
 
 def _is_interruption(error: BaseException) -> bool:

@@ -114,17 +114,23 @@ def _seconds(text: str) -> float:
 
 
 def _log_to_stderr(env: Mapping[str, str]) -> None:
-    """Set up logging with the level of ``LOG_LEVEL``.
+    """Set up logging with the level of ``LOG_LEVEL``, in the form of ``LOG_FORMAT``.
 
-    :raises ConfigurationError: there is no such level
+    :raises ConfigurationError: there is no such level or form
     """
     from ..errors import ConfigurationError
+    from ..logs import FORMATTERS
 
     level = logging.getLevelName((env.get("LOG_LEVEL") or "INFO").upper())
     if not isinstance(level, int):
         raise ConfigurationError(
             f"LOG_LEVEL is {env['LOG_LEVEL']!r}; it must be DEBUG, INFO, WARNING, ERROR or CRITICAL"
         )
-    logging.basicConfig(format="%(asctime)s %(levelname)-8s %(message)s", level=level)
+    form = (env.get("LOG_FORMAT") or "text").lower()
+    if form not in FORMATTERS:
+        raise ConfigurationError(f"LOG_FORMAT is {env['LOG_FORMAT']!r}; it must be text or json")
+    handler = logging.StreamHandler()
+    handler.setFormatter(FORMATTERS[form]())
+    logging.basicConfig(handlers=[handler], level=level)
     # What pika has to say of a lost connection, the connector says in one line of its own.
     logging.getLogger("pika").setLevel(logging.CRITICAL)

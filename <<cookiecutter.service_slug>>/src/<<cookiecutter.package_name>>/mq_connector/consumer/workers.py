@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -13,17 +14,15 @@ import pika
 from pika.spec import Basic
 
 from ..config import Limits
-from ..errors import Culprit, MQError, RetryMessage
+from ..errors import Culprit, RetryMessage
 from ..fork import Process
-from ..logs import Logger, text_of
+from ..logs import text_of
 from ..payload import Bounds, bounds
 from ..payload.request import error_reply
 from .channel import Channel
-from .opened import Confirms, Delivery, OpenedChannel, Prefetch, Sizes
+from .opened import Confirms, Delivery, OpenedChannel, Prefetch, Sizes, lines
 from .pace import Pace
 from .suspicion import Suspicion, deliveries_before
-
-_log = Logger(__name__)
 
 #: Seconds that a message waits for its next delivery at the most.
 _LONGEST_RETRY = 60.0
@@ -85,7 +84,7 @@ class Workers:
         ack_on_return: bool = True,
     ) -> None:
         #: What is to be done: deliveries, and what else a worker is to call; None ends one.
-        self.inbox: SimpleQueue[Delivery | Prefetch | Callable[[], None] | None] = SimpleQueue()
+        self.inbox: SimpleQueue[Delivery | Prefetch | Callable[[], object] | None] = SimpleQueue()
         #: Messages that the broker sends ahead; set by whoever asks it to.
         self.prefetch = 1
         #: How large they are, for who decides how many to have in hand.
@@ -150,6 +149,7 @@ class Workers:
                 continue
             worker.late = delivery
             self._suspicion.hangs(delivery)
+            lines.late(delivery, took)
             hanging = sum(
                 each.is_replaced and is_alive(each.thread) for each in list(self._workers)
             )
@@ -185,7 +185,7 @@ class Workers:
         worker = _Worker(threading.current_thread())
         self._workers.append(worker)
         get, handle, suspicion, now = self.inbox.get, self.handle, self._suspicion, time.monotonic
-        pace = self.pace
+        pace, is_said, debug = self.pace, lines.is_said, logging.DEBUG
         while not worker.is_replaced:
             delivery = get()
             if not isinstance(delivery, Delivery):
@@ -204,53 +204,61 @@ class Workers:
                 self._on_pace()  # there was nothing to take when it was tried before
             try:
                 if suspicion.is_alert:
-                    self._handle_carefully(worker, delivery)
+                    outcome = self._handle_carefully(worker, delivery)
                 else:
-                    handle(delivery)
+                    outcome = handle(delivery)
             except BaseException as error:  # SystemExit, asyncio.CancelledError: the thread stays
-                self._failed(
+                outcome = self._failed(
                     delivery, RuntimeError(f"the callback wanted to end: {text_of(error)}")
                 )
             if self._process.forked:
                 return  # a child that a callback has made, and let return: its parent goes on
             worker.delivery = None
-            pace.note(now() - began)
+            took = now() - began
+            pace.note(took)
+            if is_said(debug):
+                lines.handled(delivery, took, outcome)
         self._workers.remove(worker)
 
-    def _handle_carefully(self, worker: _Worker, delivery: Delivery) -> None:
+    def _handle_carefully(self, worker: _Worker, delivery: Delivery) -> str:
         verdict = self._suspicion.verdict(delivery)
         if verdict:
-            self._failed(delivery, Culprit(verdict))
-            return
+            return self._failed(delivery, Culprit(verdict))
+        outcome = ""
         was_careful = self._suspicion.is_careful
         suspected = self._suspicion.suspects(delivery)
         if suspected:
-            self.handle(delivery)
+            outcome = self.handle(delivery)
             self._suspicion.passed()
         if was_careful and not self._suspicion.is_careful:
             self._on_pace()
         if not suspected:
-            self.handle(delivery)
+            outcome = self.handle(delivery)
         if worker.late is not delivery:
             self._suspicion.returned(delivery)
+        return outcome
 
-    def handle(self, delivery: Delivery) -> None:
-        """Hand one delivery to the callback and see that it is settled afterwards."""
+    def handle(self, delivery: Delivery) -> str:
+        """Hand one delivery to the callback and see that it is settled afterwards.
+
+        :returns: what has become of it so far, in words
+        """
         channel = self._channel_of(delivery)
         try:
             self._callback(channel, delivery.method, delivery.properties, delivery.body)
         except RetryMessage as error:
-            self._retry(delivery, error)
+            return self._retry(delivery, error)
         except Exception as error:  # whatever a handler raises, the next message is handled
-            self._failed(delivery, error)
-        else:
-            if delivery.confirms is not None:
-                self._settle_when_confirmed(delivery, delivery.confirms)
-            elif self._ack_on_return:
-                delivery.opened.ack(delivery.tag)
-                return
-            if not self._ack_on_return:
-                channel.leave(self._on_close)
+            return self._failed(delivery, error)
+        if delivery.confirms is not None:
+            self._settle_when_confirmed(delivery, delivery.confirms)
+        elif self._ack_on_return:
+            delivery.opened.ack(delivery.tag)
+            return "handled"
+        if self._ack_on_return:
+            return "handled, waits for confirms"
+        channel.leave(self._on_close)
+        return "returned"
 
     def _settle_when_confirmed(self, delivery: Delivery, confirms: Confirms) -> None:
         """The broker's no to a publish is the failure of the message whose callback has published."""
@@ -269,37 +277,35 @@ class Workers:
         if delivery.opened.is_open and not delivery.opened.is_settled(delivery.tag):
             self._retry(delivery, RetryMessage(_CLOSED_PAUSE))
 
-    def _retry(self, delivery: Delivery, error: RetryMessage) -> None:
+    def _retry(self, delivery: Delivery, error: RetryMessage) -> str:
         """Hand the message back after a pause, in a way that the broker counts."""
         count = deliveries_before(delivery)
         # A queue that doesn't count would never have enough.
         if delivery.method.redelivered if count is None else count >= _MOST_RETRIES:
-            self._failed(delivery, error)
-            return
+            return self._failed(delivery, error)
         pause = min(error.delay * 2 ** min(count or 0, 16), _LONGEST_RETRY)
         delivery.opened.reject_later(delivery.tag, pause)
+        lines.retried(delivery, pause, count)
         self._on_pace()
+        return "to come again"
 
-    def _failed(self, delivery: Delivery, error: Exception) -> None:
-        """Dead-letter the message, answer who waits for it, tell who wants to know."""
+    def _failed(self, delivery: Delivery, error: Exception) -> str:
+        """Dead-letter the message, answer who waits for it, tell who wants to know.
+
+        :returns: what has become of the message, in words
+        """
         if self._process.forked:
-            _log.error("a callback returned in a forked child too: %s", error)
-            return
+            lines.forked(delivery, error)
+            return ""
         opened, tag = delivery.opened, delivery.tag
-        foreseen = isinstance(error, MQError)
-        _log.error(
-            "message %d of %r is dead-lettered: %s",
-            tag,
-            delivery.method.routing_key,
-            text_of(error),
-            exc_info=None if foreseen else error,
-        )
+        lines.failed(delivery, error)
         try:
             reply = error_reply(delivery.body, delivery.properties, error)
             if reply is not None and not opened.is_settled(tag):
                 delivery.confirms = None  # what was published before is of no importance any more
                 self._channel_of(delivery).basic_publish("", *reply)
         except Exception:  # no reply is worth losing the message for
-            _log.exception("no error reply could be sent")
+            lines.unanswered(delivery)
         opened.reject(tag, requeue=False)
         self._on_error(error)
+        return "dead-lettered"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pika
 
 from .. import payload
-from ..errors import PayloadError
+from ..errors import EXCERPT, PayloadError
 from ..logs import Logger
 from .addresses import DIRECT, is_direct, is_usual, reply_address
 from .body import Form
@@ -28,6 +29,14 @@ MAX_ERROR_TEXT = 2000
 #: The two properties that a reply takes over, and the one that it takes over as an id.
 _CARRIED = pika.BasicProperties.FLAG_CORRELATION_ID | pika.BasicProperties.FLAG_CONTENT_TYPE
 _ID = pika.BasicProperties.FLAG_MESSAGE_ID
+_HEADERS = pika.BasicProperties.FLAG_HEADERS
+#: The headers of W3C Trace Context (level 1, 3.2 and 3.3), and what may be in them: of the second only
+#: that it is printable and of a size that every system has to pass on.
+_TRACEPARENT, _TRACESTATE = "traceparent", "tracestate"
+_IS_TRACEPARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+)
+_IS_TRACESTATE = re.compile(r"[ -~]{1,512}")
 
 _NOTHING: Mapping[Any, Any] = {}
 
@@ -101,24 +110,35 @@ class Request:
     def reply_properties(self) -> pika.BasicProperties:
         """Properties for the reply: with the request's ``correlation_id`` and ``content_type``.
 
-        Its ``message_id``, too, if that is the only id that the request has. Without any of them,
-        they are `REPLY_PROPERTIES` themselves.
+        Its ``message_id``, too, if that is the only id that the request has, and its `trace` as headers.
+        Without any of them, they are `REPLY_PROPERTIES` themselves.
         """
         properties = self._properties
         # Those of a delivery tell what they hold before they are decoded, which takes ten times as long.
-        if properties is None or not getattr(properties, "flags", _CARRIED) & self._carried:
+        flags = getattr(properties, "flags", _CARRIED)
+        if properties is None or not flags & (self._carried | _HEADERS):
+            return REPLY_PROPERTIES
+        headers = self.trace or None
+        if headers is None and not flags & self._carried:
             return REPLY_PROPERTIES
         correlation_id = _read(properties, "correlation_id")
         content_type = _read(properties, "content_type")
         message_id = _read(properties, "message_id") if self._carried & _ID else None
-        if correlation_id is content_type is message_id is None:
+        if headers is None and correlation_id is content_type is message_id is None:
             return REPLY_PROPERTIES
         return pika.BasicProperties(
             expiration=REPLY_PROPERTIES.expiration,
             correlation_id=correlation_id,
             content_type=content_type,
             message_id=message_id,
+            headers=headers,
         )
+
+    @property
+    def trace(self) -> dict[str, str]:
+        """The request's headers ``traceparent`` and ``tracestate`` (W3C Trace Context), for the headers of
+        what its handler publishes; empty where it has none that are valid."""
+        return trace_of(self._properties)
 
     def encode_reply(self, reply: Mapping[Any, Any], name: str = "answer()") -> bytes:
         """A reply's body: with the request's ``message_id``, in the form in which the request came.
@@ -187,6 +207,38 @@ def message_ids(data: Mapping[Any, Any]) -> list[str]:
     return ids
 
 
+def request_id(
+    body: bytes, properties: pika.BasicProperties | None, longest: int | None = None
+) -> str | None:
+    """The id by which a request is called in the log; None where it has none, or none can be read.
+
+    :param longest: bytes of a body that are decoded for it; larger ones have what the properties say
+    """
+    if longest is None or len(body) <= longest:
+        with contextlib.suppress(Exception):  # The body may be anything.
+            ids = message_ids(payload.decode(body))
+            if ids:
+                return ids[0]
+    return _read(properties, "message_id") or _read(properties, "correlation_id")
+
+
+def trace_of(properties: pika.BasicProperties | None) -> dict[str, str]:
+    """The valid headers of W3C Trace Context in a message's properties; empty where there are none."""
+    holds = getattr(properties, "may_hold", None)
+    if properties is None or (holds is not None and not holds(b"traceparent")):
+        return {}
+    try:
+        headers: Mapping[Any, Any] = properties.headers or _NOTHING
+        parent, state = headers.get(_TRACEPARENT), headers.get(_TRACESTATE)
+    except Exception:  # What a peer has sent as properties may be anything.
+        return {}
+    if not isinstance(parent, str) or not _IS_TRACEPARENT.fullmatch(parent):
+        return {}
+    if not isinstance(state, str) or not _IS_TRACESTATE.fullmatch(state):
+        return {_TRACEPARENT: parent}
+    return {_TRACEPARENT: parent, _TRACESTATE: state}
+
+
 def _mq_context(data: Mapping[Any, Any]) -> Mapping[Any, Any]:
     """What is in ``context.mq``, where Neon's messagebus puts id and address of a request."""
     context = data.get("context")
@@ -230,7 +282,10 @@ def _refusal(name: Any, reason: str) -> str:
 
 
 def _warn(request: Request) -> None:
-    _log.warning("nobody will be answered, the reply address is wrong: %s", request.reply_refusal)
+    what = "message %r: nobody will be answered, the reply address is wrong: %s"
+    # None of more digits than Python prints.
+    shown = next((each[:EXCERPT] for each in message_ids({"message_id": request.message_id})), None)
+    _log.warning(what, shown, request.reply_refusal, about={"message_id": shown})
 
 
 def _of_undecodable(body: bytes, properties: pika.BasicProperties) -> Request:

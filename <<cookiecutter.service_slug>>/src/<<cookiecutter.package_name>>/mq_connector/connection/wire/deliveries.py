@@ -62,6 +62,11 @@ class Properties(pika.BasicProperties):
         except (AttributeError, IndexError):
             return _ALL
 
+    def may_hold(self, name: bytes) -> bool:
+        """Whether a header of this name may be there; tells most that lack it without decoding them."""
+        raw = self.__dict__.get("_raw")
+        return raw is None or name in raw
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, pika.BasicProperties):
             return NotImplemented

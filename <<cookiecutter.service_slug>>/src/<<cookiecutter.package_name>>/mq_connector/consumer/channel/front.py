@@ -11,7 +11,7 @@ from pika.spec import Basic
 
 from ...errors import NotInCallback
 from ...fork import Process
-from ..opened import Delivery, Message, OpenedChannel, Prefetch
+from ..opened import Delivery, Message, OpenedChannel, Prefetch, lines
 from .apart import Apart
 from .instead import CONFIRMS, refuse_the_rest
 
@@ -123,14 +123,16 @@ class Channel(Apart):
 
     def basic_reject(self, delivery_tag: int = 0, requeue: bool = True) -> None:
         """Reject: back into the queue, or to the dead letters; twice does no harm."""
-        self._opened.reject(delivery_tag, requeue)
+        if self._opened.reject(delivery_tag, requeue):
+            lines.rejected(self._delivery, delivery_tag, requeue)
 
     def basic_nack(
         self, delivery_tag: int = 0, multiple: bool = False, requeue: bool = True
     ) -> None:
         """Negative acknowledgement, as `basic_reject`; since RabbitMQ 4.3 it isn't counted."""
         for tag in self._opened.unsettled(delivery_tag) if multiple else (delivery_tag,):
-            self._opened.nack(tag, requeue)
+            if self._opened.nack(tag, requeue):
+                lines.rejected(self._delivery, tag, requeue)
 
     # ---- what pika offers beside
 

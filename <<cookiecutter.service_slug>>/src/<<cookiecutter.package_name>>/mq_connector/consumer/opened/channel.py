@@ -115,13 +115,16 @@ class OpenedChannel:
             if self.is_open and self._acks.ack(tag, multiple):
                 self.collected.send_or_linger()
 
-    def reject(self, tag: int, requeue: bool) -> None:
-        """Reject: back into the queue, in a way that the broker counts, or to the dead letters."""
-        self._refuse(tag, frames.reject(self.number, tag, requeue))
+    def reject(self, tag: int, requeue: bool) -> bool:
+        """Reject: back into the queue, in a way that the broker counts, or to the dead letters.
 
-    def nack(self, tag: int, requeue: bool) -> None:
+        :returns: False, with nothing done, where it is settled already or the channel is gone
+        """
+        return self._refuse(tag, frames.reject(self.number, tag, requeue))
+
+    def nack(self, tag: int, requeue: bool) -> bool:
         """As `reject`; since RabbitMQ 4.3 the broker doesn't count it."""
-        self._refuse(tag, frames.nack(self.number, tag, requeue))
+        return self._refuse(tag, frames.nack(self.number, tag, requeue))
 
     def unsettled(self, tag: int) -> list[int]:
         """Outstanding deliveries up to a tag; 0 means all, as in AMQP."""
@@ -134,12 +137,14 @@ class OpenedChannel:
             if self.is_open and not self._acks.is_settled(tag):
                 self.retries.add(tag, seconds)
 
-    def _refuse(self, tag: int, frame: bytes) -> None:
+    def _refuse(self, tag: int, frame: bytes) -> bool:
         self._process.check()
         with self._lock:
-            if self.is_open and self._acks.note_rejection(tag):
-                self.collected.rejects.append(frame)
-                self.collected.flush()
+            if not self.is_open or not self._acks.note_rejection(tag):
+                return False
+            self.collected.rejects.append(frame)
+            self.collected.flush()
+            return True
 
     # ---- on the loop: mq_connector.connection.wire.deliveries.Sink
 

@@ -13,7 +13,7 @@ class Retries:
     :param reject: puts one back, by its tag
     """
 
-    def __init__(self, link: Link, reject: Callable[[int, bool], None]) -> None:
+    def __init__(self, link: Link, reject: Callable[[int, bool], object]) -> None:
         self._link = link
         self._reject = reject
         self._tags: set[int] = set()

@@ -16,6 +16,7 @@ The course of one such queue (`MissingQueue`), whose messages keep their order::
 from __future__ import annotations
 
 import enum
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -25,9 +26,11 @@ from typing import Protocol
 import pika
 from pika.spec import Basic
 
-from ...errors import MQError
+from ...errors import EXCERPT, MQError
 from ...logs import Complaints, Logger
+from ...payload.request import request_id
 from ..opened import Message
+from ..opened.lines import SHORT
 
 _log = Logger(__name__)
 
@@ -268,8 +271,11 @@ class ReturnedReplies:
     def _drop_expired(self, queue: MissingQueue) -> None:
         expired = False
         while queue.waiting and queue.waiting[0].age >= queue.waiting[0].patience:
-            self._arrived([queue.waiting.popleft()])
+            reply = queue.waiting.popleft()
+            self._arrived([reply])
             expired = True
+            if _log.is_enabled(logging.INFO):
+                _say_late(queue.name, reply)
         if expired:
             self._complain(queue, "its replies are dropped")
 
@@ -279,3 +285,16 @@ class ReturnedReplies:
 
     def _forget(self, queue: MissingQueue) -> None:
         del self.queues[queue.name]
+
+
+def _say_late(queue: str, reply: Reply) -> None:
+    message = reply.message
+    message_id = request_id(message.body, message.properties, SHORT)
+    shown = None if message_id is None else message_id[:EXCERPT]
+    _log.info(
+        "the answer to message %r is late and dropped, %.1f s after it was sent first: no queue %r",
+        shown,
+        reply.age,
+        queue,
+        about={"message_id": shown, "queue": queue, "outcome": "late"},
+    )

@@ -1,0 +1,130 @@
+"""The lines of the log about one message, which they call by its id."""
+
+from __future__ import annotations
+
+import logging
+
+from ...errors import EXCERPT, MQError
+from ...logs import Logger, text_of
+from ...payload.request import request_id, trace_of
+from .messages import Delivery
+
+_log = Logger(__name__)
+
+#: Whether there are lines of a level, to be asked before one is put together.
+is_said = _log.is_enabled
+#: Bytes of a body that are decoded for its id where nobody may be kept waiting.
+SHORT = 64 * 1024
+
+
+class Named:
+    """A message by its id: for a line of the log, so nothing here is for each message.
+
+    :param longest: bytes of a body that are decoded for it; None for any
+    """
+
+    def __init__(self, delivery: Delivery, longest: int | None = None) -> None:
+        self.message_id = request_id(delivery.body, delivery.properties, longest)
+        self._method = delivery.method
+        self._trace = trace_of(delivery.properties)
+
+    def __str__(self) -> str:
+        name = self.message_id
+        shown = "without an id" if name is None else repr(name[:EXCERPT])
+        where = self._method.routing_key or self._method.exchange or ""
+        return f"message {shown} of {where!r}"
+
+    def fields(self, **more: object) -> dict[str, object]:
+        """The same by name, for a line in JSON.
+
+        :param more: of the same line
+        """
+        return {
+            "message_id": self.message_id if self.message_id is None else self.message_id[:EXCERPT],
+            "queue": self._method.routing_key,
+            "exchange": self._method.exchange,
+            **self._trace,
+            **more,
+        }
+
+
+def handled(delivery: Delivery, took: float, outcome: str) -> None:
+    """The callback has returned; for DEBUG.
+
+    :param took: seconds
+    :param outcome: what has become of the message so far, in words
+    """
+    message = Named(delivery)
+    about = message.fields(outcome=outcome, duration=round(took, 6))
+    _log.debug("%s: %s, %.3f ms", message, outcome, took * 1000, about=about)
+
+
+def retried(delivery: Delivery, pause: float, before: int | None) -> None:
+    """It comes again.
+
+    :param pause: seconds until then
+    :param before: how often it was delivered before, as far as that is known
+    """
+    if is_said(logging.INFO):
+        message = Named(delivery)
+        about = message.fields(outcome="retried", pause=pause, deliveries_before=before)
+        _log.info("%s comes again in %g s", message, pause, about=about)
+
+
+def rejected(delivery: Delivery | None, tag: int, requeue: bool) -> None:
+    """A callback has rejected a message, its own or another one in hand.
+
+    :param delivery: the callback's own
+    :param tag: of the message that is rejected
+    """
+    if delivery is None or not is_said(logging.INFO):
+        return
+    outcome = "requeued" if requeue else "rejected"
+    where = "goes back to the queue" if requeue else "is dead-lettered"
+    message = Named(delivery)
+    if tag == delivery.tag:
+        about = message.fields(outcome=outcome)
+        _log.info("%s %s: its callback rejects it", message, where, about=about)
+    else:
+        about = {"outcome": outcome, "rejected_by": message.fields()["message_id"]}
+        _log.info("a message %s: the callback of %s rejects it", where, message, about=about)
+
+
+def late(delivery: Delivery, took: float) -> None:
+    """The broker has waited too long for its callback; for the loop.
+
+    :param took: seconds so far
+    """
+    message = Named(delivery, SHORT)
+    _log.warning(
+        "%s has been in its callback for %.1f s, longer than the broker waits: it comes again",
+        message,
+        took,
+        about=message.fields(outcome="late", duration=round(took, 6)),
+    )
+
+
+def failed(delivery: Delivery, error: Exception) -> None:
+    """It is dead-lettered; with a traceback, unless the error is one of ours."""
+    message = Named(delivery)
+    _log.error(
+        "%s is dead-lettered: %s",
+        message,
+        text_of(error),
+        exc_info=None if isinstance(error, MQError) else error,
+        about=message.fields(outcome="dead-lettered", exception=type(error).__name__),
+    )
+
+
+def forked(delivery: Delivery, error: Exception) -> None:
+    """Its callback has forked, and returned in the child as well."""
+    message = Named(delivery)
+    what = "%s: its callback returned in a forked child too: %s"
+    _log.error(what, message, text_of(error), about=message.fields(outcome="forked"))
+
+
+def unanswered(delivery: Delivery) -> None:
+    """While an exception is handled that kept us from answering with another one."""
+    message = Named(delivery)
+    about = message.fields(outcome="unanswered")
+    _log.error("%s: no error reply could be sent", message, exc_info=True, about=about)
