@@ -16,6 +16,7 @@ from .channels.kept import KeptChannel
 from .channels.pending import Pending, PendingRequests
 from .channels.replies import ReplyChannel, ReplyQueue
 from .connection import Connection
+from .connection.attempts import Attempts
 from .connection.broker import INTERNAL_ERROR
 from .connection.link import Link
 from .errors import EXCERPT, ChannelError, NotConnected, PayloadError, RequestTimeout, StartError
@@ -56,7 +57,8 @@ class Client:
         self._requests = PendingRequests()
         self._kept = KeptChannel(connection, self)
         self._replies: ReplyChannel | None = None
-        self._ever_ready = False
+        #: At having a reply queue.
+        self._attempts = Attempts()
         self._closed = False
         #: The reply queue is deleted and the channel closed.
         self._left = threading.Event()
@@ -176,11 +178,12 @@ class Client:
 
     def _on_no(self, text: str) -> None:
         """The broker won't have it: for good, or only now if it once did."""
-        if self._ever_ready:
+        error = StartError(text)
+        if self._attempts.is_final(error):
+            self.on_refused(error)
+        else:
             self.connection.last_error = text
             self._kept.open_again(_CHANNEL_PAUSE)
-        else:
-            self.on_refused(StartError(text))
 
     def _send(self, message_id: str) -> None:
         if self._replies is not None and self._replies.is_ready:
@@ -198,7 +201,7 @@ class Client:
 
     def on_ready(self) -> None:
         """The consumer is there: what waits may leave."""
-        self._ever_ready = True
+        self._attempts.succeeded()
         self.connection.used()
         for message_id in self._requests.ids():
             self._send(message_id)
