@@ -87,11 +87,19 @@ def test_no_package_may_be_called_like_one_that_the_tools_install(weather: Baked
     """It would be imported in its place, or hide it."""
     make(weather, "lock")
     make(weather, "lint")
-    make(weather, "coverage", MQ_PORT=str(free_port()))
     variables = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))
     taken = {name for group in variables["_taken"].values() for name in " ".join(group).split()}
     [packages] = (weather / ".venv").glob("lib/python3*/site-packages")
-    found = {path.name.split(".")[0] for path in packages.iterdir() if path.suffix != ".dist-info"}
+    found = {
+        path.name.split(".")[0]
+        for path in packages.iterdir()
+        if path.suffix not in (".dist-info", ".pth")
+    }
     names = {name for name in found if re.fullmatch("[a-z][a-z0-9_]*", name)}
     assert {"pika", "pytest_timeout", "typing_extensions", "coverage", "mypy"} <= names
     assert sorted(name for name in names - taken if "__mypyc" not in name) == []
+
+
+def test_make_coverage_reaches_its_threshold(weather: BakedProject) -> None:
+    seen = make(weather, "coverage", MQ_PORT=str(free_port()))
+    assert re.search(r"^TOTAL .* (9\d|100)%$", seen, re.MULTILINE), seen
