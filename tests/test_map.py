@@ -38,6 +38,7 @@ ORDER = (
     ("client",),
     ("connector",),
     ("testing",),
+    ("commands.letters",),
     ("commands",),
     ("compat",),
 )

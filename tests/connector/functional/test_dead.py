@@ -93,7 +93,7 @@ def test_listing_twice_changes_nothing(
     assert last == f"5 dead letters of {queue!r}"
     assert len(lines) == 5
     for number, line in enumerate(lines):
-        assert f"rejected  {{'number': {number}}}" in line
+        assert f"  'm{number}'  rejected  ValueError: no good  {{'number': {number}}}" in line
         assert line.startswith(time.strftime("%Y-", time.gmtime()))
     eventually(lambda: peer.count(where)[0] == 5)
     assert numbers(peer, where) == list(range(5))
@@ -273,22 +273,34 @@ def test_a_letter_that_cannot_be_shown_is_one_line_like_any_other(
 
 
 LATER = datetime(2026, 1, 2, tzinfo=timezone.utc)
+AGE = (datetime.now(timezone.utc) - LATER).days
 
 
 @pytest.mark.parametrize(
     ("death", "line"),
     [
-        pytest.param("no list", "at some time  unknown  {'number': 0}", id="a text"),
-        pytest.param([], "at some time  unknown  {'number': 0}", id="nothing"),
-        pytest.param(["no table"], "at some time  unknown  {'number': 0}", id="a list of texts"),
+        pytest.param(
+            "no list",
+            "at some time  of unknown age  without id  unknown  {'number': 0}",
+            id="a text",
+        ),
+        pytest.param(
+            [], "at some time  of unknown age  without id  unknown  {'number': 0}", id="nothing"
+        ),
+        pytest.param(
+            ["no table"],
+            "at some time  of unknown age  without id  unknown  {'number': 0}",
+            id="a list of texts",
+        ),
         pytest.param(
             [{"queue": 7, "reason": ["rejected"], "time": "yesterday"}],
-            "at some time  unknown  {'number': 0}",
+            "at some time  of unknown age  without id  unknown  {'number': 0}",
             id="wrong types",
         ),
         pytest.param(
             [{"reason": "\x1b]0;owned\x07\nit" + "x" * 500, "time": LATER}],
-            r"2026-01-02 00:00:00  \x1b]0;owned\x07\nit" + "x" * 27 + "…  {'number': 0}",
+            f"2026-01-02 00:00:00+0000  {AGE} d  without id  "
+            r"\x1b]0;owned\x07\nit" + "x" * 27 + "…  {'number': 0}",
             id="escape sequences",
         ),
     ],

@@ -133,6 +133,34 @@ def test_a_trace_comes_back_with_the_reply_and_stands_in_the_log(
     assert all(each["traceparent"] == TRACE for each in lines_of(service, "dead-lettered"))
 
 
+def test_a_dead_letter_names_the_service_s_version_and_is_found_by_the_command(
+    service: Service, asking: Peer
+) -> None:
+    where = f"{QUEUE}.dead"
+    if asking.has(where):
+        asking.channel.queue_purge(where)
+    service.start()
+    for name in ("one", "two"):
+        assert asking.ask(QUEUE, message_id=name, do="fail", text=name)["success"] is False
+    asking.rests_at(where, 2)
+    done = service.command(
+        "dead", "--json", "--id", "two", "--since", "1h", "--reason", "ValueError"
+    )
+    assert done.returncode == 0, done.stderr
+    (letter,) = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (letter["id"], letter["exception"]) == ("two", "ValueError: two")
+    assert (letter["version"], letter["deliveries"]) == ("0.1.0", 1)
+    refused = service.command("dead", "--purge")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "add --yes" in refused.stderr
+    done = service.command("dead", "--purge", "--yes", "--limit", "1")
+    assert done.stdout.endswith(f"1 dead letters of {QUEUE!r} removed\n"), done.stderr
+    asking.rests_at(where, 1)
+    done = service.command("dead", "--requeue", "--rate", "5")
+    assert done.stdout.endswith(f"1 dead letters of {QUEUE!r} put back\n"), done.stderr
+    asking.rests_at(where, 1)
+
+
 def test_a_format_that_there_is_not_ends_the_start(service: Service) -> None:
     process = service.start(healthy=False, LOG_FORMAT="xml")
     assert process.wait(10) == 1

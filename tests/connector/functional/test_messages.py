@@ -14,7 +14,7 @@ from waiting import eventually
 
 from .broker import Broker
 from .conftest import Consume, echo
-from .peer import Peer, death_of
+from .peer import Peer
 
 Settle = Callable[[Channel, int], None]
 
@@ -267,8 +267,10 @@ def test_what_raises_is_dead_lettered_and_answered_with_an_error(
     }
     properties, body = peer.take(dead_letters)
     assert payload.decode(body)["message_id"] == "m2"
-    death = death_of(properties)
-    assert (death["queue"], death["reason"], death["count"]) == (queue, "rejected", 1)
+    headers = properties.headers or {}
+    assert headers["x-exception-type"] == "KeyError"
+    assert headers["x-exception-message"] == "'no such thing'"
+    assert (headers["x-original-routing-key"], headers["x-deliveries"]) == (queue, 1)
     assert [(thread, repr(error)) for thread, error in told] == [
         (consumer, repr(KeyError("no such thing")))
     ]

@@ -8,7 +8,8 @@ from typing import Any
 import pika
 import pytest
 from mq_connector.consumer.opened import Delivery
-from mq_connector.consumer.suspicion import Suspicion, deliveries_before
+from mq_connector.consumer.opened.messages import deliveries_before
+from mq_connector.consumer.suspicion import Suspicion
 from pika.spec import Basic
 
 

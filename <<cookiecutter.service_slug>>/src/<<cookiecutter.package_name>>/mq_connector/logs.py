@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Optional
+from typing import Any
 
 from .errors import printable
 
@@ -22,7 +22,7 @@ _REMEMBERED, _AT_LEAST_EVERY = 16, 64
 
 
 #: What a line is about, by name.
-About = Optional[Mapping[str, object]]
+About = Mapping[str, object] | None
 
 
 class Logger:

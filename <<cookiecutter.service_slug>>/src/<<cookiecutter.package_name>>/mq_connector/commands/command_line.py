@@ -11,6 +11,9 @@ from .. import health
 from .terminal import OutputError, complain, guarded, say
 
 if TYPE_CHECKING:
+    import argparse
+    from datetime import datetime
+
     from ..connector import MQConnector
 
 
@@ -61,8 +64,7 @@ def _run(name: str, make_service: Callable[[], MQConnector], words: list[str]) -
     commands.add_parser(
         "connector", help="say which version of the connector this is, and what was changed in it"
     )
-    burying = commands.add_parser("dead", help="list the requests whose handling failed")
-    burying.add_argument("--requeue", action="store_true", help="put them back into the queue")
+    _add_dead(commands.add_parser("dead", help="list the requests whose handling failed"))
     commands.add_parser("health", help="exit 0 only while the running service is consuming")
     options = parser.parse_args(words)
 
@@ -88,9 +90,14 @@ def _run(name: str, make_service: Callable[[], MQConnector], words: list[str]) -
 
             return examine(make_service())
         if options.command == "dead":
-            from .dead import show
+            from .dead import Task, show
+            from .letters import Selection
 
-            return show(make_service(), options.requeue)
+            selection = Selection(tuple(options.id), options.reason, options.since, options.limit)
+            task = Task(
+                selection, options.json, options.export, options.rate, options.purge, options.yes
+            )
+            return show(make_service(), options.requeue, task)
         return make_service().serve()
     except OutputError:
         raise
@@ -99,6 +106,61 @@ def _run(name: str, make_service: Callable[[], MQConnector], words: list[str]) -
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _add_dead(parser: argparse.ArgumentParser) -> None:
+    """The options of ``dead``."""
+    parser.add_argument("--id", action="append", default=[], help="only that of this message_id")
+    parser.add_argument(
+        "--reason", default="", help="only those of this reason, or of this type of exception"
+    )
+    parser.add_argument(
+        "--since", type=_moment, help="only those that died since: 30m, 2h, 7d, 2026-01-31T12:00"
+    )
+    parser.add_argument("--limit", type=_number, help="so many of each queue at the most")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--export", default="", metavar="FILE", help="write all of them there, too")
+    end = parser.add_mutually_exclusive_group()
+    end.add_argument("--requeue", action="store_true", help="put them back into the queue")
+    end.add_argument("--purge", action="store_true", help="remove them for good; asks first")
+    parser.add_argument(
+        "--rate",
+        type=_rate,
+        default=0.0,
+        help="put back so many a second, and stop when dead letters come meanwhile",
+    )
+    parser.add_argument("--yes", action="store_true", help="let --purge not ask")
+
+
+def _moment(text: str) -> datetime:
+    import argparse
+
+    from .letters import moment
+
+    try:
+        return moment(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _number(text: str) -> int:
+    import argparse
+
+    if not text.isdecimal() or not 0 < len(text) < 10 or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} isn't a number from 1 to 999999999")
+    return int(text)
+
+
+def _rate(text: str) -> float:
+    import argparse
+
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0.001 <= rate <= 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} isn't a number of letters a second, from 0.001")
+    return rate
 
 
 def _seconds(text: str) -> float:

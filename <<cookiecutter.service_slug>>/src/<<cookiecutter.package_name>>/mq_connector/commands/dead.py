@@ -1,19 +1,26 @@
-"""Lists the dead letters of a service, and puts them back."""
+"""Lists the dead letters of a service, puts them back, writes them to a file, or removes them."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import sys
+import time
+from collections.abc import Iterator
 from concurrent.futures import TimeoutError as FutureTimeout
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TextIO
 
 import pika
 
 from ..connection.wire.frames import OVERHEAD
-from ..errors import NotConnected, PublishError, Unroutable, printable
+from ..errors import MQError, NotConnected, PublishError, Unroutable, printable
 from ..publisher import Publisher
 from .broker import family, publisher, session, why_not
-from .letters import DeadLetter, DeadLetterQueue
-from .terminal import say
+from .letters import EVERY, DeadLetter, DeadLetterQueue, Selection
+from .terminal import OutputError, say
 
 if TYPE_CHECKING:
     from ..connector import MQConnector
@@ -28,42 +35,172 @@ class _Stays(Exception):
     """A letter can't be put back, for this reason."""
 
 
-def show(service: MQConnector, requeue: bool) -> int:
+@dataclass(frozen=True)
+class Task:
+    """What is to be done with the letters that are meant."""
+
+    selection: Selection = EVERY
+    #: Whether each is a JSON object.
+    json: bool = False
+    #: A file that doesn't exist yet, for all that is in them; empty for none.
+    export: str = ""
+    #: Letters a second that are put back at the most; 0 for no bound. With one, it ends when letters come.
+    rate: float = 0.0
+    purge: bool = False
+    #: Whether nobody is asked before they are removed.
+    yes: bool = False
+
+
+def show(service: MQConnector, requeue: bool, task: Task | None = None) -> int:
     """Print the dead letters of each input queue, and put them back where they died if asked for.
 
     A message is taken out only after the broker has confirmed that its copy is in the queue;
     cut short in between, it is in both.
 
-    :returns: exit code: 0, or 1 where one could not be put back
+    :returns: exit code: 0, or 1 where one could not be put back, or may not be removed
     """
+    task = task or Task()
+    if task.purge and not task.yes and (sys.stdin is None or not sys.stdin.isatty()):
+        raise MQError(
+            "--purge asks before it removes anything, and there is no terminal: add --yes"
+        )
     ours = re.compile("|".join(family(each)[1] for each in service.consumers.values()))
     stayed = False
-    for consumer in service.consumers.values():
-        if consumer.is_private:
-            continue  # what its callback can't handle joins the dead letters of another queue
-        with session(service) as opened, publisher(service) as back:
-            count = 0
-            frame_max = opened.link.amqp.params.frame_max
-            dead = DeadLetterQueue(opened, consumer.queue)
-            for letter in dead:
-                say(str(letter))
-                if requeue:
-                    try:
-                        _put_back(back, _target(letter, consumer.queue, ours), letter, frame_max)
-                    except _Stays as reason:
-                        stayed = True
-                        say(f"stays a dead letter: {reason}")
-                        continue
-                    except FutureTimeout:
-                        raise NotConnected(
-                            "the broker hasn't confirmed a message that was put back within "
-                            f"{_CONFIRM_WITHIN:g} s, so it stays a dead letter as well"
-                            f"{why_not(service)}"
-                        ) from None
-                    dead.remove(letter)
-                count += 1
-            say(f"{count} dead letters of {consumer.queue!r}{' put back' if requeue else ''}")
+    with _exported(task.export) as export:
+        for consumer in service.consumers.values():
+            if consumer.is_private:
+                continue  # what its callback can't handle joins the dead letters of another queue
+            with session(service) as opened, publisher(service) as back:
+                dead = DeadLetterQueue(opened, consumer.queue)
+                visit = _Visit(service, task, consumer.queue, ours, dead, export)
+                frame_max = opened.link.amqp.params.frame_max
+                stayed |= visit.go(back if requeue else None, frame_max)
     return int(stayed)
+
+
+class _Visit:
+    """One look at the dead letters of one queue.
+
+    :param ours: matches the names of this service's queues
+    :param export: where all that is in them goes, if anywhere
+    """
+
+    def __init__(
+        self,
+        service: MQConnector,
+        task: Task,
+        queue: str,
+        ours: re.Pattern[str],
+        dead: DeadLetterQueue,
+        export: TextIO | None,
+    ) -> None:
+        self._service = service
+        self._task = task
+        self._queue = queue
+        self._ours = ours
+        self._dead = dead
+        self._export = export
+
+    def go(self, back: Publisher | None, frame_max: int) -> bool:
+        """Do what is to be done.
+
+        :param back: puts letters back, if they are to be
+        :param frame_max: largest frame in bytes of its connection
+        :returns: whether a letter stays that was not to
+        """
+        stayed, count, found = False, 0, 0
+        #: To be removed; without their bodies, as there may be many.
+        doomed: list[DeadLetter] = []
+        ready: int | None = None
+        selection = self._task.selection
+        for letter in self._dead:
+            if self._task.rate and ready is not None and letter.behind >= ready:
+                say(f"stopped: dead letters have come to {self._queue!r} since it began")
+                stayed = True
+                break
+            ready = letter.behind
+            if not selection.takes(letter):
+                continue
+            found += 1
+            self._show(letter)
+            if back is not None and not self._put_back(letter, back, frame_max):
+                stayed = True
+            else:
+                count += 1
+            if self._task.purge:
+                doomed.append(DeadLetter(letter.delivery_tag, pika.BasicProperties(), b"", 0))
+            if found == selection.limit:
+                break
+        done = "put back" if back is not None else ""
+        if self._task.purge:
+            stayed, done = self._purge(doomed)
+        if not self._task.json:
+            say(f"{count} dead letters of {self._queue!r}{f' {done}' if done else ''}")
+        return stayed
+
+    def _show(self, letter: DeadLetter) -> None:
+        if self._task.json:
+            say(json.dumps(letter.fields(self._queue), default=repr))
+        else:
+            say(str(letter))
+        if self._export is not None:
+            _write(self._export, json.dumps(letter.export(self._queue), default=repr))
+
+    def _put_back(self, letter: DeadLetter, back: Publisher, frame_max: int) -> bool:
+        try:
+            _put_back(back, _target(letter, self._queue, self._ours), letter, frame_max)
+        except _Stays as reason:
+            say(f"stays a dead letter: {reason}")
+            return False
+        except FutureTimeout:
+            raise NotConnected(
+                "the broker hasn't confirmed a message that was put back within "
+                f"{_CONFIRM_WITHIN:g} s, so it stays a dead letter as well"
+                f"{why_not(self._service)}"
+            ) from None
+        self._dead.remove(letter)
+        if self._task.rate:
+            time.sleep(1 / self._task.rate)
+        return True
+
+    def _purge(self, doomed: list[DeadLetter]) -> tuple[bool, str]:
+        """:returns: whether they stay, and what was done, in words"""
+        if doomed and not self._task.yes:
+            question = f"Remove {len(doomed)} dead letters of {self._queue!r} for good? [y/N] "
+            try:
+                answer = input(question)
+            except EOFError:
+                answer = ""
+            if answer.strip().lower() not in ("y", "yes"):
+                return True, "kept"
+        for letter in doomed:
+            self._dead.remove(letter)
+        return False, "removed"
+
+
+@contextmanager
+def _exported(name: str) -> Iterator[TextIO | None]:
+    """A new file that nobody else may read, as requests hold what their senders entrust; None for no name.
+
+    :raises OutputError: there is such a file already, or it can't be made
+    """
+    if not name:
+        yield None
+        return
+    try:
+        file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise OutputError(f"can't make the file {name!r}: {error.strerror}") from None
+    with open(file, "w", encoding="ascii") as stream:
+        yield stream
+
+
+def _write(file: TextIO, line: str) -> None:
+    """:raises OutputError: before the letter is put back or removed: it can't be written"""
+    try:
+        print(line, file=file, flush=True)
+    except OSError as error:
+        raise OutputError(f"can't write to {file.name!r}: {error.strerror}") from None
 
 
 def _target(letter: DeadLetter, default: str, ours: re.Pattern[str]) -> str:

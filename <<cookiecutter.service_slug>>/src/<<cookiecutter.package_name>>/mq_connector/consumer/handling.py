@@ -12,6 +12,7 @@ from ..fork import Process
 from .channel import Channel
 from .opened import Delivery, OpenedChannel
 from .outbox import Outbox
+from .outbox.dead_letters import DeadLetters
 from .suspicion import Suspicion
 from .workers import Callback, Workers
 
@@ -27,6 +28,7 @@ class Handling:
     :param on_error: told of each failed message
     :param on_pace: told when another number of messages in hand may be better
     :param ack_on_return: acknowledge when the callback returns
+    :param queue: whose dead letters have a queue of their own; empty where they haven't
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Handling:
         on_error: Callable[[Exception], None],
         on_pace: Callable[[], None],
         ack_on_return: bool,
+        queue: str = "",
     ) -> None:
         self.outbox = Outbox(connection)
         self.suspicion = Suspicion()
@@ -51,6 +54,7 @@ class Handling:
             on_pace,
             ack_on_return,
         )
+        self.workers.bury = DeadLetters(queue, self.outbox.confirmed).bury
         self.limits = limits
         self._process = Process()
 

@@ -7,10 +7,8 @@ whose callback hangs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from .opened import Delivery
+from .opened.messages import deliveries_before
 
 #: Losses with the same message alone in hand that make it the culprit.
 _STRIKES = 2
@@ -23,18 +21,6 @@ DEATHS = 3
 _LONGEST, _MORE = 200, 20
 #: Culprits that are remembered; one of them more is tried again.
 _MOST = 1000
-
-
-def deliveries_before(delivery: Delivery) -> int | None:
-    """How often the broker has delivered a message before, as far as its queue counts that.
-
-    A header that a client has made up itself says nothing: the broker writes whole numbers from 0 on.
-    """
-    headers: Mapping[str, Any] = delivery.properties.headers or {}
-    count = headers.get("x-delivery-count")
-    if not isinstance(count, int) or isinstance(count, bool):
-        return None
-    return count if count >= 0 else None
 
 
 class Suspicion:

@@ -162,6 +162,7 @@ class ConsumerThread(threading.Thread):
             self.tell,
             self._supervision.on_pace,
             self.ack_on_return,
+            "" if self.is_private else self.queue,
         )
         handling.start()
         try:

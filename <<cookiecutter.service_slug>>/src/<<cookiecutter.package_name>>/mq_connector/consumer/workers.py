@@ -21,8 +21,9 @@ from ..payload import Bounds, bounds
 from ..payload.request import error_reply
 from .channel import Channel
 from .opened import Confirms, Delivery, OpenedChannel, Prefetch, Sizes, lines
+from .opened.messages import deliveries_before
 from .pace import Pace
-from .suspicion import Suspicion, deliveries_before
+from .suspicion import Suspicion
 
 #: Seconds that a message waits for its next delivery at the most.
 _LONGEST_RETRY = 60.0
@@ -101,6 +102,8 @@ class Workers:
         self._process = Process()
         self._workers: list[_Worker] = []
         self.pace = Pace(limits, on_pace)
+        #: Dead-letters a message that has failed.
+        self.bury: Callable[[Delivery, Exception], object] = _reject
         self._started = 1
 
     # ---- from any thread
@@ -306,6 +309,10 @@ class Workers:
                 self._channel_of(delivery).basic_publish("", *reply)
         except Exception:  # no reply is worth losing the message for
             lines.unanswered(delivery)
-        opened.reject(tag, requeue=False)
+        self.bury(delivery, error)
         self._on_error(error)
         return "dead-lettered"
+
+
+def _reject(delivery: Delivery, _: Exception) -> None:
+    delivery.opened.reject(delivery.tag, requeue=False)

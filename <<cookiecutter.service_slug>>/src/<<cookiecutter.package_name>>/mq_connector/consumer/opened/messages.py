@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pika
 from pika.spec import Basic
@@ -101,3 +101,15 @@ class Delivery:
         self.confirms: Confirms | None = None
         assert method.delivery_tag is not None  # whatever was delivered has one
         self.tag: int = method.delivery_tag
+
+
+def deliveries_before(delivery: Delivery) -> int | None:
+    """How often the broker has delivered a message before, as far as its queue counts that.
+
+    A header that a client has made up itself says nothing: the broker writes whole numbers from 0 on.
+    """
+    headers: Mapping[str, Any] = delivery.properties.headers or {}
+    count = headers.get("x-delivery-count")
+    if not isinstance(count, int) or isinstance(count, bool):
+        return None
+    return count if count >= 0 else None

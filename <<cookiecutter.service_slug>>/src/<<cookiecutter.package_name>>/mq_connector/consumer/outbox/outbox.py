@@ -114,6 +114,10 @@ class Outbox:
             raise
         confirmed.add_done_callback(lambda done: self._on_outcome(message, done, confirms))
 
+    def confirmed(self, message: Message) -> Future[None]:
+        """Publish with a confirm, apart from what handlers publish; returns and raises as `Publisher.publish`."""
+        return self._publisher_for(message).publish(*message)
+
     def _publisher_for(self, message: Message) -> Publisher:
         with self._lock:
             if not message.exchange and message.routing_key.startswith(_DIRECT_REPLY):
