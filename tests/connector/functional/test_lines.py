@@ -173,7 +173,7 @@ def test_a_callback_s_own_reject_is_one_line(
 ) -> None:
     def reject(channel: Any, method: Any, *_: Any) -> None:
         if not method.redelivered:
-            for _ in range(2):  # the second time it does nothing
+            for _again in range(2):  # the second time it does nothing
                 channel.basic_reject(method.delivery_tag, requeue)
 
     with caplog.at_level(logging.INFO):

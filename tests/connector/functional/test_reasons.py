@@ -70,12 +70,22 @@ def test_a_dead_letter_says_what_was_raised_when_and_at_which_delivery(
 ) -> None:
     where = peer.declare_dead(queue)
     consume(fail, queue_type=kind)
-    forged = {"x-exception-type": "Forged", "x-death": "forged", "CC": [queue], "mine": 1}
-    properties = {"headers": forged, "expiration": "60000", "priority": 2, "correlation_id": "c"}
+    forged: dict[str, Any] = {
+        "x-exception-type": "Forged",
+        "x-death": "forged",
+        "CC": [queue],
+        "mine": 1,
+    }
+    properties: dict[str, Any] = {
+        "headers": forged,
+        "expiration": "60000",
+        "priority": 2,
+        "correlation_id": "c",
+    }
     peer.publish(queue, {"number": 1}, **properties)
     letter, body = peer.take(where)
     assert payload.decode(body) == {"number": 1}
-    headers = dict(letter.headers or {})
+    headers: dict[str, Any] = dict(letter.headers or {})
     died_at = datetime.fromisoformat(headers.pop("x-died-at"))
     assert abs(datetime.now(timezone.utc) - died_at) < timedelta(minutes=5)
     text = headers.pop("x-exception-message")

@@ -115,11 +115,9 @@ class Request:
         """
         properties = self._properties
         # Those of a delivery tell what they hold before they are decoded, which takes ten times as long.
-        flags = getattr(properties, "flags", _CARRIED)
-        if properties is None or not flags & (self._carried | _HEADERS):
-            return REPLY_PROPERTIES
-        headers = self.trace or None
-        if headers is None and not flags & self._carried:
+        flags = getattr(properties, "flags", _CARRIED | _HEADERS)
+        headers = (trace_of(properties) or None) if flags & _HEADERS else None
+        if properties is None or (headers is None and not flags & self._carried):
             return REPLY_PROPERTIES
         correlation_id = _read(properties, "correlation_id")
         content_type = _read(properties, "content_type")
@@ -224,8 +222,8 @@ def request_id(
 
 def trace_of(properties: pika.BasicProperties | None) -> dict[str, str]:
     """The valid headers of W3C Trace Context in a message's properties; empty where there are none."""
-    holds = getattr(properties, "may_hold", None)
-    if properties is None or (holds is not None and not holds(b"traceparent")):
+    # Those of a delivery tell it without being decoded.
+    if properties is None or not getattr(properties, "may_hold", bool)(b"traceparent"):
         return {}
     try:
         headers: Mapping[Any, Any] = properties.headers or _NOTHING

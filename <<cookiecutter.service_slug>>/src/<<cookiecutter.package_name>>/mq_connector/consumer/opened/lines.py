@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from ...errors import EXCERPT, MQError
+from ...errors import EXCERPT, MQError, PayloadError
 from ...logs import Logger, text_of
 from ...payload.request import request_id, trace_of
 from .messages import Delivery
@@ -13,7 +13,8 @@ _log = Logger(__name__)
 
 #: Whether there are lines of a level, to be asked before one is put together.
 is_said = _log.is_enabled
-#: Bytes of a body that are decoded for its id where nobody may be kept waiting.
+#: Bytes of a body that are decoded for its id where nobody may be kept waiting, as a body can be made so
+#: that decoding it takes a second.
 SHORT = 64 * 1024
 
 
@@ -54,7 +55,7 @@ def handled(delivery: Delivery, took: float, outcome: str) -> None:
     :param took: seconds
     :param outcome: what has become of the message so far, in words
     """
-    message = Named(delivery)
+    message = Named(delivery, None if outcome.startswith("handled") else SHORT)
     about = message.fields(outcome=outcome, duration=round(took, 6))
     _log.debug("%s: %s, %.3f ms", message, outcome, took * 1000, about=about)
 
@@ -106,7 +107,8 @@ def late(delivery: Delivery, took: float) -> None:
 
 def failed(delivery: Delivery, error: Exception) -> None:
     """It is dead-lettered; with a traceback, unless the error is one of ours."""
-    message = Named(delivery)
+    # What couldn't be decoded may take long to be refused once more.
+    message = Named(delivery, SHORT if isinstance(error, PayloadError) else None)
     _log.error(
         "%s is dead-lettered: %s",
         message,
