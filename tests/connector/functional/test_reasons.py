@@ -135,6 +135,24 @@ def test_a_full_queue_of_dead_letters_costs_no_message(
     peer.rests_at(queue, 0)
 
 
+def test_a_letter_of_a_message_that_came_again_counts_its_deliveries(
+    peer: Peer, queue: str, consume: Consume
+) -> None:
+    """So the second of two letters, which a lost connection can leave, is told from the first."""
+    where = peer.declare_dead(queue)
+
+    def lose_then_fail(channel: Any, method: Any, *_: Any) -> None:
+        if not method.redelivered:
+            channel.basic_reject(method.delivery_tag)
+        else:
+            raise Oddity
+
+    consume(lose_then_fail, queue_type="quorum")
+    peer.publish(queue, {"number": 1})
+    letter, _ = peer.take(where)
+    assert (letter.headers or {})["x-deliveries"] == 2
+
+
 def test_each_of_many_that_fail_dies_once(peer: Peer, queue: str, consume: Consume) -> None:
     where = peer.declare_dead(queue)
     consume(fail, workers=4)
