@@ -134,7 +134,7 @@ def test_commands_that_an_alarm_has_stopped_say_so(
     asking = service(victim.port, queue)
     with pytest.raises(RequestTimeout) as raised:
         request.ask(asking, "{}", 0.5)
-    assert str(raised.value) == f"no reply from {queue!r} within 0.5 s; {alarm(short_of)}"
+    assert str(raised.value) == f"no reply from {queue!r} within 0.5 s: {alarm(short_of)}"
 
     monkeypatch.setattr(dead, "_CONFIRM_WITHIN", 0.5)
     monkeypatch.setattr(letters.DeadLetterQueue, "__iter__", lambda _: iter([LETTER]))
@@ -179,7 +179,7 @@ def test_a_broker_that_has_no_connection_left_is_not_taken_for_one_that_is_down(
     _ = first.channel
     victim.ctl("set_vhost_limits", "-p", "/test", '{"max-connections": 1}')
     try:
-        [_, failed] = examine(victim.port)
+        *_, failed = examine(victim.port)
     finally:
         victim.ctl("clear_vhost_limits", "-p", "/test")
         first.close()
