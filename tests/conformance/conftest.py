@@ -33,7 +33,7 @@ RESULTS = TEMPLATE / ".cache" / "conformance.json"
 _PATIENCE = 45.0
 #: Times that the incumbent may try what it is known to keep: its threads hang now and then when they
 #: are stopped, which says nothing of ours. Ours has one try.
-_INCUMBENTS_TRIES = 3
+_INCUMBENTS_TRIES = 5
 #: Processes of each implementation that work at the same time: the incumbent's pauses are long.
 _LANES = {"incumbent": 4, "ours": 1}
 

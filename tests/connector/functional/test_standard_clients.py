@@ -168,8 +168,8 @@ def test_a_body_that_would_cost_too_much_is_refused_while_the_next_ones_are_answ
     replies = peer.declare("")
     consume(echo)
     peer.publish(queue, body, reply_to=replies, correlation_id="c1")
-    assert peer.ask(queue, 5.0, text="next")["echo"] == {"text": "next"}
-    told = peer.reply(replies)
+    told = peer.reply(replies, 30.0)
+    assert peer.ask(queue, 30.0, text="next")["echo"] == {"text": "next"}
     assert (told["code"], told["message_id"]) == (400, "c1")
     assert "allowed" in told["error"] or "more than" in told["error"]
     peer.rests_at(dead, 1)
