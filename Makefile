@@ -23,7 +23,7 @@ test: $(VENV)/.test $(INCUMBENT)/.incumbent  ## Run all tests, side by side; pas
 	@$(PYTHON) scripts/ensure_broker.py
 	$(RUN) -m pytest --numprocesses $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
-quick: $(VENV)/.test $(INCUMBENT)/.incumbent  ## Run what needs neither a broker nor containers, side by side: under a minute
+quick: $(VENV)/.test $(INCUMBENT)/.incumbent  ## Run what needs neither a broker nor containers, side by side
 	$(RUN) -m pytest --numprocesses auto --dist worksteal \
 		-m 'not broker and not containers and not slow' $(PYTEST_ARGS)
 
