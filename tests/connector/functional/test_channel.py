@@ -402,13 +402,17 @@ def test_a_callback_says_how_many_messages_are_sent_ahead(
     assert handling is not None
 
     # It changes while the consumer has in hand all that it gets, and once it has proved to be well.
-    messages = [*[b"x"] * 20, b"say", *[b"x"] * 2000]
-    with pika.BlockingConnection(broker.parameters()) as connection:
-        unconfirmed = connection.channel()
-        for body in messages:
-            unconfirmed.basic_publish("", queue, body)
-    eventually(lambda: len(handled) >= len(messages), 60)
-    assert handling.workers.prefetch == count
+    def is_heeded() -> bool:
+        handled.clear()
+        messages = [*[b"x"] * 20, b"say", *[b"x"] * 2000]
+        with pika.BlockingConnection(broker.parameters()) as connection:
+            unconfirmed = connection.channel()
+            for body in messages:
+                unconfirmed.basic_publish("", queue, body)
+        eventually(lambda: len(handled) >= len(messages), 30)
+        return handling.workers.prefetch == count
+
+    eventually(is_heeded, 60, lambda: f"{handling.workers.prefetch} in hand")
     time.sleep(0.2)
     handled.clear()
     for _ in range(count + 20):

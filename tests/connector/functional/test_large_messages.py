@@ -122,9 +122,10 @@ def test_large_messages_that_come_while_many_small_ones_are_in_hand_go_back_at_f
     def as_many_again() -> bool:
         slow.go.clear()
         handled = len(slow.numbers)
-        fill(peer, queue, 50, b"small", 2000)
+        # More than can be in hand: it changes while all that may be is.
+        fill(peer, queue, 250, b"small", 2000)
         slow.go.set()
-        eventually(lambda: len(slow.numbers) == handled + 50, 20)
+        eventually(lambda: len(slow.numbers) == handled + 250, 20)
         return prefetch_of(consumer) == 200
 
     eventually(as_many_again, 30, "200 in hand again")
