@@ -20,7 +20,7 @@ from mq_connector.health import HealthServer
 from mq_connector.payload.request import Request
 from waiting import eventually
 
-from .broker import Broker
+from .broker import SERVICE_VHOST, Broker
 from .peer import Peer
 from .served import Served
 
@@ -78,6 +78,14 @@ def victim() -> Iterator[Broker]:
 def peer(broker: Broker) -> Iterator[Peer]:
     """A client of the broker."""
     peer = Peer(broker.parameters())
+    yield peer
+    peer.close()
+
+
+@pytest.fixture
+def asking(broker: Broker) -> Iterator[Peer]:
+    """A plain client of a service that runs as a process."""
+    peer = Peer(broker.parameters(SERVICE_VHOST))
     yield peer
     peer.close()
 

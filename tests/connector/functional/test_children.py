@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from baked import BakedProject
 
-from .broker import PASSWORD, SERVICE_VHOST, Broker
+from .broker import PASSWORD, Broker
 from .peer import Peer
 from .test_process import QUEUE, Service
 
@@ -74,13 +74,6 @@ def service(project: BakedProject, tmp_path: Path, broker: Broker) -> Iterator[S
     made = Service(project, tmp_path, broker.port, PASSWORD)
     yield made
     made.end()
-
-
-@pytest.fixture
-def asking(broker: Broker) -> Iterator[Peer]:
-    peer = Peer(broker.parameters(SERVICE_VHOST))
-    yield peer
-    peer.close()
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from mq_connector.connection.address import Address
 from mq_connector.errors import RequestTimeout
 from waiting import eventually
 
-from .broker import PASSWORD, SERVICE_VHOST, Broker
+from .broker import PASSWORD, Broker
 from .conftest import Consume
 from .peer import Peer
 from .test_deaths import edit
@@ -59,13 +59,6 @@ def service(project: BakedProject, tmp_path: Path, broker: Broker) -> Iterator[S
     made = Service(project, tmp_path, broker.port, PASSWORD)
     yield made
     made.end()
-
-
-@pytest.fixture
-def asking(broker: Broker) -> Iterator[Peer]:
-    peer = Peer(broker.parameters(SERVICE_VHOST))
-    yield peer
-    peer.close()
 
 
 def lines_of(service: Service, outcome: str) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from baked import BakedProject
 
-from .broker import PASSWORD, SERVICE_VHOST, Broker
+from .broker import PASSWORD, Broker
 from .peer import Peer
 from .test_deaths import edit
 from .test_process import QUEUE, Service
@@ -71,13 +71,6 @@ def service(project: BakedProject, tmp_path: Path, broker: Broker) -> Iterator[S
     made = Service(project, tmp_path, broker.port, PASSWORD)
     yield made
     made.end()
-
-
-@pytest.fixture
-def asking(broker: Broker) -> Iterator[Peer]:
-    peer = Peer(broker.parameters(SERVICE_VHOST))
-    yield peer
-    peer.close()
 
 
 @pytest.mark.parametrize("what", ["a_filter", "a_handler", "a_closed_stream"])

@@ -186,10 +186,9 @@ class Client:
             self._kept.open_again(_CHANNEL_PAUSE)
 
     def _send(self, message_id: str) -> None:
+        # Otherwise it is sent with the others, once there is a channel.
         if self._replies is not None and self._replies.is_ready:
-            self._replies.send(
-                message_id
-            )  # else it is sent with the others, once there is a channel
+            self._replies.send(message_id)
 
     def _leave(self) -> None:
         if self._replies is not None and self._replies.is_ready:

@@ -81,9 +81,8 @@ class Bulk:
                 self._in_hand[tag] = size
                 self._bytes += size
                 return True
-            self.counted_beyond = (
-                -1
-            )  # Whatever its size: those in front of it are to come first again.
+            # Whatever the size of the next ones: those in front of them are to come first again.
+            self.counted_beyond = -1
             self._excess.append(tag)
             self.on_too_much()
         else:
