@@ -6,16 +6,25 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+from mq_connector import fork
 from mq_connector.connection.broker import Broker
 from mq_connector.connection.link import Lingering
 from mq_connector.connection.scratch import Scratch
 from mq_connector.connection.wire.frames import PropertiesEncoder
+from mq_connector.connection.wire.transport import HIGH_WATER
 from mq_connector.errors import ChannelError
 from pika import frame
 from pika.exceptions import ChannelClosedByBroker
 from pika.spec import Queue
 
 from . import wire
+
+
+def be_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be, for the connector, a child that was forked from this process."""
+    for each in tuple(fork._all):
+        monkeypatch.setattr(each, "forked", True)
 
 
 class FakeTransport:
@@ -28,6 +37,8 @@ class FakeTransport:
             attach=self.attached.__setitem__, detach=lambda number: self.attached.pop(number, None)
         )
         self.room: Callable[[], bool] = lambda: True
+        #: As if so much were waiting that it has to be asked for room.
+        self.size = HIGH_WATER
         #: Called after each burst.
         self.on_send: Callable[[], None] = lambda: None
 

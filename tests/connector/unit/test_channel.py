@@ -17,7 +17,7 @@ from mq_connector.errors import ChannelError, NotConnected
 from mq_connector.fork import Process
 from pika.spec import Basic
 
-from .fakes import FakeAMQP, FakeLink
+from .fakes import FakeAMQP, FakeLink, be_a_child
 
 
 class Setup:
@@ -322,7 +322,7 @@ def test_a_name_that_is_too_long_fails_in_the_callback_and_nowhere_else(setup: S
 
 
 def test_a_forked_child_publishes_nothing(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Process, "current", -1)
+    be_a_child(monkeypatch)
     with pytest.raises(NotConnected, match="forked"):
         setup.channel.basic_publish("", "reply", b"")
     assert setup.transport.bursts == []

@@ -22,11 +22,11 @@ from mq_connector.errors import (
     RequestTimeout,
     StartError,
 )
-from mq_connector.fork import Process
 from pika import spec
 
 from . import wire
 from .fake_broker import PATIENCE, BrokerEnd, broker
+from .fakes import be_a_child
 from .members import Listener, on_loop
 
 
@@ -577,7 +577,7 @@ def test_a_forked_child_is_sent_away_before_a_lock_that_its_parent_may_hold(
         asking = client(server)
         asking.request("input", {})
         with monkeypatch.context() as child, asking._requests._lock:
-            child.setattr(Process, "current", -1)
+            be_a_child(child)
             thread = threading.Thread(target=in_child)
             thread.start()
             thread.join(1.0)

@@ -16,12 +16,12 @@ from mq_connector.connection import loop as loop_module
 from mq_connector.connection.address import Address
 from mq_connector.connection.supervised import connection_to
 from mq_connector.errors import ConfigurationError, NotConnected
-from mq_connector.fork import Process
 from pika import spec
 from pika.adapters.select_connection import IOLoop
 from waiting import eventually
 
 from .fake_broker import PATIENCE, BrokerEnd, broker
+from .fakes import be_a_child
 from .members import Listener, hang_up, joined, nobody, on_loop, refuse, serve, thread_of
 
 
@@ -599,7 +599,7 @@ def test_a_forked_child_is_sent_away_before_a_lock_that_its_parent_may_hold(
                     said.append(str(error))
 
         with monkeypatch.context() as child, connection._lock:
-            child.setattr(Process, "current", -1)
+            be_a_child(child)
             thread = threading.Thread(target=in_child)
             thread.start()
             thread.join(1.0)

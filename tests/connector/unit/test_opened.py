@@ -9,10 +9,9 @@ import pika
 import pytest
 from mq_connector.consumer.opened import Confirms, Message, OpenedChannel, Sizes
 from mq_connector.errors import NotConnected
-from mq_connector.fork import Process
 from pika.spec import Basic
 
-from .fakes import FakeLink
+from .fakes import FakeLink, be_a_child
 
 REPLY = Message("", "reply", b"")
 
@@ -287,7 +286,7 @@ def test_a_forked_child_settles_nothing_and_waits_for_no_lock(
 ) -> None:
     setup.deliver(1)
     with setup.opened._lock:  # as a fork may have left it
-        monkeypatch.setattr(Process, "current", -1)
+        be_a_child(monkeypatch)
         with pytest.raises(NotConnected, match="forked"):
             setup.opened.ack(1)
         with pytest.raises(NotConnected, match="forked"):

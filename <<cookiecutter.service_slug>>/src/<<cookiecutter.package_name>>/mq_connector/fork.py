@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import os
+import weakref
 
 from .errors import NotConnected
 
 
-class Process:
-    """Remembers which process made it."""
+#: All there are, to be told of a fork.
+_all: weakref.WeakSet[Process] = weakref.WeakSet()
 
-    #: Number of the process that we are in; costs no system call to look at.
-    current = os.getpid()
+
+class Process:
+    """Remembers which process made it.
+
+    :ivar forked: whether we are in a child of that process; asked for each message, so it is no property
+    """
+
+    __slots__ = ("__weakref__", "forked")
 
     def __init__(self) -> None:
-        self._made_in = Process.current
-
-    @property
-    def forked(self) -> bool:
-        """Whether we are in a child of the process that made this."""
-        return self._made_in != Process.current
+        self.forked = False
+        _all.add(self)
 
     def check(self) -> None:
         """:raises NotConnected: we are in a child of the process that made this"""
@@ -31,7 +34,8 @@ class Process:
 
 
 def _forked() -> None:
-    Process.current = os.getpid()
+    for each in tuple(_all):
+        each.forked = True
 
 
 os.register_at_fork(after_in_child=_forked)

@@ -11,6 +11,8 @@ from ..config import Limits
 _IN_HAND, _MOST_IN_HAND = 0.2, 200
 #: Messages over which the time of a callback is averaged.
 _WEIGHT = 8
+#: Messages that are told of together, and seconds after which fewer are.
+TOGETHER, SOON = 8, 0.01
 
 
 class Pace:
@@ -50,11 +52,12 @@ class Pace:
         # Twice, so that a change comes before all that is in hand waits.
         return min(max(least, handled) + 2 * waiting, max(_MOST_IN_HAND, least))
 
-    def note(self, took: float) -> None:
-        """A callback took that many seconds."""
-        average = self._average
-        self._average = average + (took - average) / _WEIGHT if average else took
-        self._until_look -= 1
+    def note(self, took: float, messages: int = 1) -> None:
+        """So many callbacks took that many seconds in all."""
+        average, mean = self._average, took / messages
+        old = (1 - 1 / _WEIGHT) ** messages if average else 0.0
+        self._average = mean + (average - mean) * old
+        self._until_look -= messages
         if self._until_look < 0:
             self._until_look = _WEIGHT
             self._on_change()

@@ -32,6 +32,9 @@ class Suspicion:
     def __init__(self) -> None:
         #: Messages that are still to be taken one at a time.
         self._careful_for = _LONGEST
+        #: Whether there is something to be said of a message before it is tried; asked for each one, so it
+        #: is no property.
+        self.is_alert = True
         #: Whether all that a predecessor had in hand has come back once something new comes.
         self._ends_with_news = True
         #: Whether nothing was delivered to this process yet: a predecessor may have died of the first.
@@ -45,11 +48,6 @@ class Suspicion:
         """Whether messages are to be taken one at a time."""
         return self._careful_for > 0
 
-    @property
-    def is_alert(self) -> bool:
-        """Whether there is something to be said of a message before it is tried."""
-        return self._careful_for > 0 or bool(self._hangs)
-
     def lost(self, in_hand: int, alone: Delivery | None) -> None:
         """Something was lost for which a message in hand may be to blame.
 
@@ -58,6 +56,7 @@ class Suspicion:
         """
         self._careful_for = max(self._careful_for, min(in_hand + _MORE, _LONGEST))
         self._ends_with_news = False
+        self._update()
         if alone is not None:
             _count(self._strikes, alone)
 
@@ -67,10 +66,12 @@ class Suspicion:
         That it was this one is known, so there is no need to take others one at a time.
         """
         _count(self._hangs, delivery)
+        self._update()
 
     def returned(self, delivery: Delivery) -> None:
         """The callback has returned in time."""
         self._hangs.pop(_mark(delivery), None)
+        self._update()
 
     def verdict(self, delivery: Delivery) -> str:
         """Why a message isn't tried again; empty if it is.
@@ -85,6 +86,7 @@ class Suspicion:
         hangs = self._hangs.get(_mark(delivery), 0) if self._hangs else 0
         if hangs >= _HANGS:
             self._hangs.pop(_mark(delivery), None)
+            self._update()
             return f"the broker has waited {hangs} times in vain for this message; it isn't tried again"
         strikes = self._strikes.get(_mark(delivery), 0) if self._strikes else 0
         if strikes >= _STRIKES:
@@ -111,6 +113,10 @@ class Suspicion:
         """There is nothing to be careful of; what hangs is known all the same."""
         self._careful_for = 0
         self._strikes.clear()
+        self._update()
+
+    def _update(self) -> None:
+        self.is_alert = self._careful_for > 0 or bool(self._hangs)
 
 
 def _count(found: dict[int, int], delivery: Delivery) -> None:

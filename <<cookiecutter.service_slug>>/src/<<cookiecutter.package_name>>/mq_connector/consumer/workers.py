@@ -22,7 +22,7 @@ from ..payload.request import error_reply
 from .channel import Channel
 from .opened import Confirms, Delivery, OpenedChannel, Prefetch, Sizes, lines
 from .opened.messages import deliveries_before
-from .pace import Pace
+from .pace import SOON, TOGETHER, Pace
 from .suspicion import Suspicion
 
 #: Seconds that a message waits for its next delivery at the most.
@@ -189,9 +189,11 @@ class Workers:
         self._workers.append(worker)
         get, handle, suspicion, now = self.inbox.get, self.handle, self._suspicion, time.monotonic
         pace, is_said, debug = self.pace, lines.is_said, logging.DEBUG
+        process = self._process
+        spent, messages = 0.0, 0  # since the pace was told
         while not worker.is_replaced:
             delivery = get()
-            if not isinstance(delivery, Delivery):
+            if type(delivery) is not Delivery:
                 if delivery is None:
                     return
                 if isinstance(delivery, Prefetch):
@@ -214,11 +216,15 @@ class Workers:
                 outcome = self._failed(
                     delivery, RuntimeError(f"the callback wanted to end: {text_of(error)}")
                 )
-            if self._process.forked:
+            if process.forked:
                 return  # a child that a callback has made, and let return: its parent goes on
             worker.delivery = None
             took = now() - began
-            pace.note(took)
+            spent += took
+            messages += 1
+            if messages == TOGETHER or spent > SOON:
+                pace.note(spent, messages)
+                spent, messages = 0.0, 0
             if is_said(debug):
                 lines.handled(delivery, took, outcome)
         self._workers.remove(worker)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 #: What a client that uses direct reply-to publishes with; the broker makes it one of its own addresses
@@ -21,8 +22,13 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 def is_usual(queue: str) -> bool:
     """Whether this is a name like nearly all others, so that `reply_address` has nothing to object."""
+    return len(queue) <= _LONGEST and _is_usual(queue)
+
+
+@lru_cache(maxsize=256)  # most clients come again
+def _is_usual(queue: str) -> bool:
     return (
-        0 < len(queue) <= _LONGEST
+        queue != ""
         and queue.isascii()
         and queue.isprintable()
         and not queue.startswith(_RESERVED)

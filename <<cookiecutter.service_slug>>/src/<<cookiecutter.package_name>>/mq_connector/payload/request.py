@@ -67,12 +67,17 @@ class Request:
         form: Form = Form.LITERAL,
         properties: pika.BasicProperties | None = None,
     ) -> None:
-        message_id = data.pop("message_id", None)
-        alias = data.pop("messageID", None)
-        name = data.pop("routing_key", None)
+        pop = data.pop
+        message_id = pop("message_id", None)
+        alias = pop("messageID", None)
+        name = pop("routing_key", None)
         self._aliased = alias is not None
         self._carried = _CARRIED
-        mq = _mq_context(data) if "context" in data else _NOTHING
+        mq = _NOTHING
+        if "context" in data:
+            context = data["context"]
+            if type(context) is not dict or "mq" in context:
+                mq = _mq_context(data)
         if message_id is None:
             message_id = alias if alias is not None else mq.get("message_id")
         if message_id is None:

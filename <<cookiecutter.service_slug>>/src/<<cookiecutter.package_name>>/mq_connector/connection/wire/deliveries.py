@@ -34,6 +34,8 @@ _unpack_prefix = struct.Struct(">BHL").unpack_from
 _unpack_delivery = struct.Struct(">Q?").unpack_from
 _ALL = 0xFFFF
 _unpack_size = struct.Struct(">Q").unpack_from
+#: From the beginning of a frame to the body's size in it, which is the content of a content header.
+_unpack_header = struct.Struct(">BHLLQ").unpack_from
 _unpack_count = struct.Struct(">L").unpack_from
 
 
@@ -108,12 +110,16 @@ class Sink(Protocol):
 class _Delivery:
     """What is known of the message that is arriving on a channel."""
 
-    __slots__ = ("address", "method", "missing", "pieces", "properties", "sink")
+    __slots__ = ("address", "around_tag", "channel", "method", "missing", "pieces", "properties", "sink")
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, channel: int, sink: Sink) -> None:
+        self.channel = channel
         self.sink = sink
-        #: Of the message before: as sent, then consumer tag, exchange and routing key.
-        self.address: tuple[bytes, str, str, str] = (b"", "", "", "")
+        #: Of the message before: consumer tag, exchange and routing key.
+        self.address: tuple[str, str, str] = ("", "", "")
+        #: What stood before and behind the delivery tag and ``redelivered`` in its method frame. Before any
+        #: message: what no frame begins with.
+        self.around_tag = (END, b"")
         self.method: Any = None
         self.properties: Properties | None = None
         self.missing = 0
@@ -134,7 +140,7 @@ class DeliveryReader:
 
     def attach(self, channel: int, sink: Sink) -> None:
         """Deliveries on this channel go to ``sink`` from now on."""
-        self._channels[channel] = _Delivery(sink)
+        self._channels[channel] = _Delivery(channel, sink)
 
     def detach(self, channel: int) -> None:
         """The channel is gone; its number may come back with another one."""
@@ -160,6 +166,14 @@ class DeliveryReader:
             if stop > end:
                 break
             delivery = channels.get(channel)
+            if delivery is not None and kind == METHOD and delivery.method is None:
+                behind = _take_whole(delivery, data, position, end)
+                if behind > position:
+                    if begin < position:
+                        self._forward(data[begin:position])
+                    position = begin = behind
+                    kept = True
+                    continue
             if delivery is not None and self._take(delivery, kind, data, position + 7, stop - 1):
                 if begin < position:
                     self._forward(data[begin:position])
@@ -225,18 +239,55 @@ class DeliveryReader:
         return True
 
 
+def _take_whole(delivery: _Delivery, data: bytes, position: int, end: int) -> int:
+    """Take deliveries as most of them come: one behind the other, each whole and in three frames, to the
+    same consumer from the same exchange by the same routing key. What isn't so is left to `_take`.
+
+    :returns: the position behind them
+    """
+    before_tag, behind_tag = delivery.around_tag
+    tag = len(before_tag)
+    header = tag + 9 + len(behind_tag)
+    channel = delivery.channel
+    consumer_tag, exchange, routing_key = delivery.address
+    deliver = delivery.sink.deliver
+    while data.startswith(before_tag, position) and data.startswith(behind_tag, position + tag + 9):
+        start = position + header
+        body = start + 27  # behind a header without properties, and the end octet
+        if body > end:
+            break
+        kind, number, size, _, length = _unpack_header(data, start)
+        body = start + 15 + size
+        stop = body + length + 1
+        if (
+            stop > end
+            or kind != HEADER
+            or number != channel
+            or _unpack_prefix(data, body - 7) != (BODY, channel, length)
+            or data[body - 8] != 0xCE
+            or data[stop - 1] != 0xCE
+        ):
+            break
+        delivery_tag, redelivered = _unpack_delivery(data, position + tag)
+        deliver(
+            Basic.Deliver(consumer_tag, delivery_tag, redelivered, exchange, routing_key),
+            Properties(data[start + 19 : body - 8]),
+            data[body : stop - 1],
+        )
+        position = stop
+    return position
+
+
 def _deliver(delivery: _Delivery, data: bytes, start: int, stop: int) -> Basic.Deliver:
-    behind_tag = start + 1 + data[start]
-    delivery_tag, redelivered = _unpack_delivery(data, behind_tag)
-    # Consumer tag, exchange and routing key hardly ever change between two deliveries on a channel.
-    raw = data[start:behind_tag] + data[behind_tag + 9 : stop]
-    known, consumer_tag, exchange, routing_key = delivery.address
-    if raw != known:
-        consumer_tag = _text(data[start + 1 : behind_tag])
-        middle = behind_tag + 10 + data[behind_tag + 9]
-        exchange = _text(data[behind_tag + 10 : middle])
-        routing_key = _text(data[middle + 1 : stop])
-        delivery.address = (raw, consumer_tag, exchange, routing_key)
+    tag = start + 1 + data[start]
+    delivery_tag, redelivered = _unpack_delivery(data, tag)
+    middle = tag + 10 + data[tag + 9]
+    consumer_tag = _text(data[start + 1 : tag])
+    exchange = _text(data[tag + 10 : middle])
+    routing_key = _text(data[middle + 1 : stop])
+    # With the frame's prefix and the method's number before it, and the end octet behind it.
+    delivery.around_tag = (data[start - 11 : tag], data[tag + 9 : stop + 1])
+    delivery.address = (consumer_tag, exchange, routing_key)
     return Basic.Deliver(consumer_tag, delivery_tag, redelivered, exchange, routing_key)
 
 

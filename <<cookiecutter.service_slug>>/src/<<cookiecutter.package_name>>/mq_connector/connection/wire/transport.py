@@ -49,7 +49,8 @@ class Transport(nbio_interface.AbstractStreamTransport):
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
         self._waiting: list[bytes] = []
-        self._size = 0
+        #: Bytes that the socket hasn't taken yet.
+        self.size = 0
         #: Why what came couldn't be read, where that has ended the connection.
         self.unreadable: Exception | None = None
         self._closed = False
@@ -66,7 +67,7 @@ class Transport(nbio_interface.AbstractStreamTransport):
 
     def get_write_buffer_size(self) -> int:
         """:returns: bytes that the socket hasn't taken yet"""
-        return self._size
+        return self.size
 
     def write(self, data: bytes) -> None:
         """Send what pika has marshalled; called on the loop."""
@@ -96,7 +97,7 @@ class Transport(nbio_interface.AbstractStreamTransport):
                 data = data[sent:]
                 self._services.add_callback_threadsafe(self._watch_writable)
             self._waiting.append(data)
-            self._size += len(data)
+            self.size += len(data)
 
     def wait_for_room(self, timeout: float) -> bool:
         """Wait while too much is waiting for the socket; never call this on the loop.
@@ -104,10 +105,10 @@ class Transport(nbio_interface.AbstractStreamTransport):
         :param timeout: longest wait in seconds
         :returns: whether there is room
         """
-        if self._size < HIGH_WATER:
+        if self.size < HIGH_WATER:
             return True
         with self._room:
-            return self._room.wait_for(lambda: self._closed or self._size < HIGH_WATER, timeout)
+            return self._room.wait_for(lambda: self._closed or self.size < HIGH_WATER, timeout)
 
     def abort(self) -> None:
         """Close at once; pika hears of it on the loop's next turn."""
@@ -157,7 +158,7 @@ class Transport(nbio_interface.AbstractStreamTransport):
                 except OSError:
                     pass  # as in send()
                 self._waiting = [bytes(data)] if data else []
-                self._size = len(data)
+                self.size = len(data)
             if not self._waiting:
                 self._services.remove_writer(self._sock.fileno())
             self._room.notify_all()

@@ -15,7 +15,8 @@ class Acks:
     """
 
     def __init__(self) -> None:
-        self._highest = 0  # the last tag that was delivered
+        #: The last tag that was delivered; assigned to as one arrives, which needs no lock.
+        self.highest = 0
         self._top = 0  # the highest tag that is settled; above it all are outstanding
         # Outstanding below it, in ascending order. A plain dict that loses its first items looks
         # through the places of all that were before it when asked for the first.
@@ -27,15 +28,11 @@ class Acks:
     @property
     def outstanding(self) -> int:
         """Deliveries that nobody has settled yet."""
-        return self._highest - self._top + len(self._holes)
-
-    def delivered(self, tag: int) -> None:
-        """A delivery has arrived; a single assignment, which needs no lock."""
-        self._highest = tag
+        return self.highest - self._top + len(self._holes)
 
     def is_settled(self, tag: int) -> bool:
         """Whether a delivery was settled, or never arrived on this channel."""
-        return tag > self._highest or (tag <= self._top and tag not in self._holes)
+        return tag > self.highest or (tag <= self._top and tag not in self._holes)
 
     def ack(self, tag: int, multiple: bool = False) -> bool:
         """Note an acknowledgement.
@@ -48,7 +45,9 @@ class Acks:
             for each in tags:
                 self.ack(each)
             return bool(tags)
-        if not self._settle(tag):
+        if tag == self._top + 1 <= self.highest:
+            self._top = tag  # most come in order
+        elif not self._settle(tag):
             return False
         self._acked.append(tag)
         self.pending += 1
@@ -56,7 +55,7 @@ class Acks:
 
     def unsettled(self, tag: int) -> list[int]:
         """Outstanding deliveries up to ``tag``; tag 0 means all, as in AMQP."""
-        last = self._highest if tag == 0 else min(tag, self._highest)
+        last = self.highest if tag == 0 else min(tag, self.highest)
         holes = [each for each in self._holes if each <= last]
         return [*holes, *range(self._top + 1, last + 1)]
 
@@ -85,7 +84,7 @@ class Acks:
                 return False
             del self._holes[tag]
             return True
-        if tag > self._highest:
+        if tag > self.highest:
             return False
         if tag != following:
             for hole in range(following, tag):

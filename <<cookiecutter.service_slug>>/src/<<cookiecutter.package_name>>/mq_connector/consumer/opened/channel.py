@@ -12,6 +12,7 @@ from pika.spec import Basic
 from ...connection.link import Link
 from ...connection.scratch import Scratch
 from ...connection.wire import frames
+from ...connection.wire.transport import HIGH_WATER
 from ...fork import Process
 from .acks import Acks
 from .bulk import Bulk, Sizes
@@ -34,6 +35,8 @@ class OpenedChannel:
         self.number: int = amqp.channel_number
         self.is_open = True
         self.broker = link.broker
+        #: As the broker says; asked for each message.
+        self.fears_reply_to = link.broker.fears_reply_to
         #: For what the broker may refuse.
         self.scratch = Scratch(link)
         #: The same for transient queues, which some brokers refuse in a way that costs a connection.
@@ -88,7 +91,7 @@ class OpenedChannel:
 
     def wait_for_room(self) -> None:
         """Wait while too much is waiting for the socket; never on the loop, which alone makes room."""
-        while not self._transport.wait_for_room(1.0):
+        while self._transport.size >= HIGH_WATER and not self._transport.wait_for_room(1.0):
             if not self.is_open:
                 return
 
@@ -151,7 +154,7 @@ class OpenedChannel:
     def deliver(self, method: Basic.Deliver, properties: pika.BasicProperties, body: bytes) -> None:
         """A message has arrived."""
         delivery = Delivery(self, method, properties, body)
-        self._acks.delivered(delivery.tag)
+        self._acks.highest = delivery.tag
         self.latest = delivery
         size = len(body)
         if size <= self.bulk.counted_beyond or self.bulk.has_room(delivery.tag, size):

@@ -99,8 +99,7 @@ class Delivery:
         self.properties = properties
         self.body = body
         self.confirms: Confirms | None = None
-        assert method.delivery_tag is not None  # whatever was delivered has one
-        self.tag: int = method.delivery_tag
+        self.tag: int = method.delivery_tag  # type: ignore[assignment]  # what was delivered has one
 
 
 def deliveries_before(delivery: Delivery) -> int | None:

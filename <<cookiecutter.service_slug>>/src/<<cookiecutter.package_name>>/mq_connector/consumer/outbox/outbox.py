@@ -76,7 +76,14 @@ class Outbox:
         opened.wait_for_room()
         # Also for what has to wait: who publishes what can't be encoded is to hear of it.
         data = opened.encode(message)
-        if self._may_be_refused(opened, message):
+        # What may be refused goes on a channel of its own: on the consumer's the broker wouldn't say which
+        # message it was, and all that is in hand would be delivered again.
+        if (
+            message.exchange
+            or self.is_careful
+            or len(message.body) > _LARGE
+            or (opened.fears_reply_to and message.routing_key.startswith(_DIRECT_REPLY))
+        ):
             self._publish_confirmed(message, delivery)
         elif delivery is not None and delivery.confirms is not None:
             message = _copy(message)
@@ -86,19 +93,6 @@ class Outbox:
             )
         elif self._coming or message.routing_key in self._returned.queues or not opened.send(data):
             self._hold(message)
-
-    def _may_be_refused(self, opened: OpenedChannel, message: Message) -> bool:
-        """Whether it goes on a channel of its own, which a refusal may cost.
-
-        On the consumer's channel the broker wouldn't say which message it was, and all that is in hand
-        would be delivered again.
-        """
-        return (
-            bool(message.exchange)
-            or self.is_careful
-            or len(message.body) > _LARGE
-            or (opened.broker.fears_reply_to and message.routing_key.startswith(_DIRECT_REPLY))
-        )
 
     def _publish_confirmed(self, message: Message, delivery: Delivery | None) -> None:
         publisher = self._publisher_for(message)
