@@ -190,7 +190,7 @@ class Workers:
         get, handle, suspicion, now = self.inbox.get, self.handle, self._suspicion, time.monotonic
         pace, is_said, debug = self.pace, lines.is_said, logging.DEBUG
         process = self._process
-        spent, messages = 0.0, 0  # since the pace was told
+        spent, longest, messages = 0.0, 0.0, 0  # since the pace was told
         while not worker.is_replaced:
             delivery = get()
             if type(delivery) is not Delivery:
@@ -221,10 +221,14 @@ class Workers:
             worker.delivery = None
             took = now() - began
             spent += took
-            messages += 1
-            if messages == TOGETHER or spent > SOON:
-                pace.note(spent, messages)
-                spent, messages = 0.0, 0
+            if took > longest:
+                longest = took
+            if messages == TOGETHER or (messages and spent > SOON):
+                # One of them may have waited for the processor, which says nothing of the callback.
+                pace.note(spent - longest, messages)
+                spent, longest, messages = 0.0, 0.0, 0
+            else:
+                messages += 1
             if is_said(debug):
                 lines.handled(delivery, took, outcome)
         self._workers.remove(worker)

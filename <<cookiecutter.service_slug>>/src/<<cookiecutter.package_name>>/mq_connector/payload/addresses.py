@@ -15,18 +15,17 @@ DIRECT = "amq.rabbitmq.reply-to"
 _RESERVED, _DRAWN = "amq.", "amq.gen-"
 
 #: Octets of a short string (AMQP 0-9-1, 4.2.5.3).
-_LONGEST = 255
+LONGEST = 255
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-def is_usual(queue: str) -> bool:
-    """Whether this is a name like nearly all others, so that `reply_address` has nothing to object."""
-    return len(queue) <= _LONGEST and _is_usual(queue)
-
-
 @lru_cache(maxsize=256)  # most clients come again
-def _is_usual(queue: str) -> bool:
+def is_usual(queue: str) -> bool:
+    """Whether this is a name like nearly all others, so that `reply_address` has nothing to object.
+
+    It is remembered, so ask for names of `LONGEST` characters at the most.
+    """
     return (
         queue != ""
         and queue.isascii()
@@ -60,8 +59,8 @@ def reply_address(name: Any, in_property: bool = False) -> str | None:
         size = len(name.encode())
     except UnicodeEncodeError:
         return "it holds half a surrogate pair"
-    if size > _LONGEST:
-        return f"it has {size} bytes where AMQP allows {_LONGEST}"
+    if size > LONGEST:
+        return f"it has {size} bytes where AMQP allows {LONGEST}"
     if _CONTROL.search(name):
         return "it holds line breaks or other control characters"
     if name.startswith(_RESERVED) and not name.startswith(_DRAWN):

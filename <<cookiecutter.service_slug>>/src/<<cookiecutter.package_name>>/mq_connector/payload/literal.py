@@ -32,17 +32,6 @@ _OPENED, _CLOSED = "\0(", "\0)"
 #: Stands for a text that could become JSON of another meaning.
 _NO_JSON = ""
 
-#: Words of Python by those of JSON. Those of JSON mean nothing in Python, so they go first, and
-#: become an error.
-_WORDS = (
-    ("t", "true", "?"),
-    ("f", "false", "?"),
-    ("n", "null", "?"),
-    ("T", "True", "true"),
-    ("F", "False", "false"),
-    ("N", "None", "null"),
-)
-
 
 def parse(text: str, max_depth: int) -> dict[Any, Any]:
     """The dict that a Python literal describes.
@@ -105,10 +94,21 @@ def _as_json(text: str) -> str:
         if "\\/" in text or "\\ud" in text or "\\uD" in text:
             return _NO_JSON
     text = _requoted(text) if '"' in text else text.replace("'", '"')
-    # From here on all quotation marks are double, and none of them is inside a string.
-    for initial, word, json_word in _WORDS:
-        if initial in text and word in text:  # The search for one letter is nearly free.
-            text = _replace_outside(text, word, json_word)
+    # From here on all quotation marks are double, and none of them is inside a string. Words of Python
+    # become those of JSON. Those of JSON mean nothing in Python, so they go first, and become an error.
+    # The search for one letter is nearly free.
+    if "t" in text and "true" in text:
+        text = _replace_outside(text, "true", "?")
+    if "f" in text and "false" in text:
+        text = _replace_outside(text, "false", "?")
+    if "n" in text and "null" in text:
+        text = _replace_outside(text, "null", "?")
+    if "T" in text and "True" in text:
+        text = _replace_outside(text, "True", "true")
+    if "F" in text and "False" in text:
+        text = _replace_outside(text, "False", "false")
+    if "N" in text and "None" in text:
+        text = _replace_outside(text, "None", "null")
     return text
 
 

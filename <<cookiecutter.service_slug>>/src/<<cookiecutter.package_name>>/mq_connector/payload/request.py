@@ -13,7 +13,7 @@ import pika
 from .. import payload
 from ..errors import EXCERPT, PayloadError
 from ..logs import Logger
-from .addresses import DIRECT, is_direct, is_usual, reply_address
+from .addresses import DIRECT, LONGEST, is_direct, is_usual, reply_address
 from .body import Form
 from .encoding import as_dict
 from .jsontext import excerpt
@@ -89,7 +89,7 @@ class Request:
         self.message_id = message_id
         if mq and mq.get("routing_key") is not None:
             name = mq["routing_key"]
-        if type(name) is str and is_usual(name):
+        if type(name) is str and len(name) <= LONGEST and is_usual(name):
             self.reply_queue: str | None = name
             self.reply_refusal: str | None = None
         else:

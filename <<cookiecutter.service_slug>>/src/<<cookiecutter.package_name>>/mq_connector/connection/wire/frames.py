@@ -25,9 +25,11 @@ _BASIC = 60
 _CANCEL, _PUBLISH, _ACK, _REJECT, _NACK = 30, 40, 80, 90, 120
 _MANDATORY = b"\x01"
 
-_prefix = struct.Struct(">BHL").pack
+_prefix = struct.Struct(">BH").pack
+_length = struct.Struct(">L").pack
+_size = struct.Struct(">Q").pack
 _method = struct.Struct(">BHLHH").pack
-_content_header = struct.Struct(">BHLHHQ").pack
+_content_header = struct.Struct(">BHLHH").pack
 _settle = struct.Struct(">BHLHHQBB").pack
 
 
@@ -67,35 +69,41 @@ def publish(
     :param frame_max: largest frame in bytes, as negotiated for the connection
     :raises ValueError: when exchange or routing key exceed 255 bytes of UTF-8
     """
-    address = _address(exchange, routing_key)
     size = len(body)
+    head, body_prefix = _head(channel, exchange, routing_key, mandatory, len(properties))
+    limit = frame_max - OVERHEAD
+    if 0 < size <= limit:
+        return b"".join(
+            (head, _size(size), properties, END, body_prefix, _length(size), body, END)
+        )
+    pieces = [head, _size(size), properties, END]
+    for start in range(0, size, limit):
+        piece = body[start : start + limit]
+        pieces += (body_prefix, _length(len(piece)), piece, END)
+    return b"".join(pieces)
+
+
+@lru_cache(maxsize=256)  # most clients come again
+def _head(
+    channel: int, exchange: str, routing_key: str, mandatory: bool, size: int
+) -> tuple[bytes, bytes]:
+    """What stands before the body's size in a publish, and before the length in a body frame.
+
+    :param size: of the encoded properties
+    """
+    address = (
+        b"\x00\x00"
+        + _short_string("exchange", exchange)
+        + _short_string("routing key", routing_key)
+    )
     head = (
         _method(METHOD, channel, len(address) + 5, _BASIC, _PUBLISH)
         + address
         + (_MANDATORY if mandatory else b"\x00")
         + END
-        + _content_header(HEADER, channel, len(properties) + 12, _BASIC, 0, size)
-        + properties
-        + END
+        + _content_header(HEADER, channel, size + 12, _BASIC, 0)
     )
-    limit = frame_max - OVERHEAD
-    if size <= limit:
-        return b"".join((head, _prefix(BODY, channel, size), body, END)) if size else head
-    pieces = [head]
-    for start in range(0, size, limit):
-        piece = body[start : start + limit]
-        pieces += (_prefix(BODY, channel, len(piece)), piece, END)
-    return b"".join(pieces)
-
-
-@lru_cache(maxsize=256)
-def _address(exchange: str, routing_key: str) -> bytes:
-    """The reserved short, exchange and routing key of a publish."""
-    return (
-        b"\x00\x00"
-        + _short_string("exchange", exchange)
-        + _short_string("routing key", routing_key)
-    )
+    return head, _prefix(BODY, channel)
 
 
 def _short_string(what: str, text: str) -> bytes:
