@@ -7,7 +7,6 @@ import weakref
 
 from .errors import NotConnected
 
-
 #: All there are, to be told of a fork.
 _all: weakref.WeakSet[Process] = weakref.WeakSet()
 

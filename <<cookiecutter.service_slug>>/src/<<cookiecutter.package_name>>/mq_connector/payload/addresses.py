@@ -27,10 +27,7 @@ def is_usual(queue: str) -> bool:
     It is remembered, so ask for names of `LONGEST` characters at the most.
     """
     return (
-        queue != ""
-        and queue.isascii()
-        and queue.isprintable()
-        and not queue.startswith(_RESERVED)
+        queue != "" and queue.isascii() and queue.isprintable() and not queue.startswith(_RESERVED)
     )
 
 

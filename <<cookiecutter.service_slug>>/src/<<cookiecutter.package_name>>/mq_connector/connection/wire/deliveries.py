@@ -110,7 +110,16 @@ class Sink(Protocol):
 class _Delivery:
     """What is known of the message that is arriving on a channel."""
 
-    __slots__ = ("address", "around_tag", "channel", "method", "missing", "pieces", "properties", "sink")
+    __slots__ = (
+        "address",
+        "around_tag",
+        "channel",
+        "method",
+        "missing",
+        "pieces",
+        "properties",
+        "sink",
+    )
 
     def __init__(self, channel: int, sink: Sink) -> None:
         self.channel = channel

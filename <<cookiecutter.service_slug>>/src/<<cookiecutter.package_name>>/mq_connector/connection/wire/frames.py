@@ -73,9 +73,7 @@ def publish(
     head, body_prefix = _head(channel, exchange, routing_key, mandatory, len(properties))
     limit = frame_max - OVERHEAD
     if 0 < size <= limit:
-        return b"".join(
-            (head, _size(size), properties, END, body_prefix, _length(size), body, END)
-        )
+        return b"".join((head, _size(size), properties, END, body_prefix, _length(size), body, END))
     pieces = [head, _size(size), properties, END]
     for start in range(0, size, limit):
         piece = body[start : start + limit]
