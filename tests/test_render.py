@@ -45,6 +45,7 @@ DEFAULT_TREE = {
     "rabbitmq/local_node.py",
     "rabbitmq/local_server.py",
     "rabbitmq/neon.py",
+    "rabbitmq/owners.py",
     "rabbitmq/provision.py",
     "rabbitmq/rabbitmq.conf",
     "rabbitmq/topology.py",

@@ -34,4 +34,5 @@ def _forked() -> None:
     Process.current = os.getpid()
 
 
-os.register_at_fork(after_in_child=_forked)
+if hasattr(os, "register_at_fork"):  # Windows has no forks.
+    os.register_at_fork(after_in_child=_forked)
