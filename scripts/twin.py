@@ -31,15 +31,16 @@ NAME = "neon-mq-template-twin"
 SOURCES = [
     ".gitattributes", "LICENSE", "hooks", "<<cookiecutter.service_slug>>", "{{cookiecutter.service_name}}",
 ]  # fmt: skip
-#: Legal in every file system's names and rare in what is rendered. Not square brackets: in the
-#: patterns of `_copy_without_render` they mean something.
+#: Legal in every file system's names and rare in what is rendered. Not square brackets, which mean
+#: something in the patterns of `_copy_without_render`; nor Jinja's own, which cookiecutter before 2.6
+#: would take for its, when the hook is to say in one line that it is too old.
 DELIMITERS = {
-    "variable_start_string": "{(",
-    "variable_end_string": ")}",
-    "block_start_string": "{%",
-    "block_end_string": "%}",
-    "comment_start_string": "{#",
-    "comment_end_string": "#}",
+    "variable_start_string": "@{",
+    "variable_end_string": "}@",
+    "block_start_string": "@%",
+    "block_end_string": "%@",
+    "comment_start_string": "@#",
+    "comment_end_string": "#@",
 }
 README = """\
 # The twin of neon-mq-template
@@ -63,7 +64,7 @@ class Translator:
         self._others = {settings[name]: other for name, other in DELIMITERS.items()}
         starts = [text for name, text in DELIMITERS.items() if "_start_" in name]
         self._starts = re.compile("|".join(map(re.escape, starts)))
-        #: What would begin a delimiter if one followed at once.
+        #: What would begin a delimiter if one followed at once. None of them ends so.
         self._half = tuple({text[0] for text in starts})
 
     def text(self, source: str) -> str:
@@ -73,10 +74,11 @@ class Translator:
         made = []
         for index, (_, kind, value) in enumerate(tokens):
             if kind == "data":
-                value = self._starts.sub(lambda found: self._as_data(found[0]), value)
                 begins = index + 1 < len(tokens) and tokens[index + 1][1].endswith("_begin")
-                if begins and value.endswith(self._half):
-                    value = value[:-1] + self._as_data(value[-1])
+                half = value[-1] if begins and value.endswith(self._half) else ""
+                value = self._starts.sub(
+                    lambda found: self._as_data(found[0]), value.removesuffix(half)
+                ) + (self._as_data(half) if half else "")
             elif kind.endswith(("_begin", "_end")):
                 value = re.sub(
                     "[<#%>]{2}", lambda found: self._others.get(found[0], found[0]), value

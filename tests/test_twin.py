@@ -20,11 +20,12 @@ from baked import (
     copy_template,
     load,
 )  # fmt: skip
+from jinja2 import Environment
 from test_stamp import git
 
 TWIN = load("twin", TEMPLATE / "scripts" / "twin.py")
 #: Texts with the delimiters of both, which are only texts.
-MARKED = "<< {( a )} {% if %} <% else %> {# #} <# #> #% {{ [[ {{( {(( )}} >> ${{ x }}"
+MARKED = "<< @{ a }@ @% if %@ <% else %> @# #@ <# #> #% {{ [[ @@{ @{{ }@@ >> ${{ x }} {% %} {#"
 ANSWERS = {
     "defaults": {},
     "mit": {"license": "MIT", "python_version": "3.10", "service_name": "Weather Bot 2"},
@@ -142,11 +143,11 @@ def test_the_archive_is_rendered_as_it_is(tmp_path: Path, archive: Path) -> None
 def test_a_refusal_of_the_twin_asks_again_under_its_own_delimiters(
     tmp_path: Path, archive: Path
 ) -> None:
-    words = ["service_slug=Neon", "description={( '{(' )} a )} {( '{%' )} << {{"]
+    words = ["service_slug=Neon", "description=@{ '@{' }@ a }@ @{ '@%' }@ << {{"]
     done = command_line(tmp_path / "out", *words, template=archive)
     assert done.returncode and "service_slug 'Neon' can't name a folder" in done.stderr
     again = next(line for line in done.stdout.splitlines() if line.startswith("Again, "))
-    assert "'description={( '\"'\"'{('\"'\"' )} a )} {( '\"'\"'{%'\"'\"' )} << {{'" in again
+    assert "'description=@{ '\"'\"'@{'\"'\"' }@ a }@ @{ '\"'\"'@%'\"'\"' }@ << {{'" in again
     assert not [*(tmp_path / "out").iterdir()]
 
 
@@ -183,15 +184,17 @@ def test_it_names_the_commit_that_it_was_made_of(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "made"),
     [
-        ("<< a >>", "{( a )}"),
-        ("<% if a %>x<% endif %><# n #>", "{% if a %}x{% endif %}{# n #}"),
-        ("{(<< a >>{%{#", "{( '{(' )}{( a )}{( '{%' )}{( '{#' )}"),
-        ("{<< a >>{<% if a %>{<# n #>{", "{( '{' )}{( a )}{( '{' )}{% if a %}{( '{' )}{# n #}{"),
-        ("${{ x }} << '<<' >> #% y", "${{ x }} {( '<<' )} #% y"),
+        ("<< a >>", "@{ a }@"),
+        ("<% if a %>x<% endif %><# n #>", "@% if a %@x@% endif %@@# n #@"),
+        ("@{<< a >>@%@#", "@{ '@{' }@@{ a }@@{ '@%' }@@{ '@#' }@"),
+        ("@<< a >>@<% set b %>@<# n #>@<% endset %>", "@{ '@' }@@{ a }@@{ '@' }@@% set b %@@{ '@' }@@# n #@@{ '@' }@@% endset %@"),
+        ("${{ x }} << '<<' >> #% y", "${{ x }} @{ '<<' }@ #% y"),
         ("a\n#% if a\nb\n#% endif\n", "a\n#% if a\nb\n#% endif\n"),
-        ("<< {'a': (1)} >>", "{( {'a': (1)} )}"),
+        ("<< {'a': (1)} >>", "@{ {'a': (1)} }@"),
     ],
 )  # fmt: skip
 def test_a_text_is_translated_token_by_token(source: str, made: str) -> None:
     settings = json.loads((TEMPLATE / "cookiecutter.json").read_text("utf-8"))["_jinja2_env_vars"]
     assert TWIN.Translator(settings).text(source) == made
+    original, other = Environment(**settings), Environment(**{**settings, **TWIN.DELIMITERS})
+    assert other.from_string(made).render(a=1) == original.from_string(source).render(a=1)
