@@ -76,7 +76,8 @@ def stamp() -> None:
     Path(".template.json").write_text(text, encoding="utf-8", newline="\n")
 
 
-sys.stdout.reconfigure(errors="backslashreplace")  # for consoles that can't show what was typed
+# For consoles that can't show what was typed.
+sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 remove_leavings()
 if not CRUFT and not Path(".cruft.json").exists():
     stamp()

@@ -67,11 +67,12 @@ def remove_parents_later(slug: str) -> None:
     here, depth = Path.cwd(), len(Path(slug).parts) - 1
     if depth > 0:  # from outside: Windows removes no folder that a process is in
         words = [sys.executable, "-c", LATER, str(here), *map(str, here.parents[:depth])]
-        quiet = dict.fromkeys(["stdin", "stdout", "stderr"], subprocess.DEVNULL)
-        subprocess.Popen(words, cwd=here.parents[depth], **quiet)
+        no = subprocess.DEVNULL
+        subprocess.Popen(words, cwd=here.parents[depth], stdin=no, stdout=no, stderr=no)
 
 
-sys.stdout.reconfigure(errors="backslashreplace")  # for consoles that can't show what was typed
+# For consoles that can't show what was typed.
+sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 if not RENDERED.startswith("{"):  # Before 2.6, hooks know other delimiters.
     sys.exit("cookiecutter is too old, 2.6 is needed: pip install --upgrade 'cookiecutter>=2.6'")
 answers = json.loads(RENDERED)

@@ -209,12 +209,14 @@ def command_line(
     *words: str,
     defaults: Mapping[str, object] | None = None,
     template: Path = TEMPLATE,
+    environment: Mapping[str, str] | None = None,
     **env: str,
 ) -> subprocess.CompletedProcess[str]:
     """What a user gets who types `cookiecutter --no-input TEMPLATE key=value...` in `folder`.
 
     :param defaults: the user's own, in place of the template's
     :param template: its folder, or an archive of it
+    :param environment: variables beside the tests' own; so are all other names
     """
     config = settings(folder.parent / f"{folder.name}-settings", defaults)
     command = [sys.executable, "-m", "cookiecutter", "--no-input", "--config-file", str(config)]
@@ -222,7 +224,7 @@ def command_line(
     return subprocess.run(
         [*command, str(template), *words],
         cwd=folder,
-        env={**os.environ, **env},
+        env={**os.environ, **(environment or {}), **env},
         capture_output=True,
         text=True,
         timeout=60,

@@ -15,7 +15,7 @@ from test_twin import TWIN
 #: Versions of cookiecutter that can't render the template, and what they lack of the tests' own packages.
 TOO_OLD = {"1.7.3": ["poyo==0.5.0", "jinja2-time==0.2.0", "six==1.17.0"], "2.5.0": []}
 #: One of each minor version that can; the newest is what all other tests use.
-FIT = {"2.6.0": [], "2.7.0": []}
+FIT: dict[str, list[str]] = {"2.6.0": [], "2.7.0": []}
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from baked import (
     copy_template,
     load,
 )  # fmt: skip
+from conftest import Count
 from jinja2 import Environment
 from test_stamp import git
 
@@ -52,7 +52,8 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     into = tmp_path_factory.mktemp("twin")
     words = ["--into", str(into), "--template", str(TEMPLATE)]
     subprocess.run([sys.executable, "-B", TWIN.__file__, *words], check=True)
-    return into / f"{TWIN.NAME}.zip"
+    made: Path = into / f"{TWIN.NAME}.zip"
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,8 @@ def twin(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("unpacked")
     with zipfile.ZipFile(archive) as zipped:
         zipped.extractall(folder)
-    return folder / TWIN.NAME
+    made: Path = folder / TWIN.NAME
+    return made
 
 
 def content(project: BakedProject) -> dict[str, object]:
@@ -83,7 +85,7 @@ def test_the_twin_renders_the_same_but_for_the_passwords(
     tmp_path: Path,
     twin: Path,
     answers: dict[str, str],
-    record_property: Callable[[str, object], None],
+    record_property: Count,
 ) -> None:
     record_property("pairs rendered", 1)
     original = bake_into(tmp_path / "original", answers, typed=True)

@@ -108,7 +108,7 @@ def test_rendering_and_the_credentials_need_nothing_that_only_unix_has(
 def test_answers_are_refused_without_unix_and_nothing_is_left(
     tmp_path: Path, without_unix: dict[str, str]
 ) -> None:
-    done = command_line(tmp_path / "out", "service_slug=a/b/c", **without_unix)
+    done = command_line(tmp_path / "out", "service_slug=a/b/c", environment=without_unix)
     assert done.returncode and "service_slug 'a/b/c' can't name a folder" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -168,7 +168,7 @@ def test_texts_survive_a_console_and_files_of_eight_bits(tmp_path: Path) -> None
     strict = {"PYTHONWARNDEFAULTENCODING": "1", "PYTHONWARNINGS": "error::EncodingWarning"}
     # Not by words: Windows hands them over as they are, but Python on Unix in such a locale doesn't.
     folder = tmp_path / "out"
-    done = command_line(folder, defaults=answers, **EIGHT_BIT)
+    done = command_line(folder, defaults=answers, environment=EIGHT_BIT)
     assert done.returncode == 0, done.stderr
     [path] = folder.iterdir()
     project = BakedProject(path, {})
@@ -197,7 +197,7 @@ def test_no_hook_leaves_an_encoding_to_the_locale(
 
 def test_a_refusal_is_said_on_a_console_of_eight_bits(tmp_path: Path) -> None:
     answers = {"description": CYRILLIC, "input_queue": "a b"}
-    done = command_line(tmp_path / "out", defaults=answers, **EIGHT_BIT)
+    done = command_line(tmp_path / "out", defaults=answers, environment=EIGHT_BIT)
     assert "input_queue 'a b' holds a space" in done.stderr and "Traceback" not in done.stderr
     assert "Again, with all that was good" in done.stdout and "\\u041f" in done.stdout
     assert not [*(tmp_path / "out").iterdir()]
