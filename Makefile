@@ -10,7 +10,7 @@ WORKERS ?= 4
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test quick coverage soak lint bench manifest clean
+.PHONY: help demo test quick coverage soak lint bench manifest twin clean
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ bench: $(VENV)/.demo  ## Measure the service side by side with its peers: QUICK=
 
 manifest:  ## Note the version and the SHA-256 of each file of the connector, after a change in it
 	@$(PYTHON) -B scripts/manifest.py
+
+twin: $(VENV)/.demo  ## Build the twin for Windows' file systems: ADDRESS=https://… of the template itself
+	@$(RUN) scripts/twin.py $(if $(ADDRESS),--template '$(ADDRESS)')
 
 clean:  ## Remove what the tools made
 	rm -rf $(VENV) $(INCUMBENT)

@@ -36,7 +36,9 @@ def git(*words: str) -> str:
     own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     command = ["git", "-C", ANSWERS["_repo_dir"], *words]
     with contextlib.suppress(OSError):
-        done = subprocess.run(command, env=own, capture_output=True, text=True, encoding="utf-8")
+        done = subprocess.run(
+            command, env=own, capture_output=True, encoding="utf-8", errors="replace"
+        )
         return done.stdout.strip() if done.returncode == 0 else ""
     return ""
 
@@ -62,16 +64,20 @@ def stamp() -> None:
     commit = git("rev-parse", "HEAD") if tracked() else ""
     if commit and git("status", "--porcelain", "--", *SOURCES):
         commit += "-dirty"  # as git itself calls it: what was rendered has no commit of its own
+    # The template's twin for Windows brings both along: it renders the same, and has no repository.
+    whence = ANSWERS.get("_twin_of") or {"template": address(), "commit": commit or None}
     note = {
-        "template": address(),
+        "template": whence["template"],
         "version": ANSWERS["_version"],
-        "commit": commit or None,
+        "commit": whence["commit"],
         "answers": {name: text for name, text in ANSWERS.items() if not name.startswith("_")},
     }
     text = json.dumps(note, ensure_ascii=False, indent=2) + "\n"
     Path(".template.json").write_text(text, encoding="utf-8", newline="\n")
 
 
+# For consoles that can't show what was typed.
+sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 remove_leavings()
 if not CRUFT and not Path(".cruft.json").exists():
     stamp()

@@ -5,6 +5,7 @@
                                                      without an entry in the changelog
     python scripts/release.py set 1.2.0              the state that is to be released and tagged
     python scripts/release.py set 1.3.0-dev          the one after it, in which work goes on
+    python scripts/release.py notes                  what the changelog says of this version
 
 The version stands in cookiecutter.json, as `_version`. docs/releasing.md has the steps of a release.
 """
@@ -161,9 +162,13 @@ def main(words: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     checking = commands.add_parser("check", help="say what doesn't agree; 1 if anything doesn't")
     checking.add_argument("--since", metavar="REF", help="a commit, in place of the newest release")
+    commands.add_parser("notes", help="print what the changelog says of this version")
     setting = commands.add_parser("set", help="write a version, and what follows from it")
     setting.add_argument("version", help="1.2.3, or 1.2.3-dev until then")
     options = parser.parse_args(words)
+    if options.command == "notes":
+        print(next(iter(sections().values()), ""))
+        return 0
     if options.command == "set":
         if not VERSION.fullmatch(options.version):
             parser.error(f"{options.version!r} isn't like 1.2.3 or 1.2.3-dev")

@@ -156,7 +156,7 @@ def settings(folder: Path, defaults: Mapping[str, object] | None = None) -> Path
     file = folder / "cookiecutter.yaml"
     folders = {"cookiecutters_dir": str(folder / "clones"), "replay_dir": str(folder / "replay")}
     content = {**folders, "default_context": dict(defaults or {})}
-    file.write_text(json.dumps(content), encoding="utf-8")
+    file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     return file
 
 
@@ -205,19 +205,26 @@ def patch_prompts(options: Mapping[str, str]) -> Iterator[None]:
 
 
 def command_line(
-    folder: Path, *words: str, defaults: Mapping[str, object] | None = None, **env: str
+    folder: Path,
+    *words: str,
+    defaults: Mapping[str, object] | None = None,
+    template: Path = TEMPLATE,
+    environment: Mapping[str, str] | None = None,
+    **env: str,
 ) -> subprocess.CompletedProcess[str]:
     """What a user gets who types `cookiecutter --no-input TEMPLATE key=value...` in `folder`.
 
     :param defaults: the user's own, in place of the template's
+    :param template: its folder, or an archive of it
+    :param environment: variables beside the tests' own; so are all other names
     """
     config = settings(folder.parent / f"{folder.name}-settings", defaults)
     command = [sys.executable, "-m", "cookiecutter", "--no-input", "--config-file", str(config)]
     folder.mkdir(exist_ok=True)
     return subprocess.run(
-        [*command, str(TEMPLATE), *words],
+        [*command, str(template), *words],
         cwd=folder,
-        env={**os.environ, **env},
+        env={**os.environ, **(environment or {}), **env},
         capture_output=True,
         text=True,
         timeout=60,

@@ -25,6 +25,8 @@ from baked import IMPORTABLE, BakedProject, bake_into  # noqa: E402
 sys.path[:0] = IMPORTABLE
 
 Bake = Callable[..., BakedProject]
+#: pytest's own `record_property`, by which a test says how many of something it has tried.
+Count = Callable[[str, object], None]
 
 pytest_plugins = ["side_by_side"]
 
@@ -68,8 +70,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             item.user_properties.append(("needs", need))
 
 
+#: What is counted over all tests: numbers are added up, texts count once each.
+COUNTED = ("answers tried", "pairs rendered", "shell blocks run", "tags updated from")
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say how many tests ran on the real thing, and how many could not."""
+    """Say how many tests ran on the real thing, how many could not, and what was tried how often."""
     for need, what in (("broker", "a real RabbitMQ"), ("containers", "real containers")):
         ran, skipped = (
             sum(("needs", need) in report.user_properties for report in reports)
@@ -79,3 +85,13 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
             )
         )
         terminalreporter.write_line(f"on {what}: {ran} tests ran, {skipped} were skipped")
+    passed = terminalreporter.getreports("passed")
+    said = []
+    for name in COUNTED:
+        found = [value for report in passed for key, value in report.user_properties if key == name]
+        if found:
+            texts = {value for value in found if isinstance(value, str)}
+            numbers = [value for value in found if isinstance(value, int)]
+            said.append(f"{len(texts) + sum(numbers)} {name}")
+    if said:
+        terminalreporter.write_line(", ".join(said))

@@ -67,6 +67,12 @@ class Service:
         self.log = home / "service.log"
         self.process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def terminal(self) -> dict[str, str]:
+        """The environment of a terminal in which `python` is the tests' own."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        return {**self.environment, "PATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+
     def command(self, *words: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Run one of the service's commands, such as ``request``."""
         return subprocess.run(

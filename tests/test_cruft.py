@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 from baked import CONNECTOR, SECRETS, TEMPLATE, BakedProject, copy_template, outside, settings
-from test_readme import section, shell_blocks
+from conftest import Count
+from pages import section, shell_blocks
 from test_stamp import git
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -159,8 +160,17 @@ LATEST = (released() or ["v0.0.0"])[-1]
 @pytest.mark.parametrize("start", [created, linked])
 @pytest.mark.parametrize("tag", RELEASES)
 def test_an_update_keeps_edits_and_credentials(
-    tmp_path: Path, run: Run, history: Path, tag: str, start: Callable[..., Path]
+    tmp_path: Path,
+    run: Run,
+    history: Path,
+    tag: str,
+    start: Callable[..., Path],
+    record_property: Count,
 ) -> None:
+    for step in ("create" if start is created else "link", "update"):
+        record_property("shell blocks run", how_to(step))
+    if released():
+        record_property("tags updated from", tag)
     project = start(run, history, tmp_path, tag)
     before = secrets(project)
     edit(project)

@@ -15,29 +15,26 @@ from typing import Any
 
 import pytest
 from baked import BakedProject, bake_into, outside
+from conftest import Count
+from pages import shell_blocks, type_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.broker, pytest.mark.timeout(600)]
 
 
-def make(project: BakedProject, *words: str) -> str:
-    """Run make as a user would, who has neither the tests' Python path nor their environment."""
-    variables = {"PYTHONPATH": "", "VIRTUAL_ENV": "", "MAKEFLAGS": "", "MQ_PORT": "1"}
-    done = project.run("make", *words, env=variables, timeout=500)
-    return done.stdout + done.stderr
-
-
-def test_make_test_passes_with_nothing_skipped(project: BakedProject) -> None:
+def test_the_contributors_commands_pass_with_nothing_skipped(
+    project: BakedProject, record_property: Count
+) -> None:
     if not shutil.which("rabbitmq-server", path="/usr/sbin:/usr/bin:/usr/local/sbin"):
         pytest.skip("no rabbitmq-server on this machine")
-    seen = make(project, "test")
+    [block] = shell_blocks(project.read("CONTRIBUTING.md"))
+    assert block == "make lint\nmake test\n"
+    seen = type_in(block, project.path, {"MAKEFLAGS": "", "MQ_PORT": "1"})
+    assert "Success: no issues found" in seen
+    record_property("shell blocks run", block)
     result = re.search(r"(\d+) passed(.*) in ", seen)
     assert result, seen
     assert int(result[1]) >= 8
     assert result[2] == "", seen
-
-
-def test_make_lint_passes(project: BakedProject) -> None:
-    assert "Success: no issues found" in make(project, "lint")
 
 
 #: Longest that a package, a login and a folder are likely to be called.

@@ -14,6 +14,7 @@ from unittest import mock
 import pytest
 import yaml
 from baked import TEMPLATE, BakedProject, bake_into, parse, patch_prompts, settings
+from conftest import Count
 from cookiecutter.exceptions import FailedHookException
 from cookiecutter.main import cookiecutter
 from hypothesis import HealthCheck, Phase, example, given
@@ -148,8 +149,9 @@ def project_at(path: str, folder: Path) -> BakedProject:
 @example(answers={"description": "\u202e", "vhost": "x", "input_queue": "", "author_email": "\x1b"})
 @example(answers={"package_name": "Class", "service_slug": "../x", "author_name": "\ud800"})
 def test_an_answer_is_refused_in_a_line_or_arrives_whole(
-    capfd: pytest.CaptureFixture[str], way: Way, answers: dict[str, str]
+    capfd: pytest.CaptureFixture[str], way: Way, record_property: Count, answers: dict[str, str]
 ) -> None:
+    record_property("answers tried", 1)
     name = way.__name__.replace("_", " ").removeprefix("by ")
     folder = Path(tempfile.mkdtemp(prefix="answers-"))
     (folder / "out").mkdir()

@@ -49,16 +49,23 @@ def in_background(project: BakedProject, target: str, **env: str) -> Iterator[No
 
 
 def test_make_lock_keeps_to_the_metadata(weather: BakedProject) -> None:
-    before = weather.read("requirements.txt")
-    os.utime(weather / "requirements.txt", (1, 1))
+    locks = ("requirements.txt", "requirements-dev.txt")
+    before = {name: weather.read(name) for name in locks}
+    for name in locks:
+        os.utime(weather / name, (1, 1))
     make(weather, "lock")
-    after = weather.read("requirements.txt")
-    # What hasn't changed is left alone, so that nothing is installed again.
-    assert (after == before) == ((weather / "requirements.txt").stat().st_mtime == 1)
-    assert not weather.has_file("requirements.tmp")
-    names = [line.split("==")[0] for line in before.splitlines() if "==" in line]
+    for name in locks:
+        after = weather.read(name)
+        # What hasn't changed is left alone, so that nothing is installed again.
+        assert (after == before[name]) == ((weather / name).stat().st_mtime == 1)
+        assert "://" not in after
+    assert not [*weather.path.glob("*.tmp")]
+    names = [line.split("==")[0] for line in before[locks[0]].splitlines() if "==" in line]
+    after = weather.read(locks[0])
     assert [line.split("==")[0] for line in after.splitlines() if "==" in line] == names
-    assert "://" not in after
+    os.utime(weather / locks[1])
+    again = make(weather, "setup", PATH=f"{weather / '.venv/bin'}{os.pathsep}{os.environ['PATH']}")
+    assert "with uv" in again, "uv, which `make lock` has brought, is used where it is found"
 
 
 def test_the_way_without_containers_ends_in_an_answer(weather: BakedProject) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import keyword
+import re
 import shlex
 import subprocess
 import sys
@@ -100,6 +101,22 @@ def test_an_odd_name_still_gives_a_repository(bake: Bake, name: str) -> None:
     project = bake(service_name=name)
     for module in project.package.glob("*.py"):
         compile(module.read_text(encoding="utf-8"), module.name, "exec")
+
+
+@pytest.mark.parametrize("end", ["\ud83d\ude80", "\ud83d"], ids=["pair", "half"])
+def test_an_emoji_in_two_halves_is_refused_before_a_file_is_written(
+    tmp_path: Path, end: str
+) -> None:
+    """As YAML reads what JSON wrote of it. cookiecutter would stop at the first file that has it."""
+    defaults = tmp_path / "mine.yaml"
+    defaults.write_text(json.dumps({"default_context": {"description": f"a {end}"}}), "utf-8")
+    done = command_line(tmp_path / "out", f"--config-file={defaults}", HOME=str(tmp_path))
+    assert done.returncode and "Traceback" not in done.stderr
+    said = (
+        r"description .* (has a character in two halves: write it whole|.* U\+D83D: take it out)\."
+    )
+    assert re.fullmatch(said, done.stderr.strip())
+    assert not [*(tmp_path / "out").iterdir()]
 
 
 REFUSED = [

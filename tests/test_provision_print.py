@@ -8,7 +8,9 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from baked import BakedProject
+from baked import TEMPLATE, BakedProject
+from conftest import Count
+from pages import shell_blocks, type_in
 from provisioning import CONFIG, DEFINITIONS, change, load
 
 Edit = Callable[[BakedProject], object]
@@ -78,3 +80,13 @@ def test_an_odd_entry_among_the_users_is_none_of_ours(project: BakedProject) -> 
     assert done.returncode == 0, done.stderr
     password = load(project, CONFIG)["users"]["neon_echo"]["password"]
     assert password in done.stdout and password not in done.stderr
+
+
+def test_the_page_on_joining_a_neon_prints_it_all(
+    project: BakedProject, record_property: Count
+) -> None:
+    page = (TEMPLATE / "docs" / "add-to-neon.md").read_text("utf-8")
+    [block] = [each for each in shell_blocks(page) if "provision.py" in each]
+    documents = type_in(block, project.path).split("---\n")[1:]
+    assert len(documents) >= 3 and all(text.startswith("# ") for text in documents)
+    record_property("shell blocks run", block)

@@ -15,24 +15,15 @@ from pathlib import Path
 
 import pytest
 from baked import INCUMBENT, TEMPLATE, BakedProject, copy_template
+from conftest import Count
 from local import free_port
+from pages import section, shell_blocks, type_in
 from test_containers import lacking
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ADDRESS = "gh:org/neon-mq-template"
 REPLY = '"echo": {"text": "hi"}'
-
-
-def shell_blocks(readme: str) -> list[str]:
-    """The shell blocks of a README, in order."""
-    return re.findall(r"^```sh\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
-
-
-def section(readme: str, title: str) -> str:
-    """A section of a README, from below its title to the next one."""
-    [text] = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", readme, re.MULTILINE | re.DOTALL)
-    return str(text)
 
 
 #: Sections whose blocks tests/test_cruft.py runs.
@@ -43,21 +34,6 @@ def shell_blocks_but_of_updates(readme: str) -> list[str]:
     """The shell blocks of a README outside its section on updates."""
     [title] = [each for each in UPDATES if f"\n## {each}\n" in readme]
     return shell_blocks(readme.replace(section(readme, title), ""))
-
-
-def run(script: str, folder: Path, variables: Mapping[str, str], typed: str = "") -> str:
-    """Run a block in a shell that stops at the first failure; returns what was printed."""
-    done = subprocess.run(
-        ["bash", "-euc", script],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": "", **variables},
-        input=typed,
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
 
 
 @pytest.fixture
@@ -77,22 +53,28 @@ def containers() -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.containers
-def test_the_generated_readme_is_true(project: BakedProject, containers: dict[str, str]) -> None:
+def test_the_generated_readme_is_true(
+    project: BakedProject, containers: dict[str, str], record_property: Count
+) -> None:
     blocks = shell_blocks_but_of_updates(project.read("README.md"))
-    seen = [run(block, project.path, containers) for block in blocks]
+    seen = [type_in(block, project.path, containers) for block in blocks]
     assert len(seen) == 5
+    for block in blocks:
+        record_property("shell blocks run", block)
     assert REPLY in seen[0]
     assert re.search(r"\d+ passed in", seen[1]), seen[1]
     assert "FAIL" not in seen[2]
     assert "0 dead letters" in seen[3]
     assert "kept" in seen[4]
     assert "`dead --requeue`" in project.read("README.md")
-    again = run(blocks[3].replace(" dead", " dead --requeue"), project.path, containers)
+    again = type_in(blocks[3].replace(" dead", " dead --requeue"), project.path, containers)
     assert "0 dead letters of" in again and "put back" in again
 
 
 @pytest.mark.containers
-def test_the_templates_readme_is_true(tmp_path: Path, containers: dict[str, str]) -> None:
+def test_the_templates_readme_is_true(
+    tmp_path: Path, containers: dict[str, str], record_property: Count
+) -> None:
     readme = (TEMPLATE / "README.md").read_text(encoding="utf-8")
     generate, ask, demo, test = shell_blocks_but_of_updates(readme)
     # The one word that can't be had as printed: a repository's address where there is no network.
@@ -100,17 +82,20 @@ def test_the_templates_readme_is_true(tmp_path: Path, containers: dict[str, str]
     assert ADDRESS in generate
     settings = {**containers, "COOKIECUTTER_CONFIG": os.devnull}
     enter = 20 * "\n"  # take what each prompt proposes
-    run(generate.replace(ADDRESS, str(template)), tmp_path, settings, typed=enter)
-    assert REPLY in run(ask, tmp_path / "neon-echo", settings)
+    type_in(generate.replace(ADDRESS, str(template)), tmp_path, settings, typed=enter)
+    assert REPLY in type_in(ask, tmp_path / "neon-echo", settings)
     assert demo == "make demo\n"
+    for block in (generate, ask):
+        record_property("shell blocks run", block)
     assert test == "make test\n"  # which is what runs this
 
 
 @pytest.mark.broker
-def test_make_demo_shows_both_replies(tmp_path: Path) -> None:
+def test_make_demo_shows_both_replies(tmp_path: Path, record_property: Count) -> None:
+    record_property("shell blocks run", "make demo\n")
     template = copy_template(tmp_path / "neon-mq-template")
     (template / ".venv").symlink_to(Path(sys.prefix))
-    seen = run("make demo", template, {})
+    seen = type_in("make demo", template, {})
     assert REPLY in seen
     assert '"shout": "HI"' in seen
     assert re.search(r"start a private RabbitMQ … \d+\.\d s", seen)
@@ -146,7 +131,7 @@ def test_some_of_the_tests_can_be_chosen_as_the_readme_says(tmp_path: Path) -> N
     template = copy_template(tmp_path / "neon-mq-template")
     (template / ".venv").symlink_to(Path(sys.prefix))
     (template / INCUMBENT.name).symlink_to(INCUMBENT)
-    assert re.search(r"\d+ passed, \d+ deselected in", run(command, template, {}))
+    assert re.search(r"\d+ passed, \d+ deselected in", type_in(command, template, {}))
 
 
 @pytest.mark.broker
@@ -158,7 +143,7 @@ def test_the_way_without_docker_is_true(project: BakedProject) -> None:
         terminal("make broker", project.path, variables, "is ready"),
         terminal("make run", project.path, variables, "consuming"),
     ):
-        assert REPLY in run("make request TEXT=hi", project.path, variables)
+        assert REPLY in type_in("make request TEXT=hi", project.path, variables)
 
 
 @contextmanager

@@ -81,6 +81,10 @@ def test_a_release_is_in_the_changelog_with_its_day(template: Path) -> None:
     )
 
 
+def test_a_release_is_described_by_its_section(template: Path) -> None:
+    assert release(template, "notes") == (0, "- It begins.\n")
+
+
 def test_what_is_out_doesn_t_change(template: Path) -> None:
     change(template)
     code, said = release(template, "check")

@@ -45,9 +45,11 @@ DEFAULT_TREE = {
     "rabbitmq/local_node.py",
     "rabbitmq/local_server.py",
     "rabbitmq/neon.py",
+    "rabbitmq/owners.py",
     "rabbitmq/provision.py",
     "rabbitmq/rabbitmq.conf",
     "rabbitmq/topology.py",
+    "requirements-dev.txt",
     "requirements.txt",
     "src/neon_echo/__init__.py",
     "src/neon_echo/__main__.py",
@@ -156,17 +158,35 @@ def test_the_chosen_python_is_that_of_the_image_and_of_ci(bake: Bake, python_ver
     assert {each["python"] for each in matrix["include"]} == {"3.10", "3.14"}
 
 
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
 def test_requirements_pin_what_the_metadata_asks_for_with_hashes(
+    default_project: BakedProject, name: str
+) -> None:
+    asked = list(default_project.metadata()["project"]["dependencies"])
+    text = default_project.read(name)
+    # A package may have a version for each Python; then a condition stands behind it.
+    pins = re.findall(r"^([a-z-]+)==(\S+)(?: ; .+)? \\$", text, re.MULTILINE)
+    if name == "requirements.txt":
+        assert {Requirement(line).name for line in asked} == {package for package, _ in pins}
+    else:
+        more = default_project.metadata()["project"]["optional-dependencies"]
+        asked += [line for group in ("build", "test", "lint") for line in more[group]]
+        asked += default_project.metadata()["build-system"]["requires"]
+    for requirement in map(Requirement, asked):
+        found = [version for package, version in pins if package == requirement.name]
+        assert found and all(map(requirement.specifier.contains, found)), requirement
+    # Nothing is there without one, and no line but pins and hashes: no address of an index either.
+    hashes = re.findall(r"^    --hash=sha256:[0-9a-f]{64}(?: \\)?$", text, re.MULTILINE)
+    assert len(hashes) >= len(pins) and len(hashes) + len(pins) == text.count("\n")
+
+
+def test_both_locks_have_the_same_versions_of_what_the_service_needs(
     default_project: BakedProject,
 ) -> None:
-    asked = default_project.metadata()["project"]["dependencies"]
-    text = default_project.read("requirements.txt")
-    pins = dict(re.findall(r"^([a-z-]+)==(\S+) \\$", text, re.MULTILINE))
-    assert {Requirement(line).name for line in asked} == set(pins)
-    for requirement in map(Requirement, asked):
-        assert requirement.specifier.contains(pins[requirement.name]), requirement
-    assert len(re.findall("--hash=sha256:[0-9a-f]{64}", text)) >= 2 * len(pins)
-    assert "://" not in text
+    dev = default_project.read("requirements-dev.txt").splitlines()
+    assert [*filter(None, default_project.read("requirements.txt").splitlines())]
+    for line in default_project.read("requirements.txt").splitlines():
+        assert line in dev or f"{line} \\" in dev
 
 
 def test_scripts_and_only_scripts_are_executable(default_project: BakedProject) -> None:

@@ -74,10 +74,13 @@ def test_each_block_is_run_or_named(page: Path) -> None:
     assert not gone, f"{name} has no such block any more"
 
 
-def test_the_tests_that_are_named_exist() -> None:
-    for known in RUN.values():
-        for test in known.values():
-            assert (TEMPLATE / "tests" / f"{test}.py").is_file(), test
+def test_the_tests_that_are_named_take_the_blocks_from_the_page() -> None:
+    """And run them as printed: none has a copy that could say something else."""
+    for page, known in RUN.items():
+        for line, test in known.items():
+            source = (TEMPLATE / "tests" / f"{test}.py").read_text(encoding="utf-8")
+            assert "shell_blocks(" in source and Path(page).name in source, f"{test}: {line}"
+            assert "type_in(" in source or "in_shell(" in source, f"{test} runs nothing"
 
 
 def test_there_are_many() -> None:

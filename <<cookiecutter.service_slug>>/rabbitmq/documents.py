@@ -9,15 +9,12 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from owners import Ids, give, permit
+
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = "mq_config.json"
 SETTINGS = ".env"
 DEFINITIONS = "rabbitmq/definitions.json"
-
-#: Numbers of a user and of a group.
-Ids = tuple[int, int]
-#: A number that leaves the owner, or the group, as it is (chown(2)).
-KEEP = -1
 
 
 class Broken(Exception):
@@ -123,10 +120,10 @@ class Document:
         handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-                os.fchown(handle, *owner)
+                give(handle, owner)
                 file.write(text)
                 file.flush()
-                os.fchmod(handle, mode)
+                permit(handle, mode)
                 os.fsync(handle)
             os.replace(beside, self.path)
         except BaseException:

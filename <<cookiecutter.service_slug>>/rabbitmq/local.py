@@ -28,6 +28,7 @@ if __name__ == "__main__":
 from env_file import EnvFileError, decode, read
 from local_node import HERE, LocalBroker, free_port, is_free
 from local_server import BrokerError, Installation, NoServer
+from owners import NUMBERED
 
 __all__ = ["BrokerError", "Installation", "LocalBroker", "NoServer", "free_port"]
 
@@ -105,6 +106,10 @@ def main() -> int:
         "--data", type=Path, metavar="FOLDER", help="keep the data there, for the next time"
     )
     options = parser.parse_args()
+
+    if not NUMBERED:
+        print("local.py: it doesn't run on Windows: docker compose up, or WSL", file=sys.stderr)
+        return 2
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt

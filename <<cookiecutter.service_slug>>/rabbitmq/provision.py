@@ -13,6 +13,7 @@ Needs nothing but Python 3.10 and prints no secret, but for --print.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import stat
@@ -24,8 +25,9 @@ if __name__ == "__main__":
 
 import neon
 from accounts import complete_config, complete_definitions
-from documents import CONFIG, DEFINITIONS, KEEP, ROOT, SETTINGS, Broken, Document, Ids
+from documents import CONFIG, DEFINITIONS, ROOT, SETTINGS, Broken, Document
 from env_file import EnvFileError, read
+from owners import KEEP, NUMBERED, Ids, give, is_root, whose
 from topology import CLIENT_KEY, CLIENT_USER, SERVICE
 
 #: Without a secret in them, and mounted into the broker's container, where another user reads them.
@@ -82,10 +84,9 @@ def provision(client: str | None, only_check: bool) -> bool:
     :returns: whether nothing was missing
     :raises Broken: something that is there stands in the way
     """
-    root, folder = os.geteuid() == 0, ROOT.stat()
-    # Root works for whoever owns the folder. Where that is root too, the container gets a user of
-    # its own: its service needs no rights on this machine, but must be able to read one file.
-    myself = (folder.st_uid, folder.st_gid) if root else (os.getuid(), os.getgid())
+    # Where root works for itself, the container gets a user of its own: its service needs no rights
+    # on this machine, but must be able to read one file.
+    root, myself = is_root(), whose(ROOT)
     giving = myself if root and myself[0] != 0 else (KEEP, KEEP)
     service = myself if myself[0] != 0 else (UNPRIVILEGED, UNPRIVILEGED)
 
@@ -129,7 +130,7 @@ def provision(client: str | None, only_check: bool) -> bool:
 def open_to_broker(only_check: bool) -> bool:
     """Let the broker's user read its files, which a strict umask at a clone denies him."""
     complete = True
-    for name in BROKER_FILES:
+    for name in BROKER_FILES if NUMBERED else ():
         path = ROOT / name
         if path.exists() and (path.stat().st_mode & 0o444) != 0o444:
             complete = False
@@ -146,7 +147,7 @@ def grouped_for_broker(group: int, only_check: bool) -> bool:
     take root, and to open the file to everybody would show every local user the hashes.
     """
     path = ROOT / DEFINITIONS
-    if not path.exists():
+    if not path.exists() or not NUMBERED:
         return True
     status = path.stat()
     if status.st_mode & 0o007:
@@ -157,7 +158,7 @@ def grouped_for_broker(group: int, only_check: bool) -> bool:
         print(f"{DEFINITIONS}: not readable for the broker, by group {group}")
         return bool(status.st_mode & 0o004)
     try:
-        os.chown(path, KEEP, group)
+        give(path, (KEEP, group))
         path.chmod(stat.S_IMODE(status.st_mode) | 0o040)
     except PermissionError:
         print(
@@ -171,15 +172,15 @@ def grouped_for_broker(group: int, only_check: bool) -> bool:
 def readable_by(service: Ids, only_check: bool) -> bool:
     """See to it that the container can read the configuration, and nobody else without need."""
     path = ROOT / CONFIG
-    if not path.exists():
+    if not path.exists() or not NUMBERED:
         return True
     status = path.stat()
     if status.st_mode & 0o077:
         print(f"{CONFIG}: other users may read it: chmod 600 {CONFIG}")
     if status.st_uid == service[0] or service[0] == 0:
         return True
-    if not only_check and os.geteuid() == 0:
-        os.chown(path, *service)
+    if not only_check and is_root():
+        give(path, service)
         print(f"{CONFIG}: given to user {service[0]}, as whom the container runs")
         return True
     print(
@@ -191,6 +192,9 @@ def readable_by(service: Ids, only_check: bool) -> bool:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
+    for stream in (sys.stdout, sys.stderr):  # what an old console can't show, Python spells
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     parser = argparse.ArgumentParser(
         description="Make the credentials, settings and broker definitions that are missing."
     )

@@ -21,6 +21,11 @@ from .errors import ConfigurationError
 #: Seconds within which the broker must have answered.
 ANSWER_WITHIN = 1.5
 _CONSUMING = b"consuming"
+#: Of Python on Windows, which has no such sockets.
+_NO_SOCKETS = (
+    "the service and its health check need Unix's local sockets: run them in the container "
+    "(docker compose up) or in WSL"
+)
 #: Bytes that a socket's path may have: 107 on Linux (unix(7)), on macOS and the BSDs fewer.
 _LONGEST = 103
 #: Bytes of a socket's name in its folder: a slash, the number of its process, and the ending.
@@ -60,6 +65,8 @@ class HealthServer:
 
     def __init__(self, service_name: str, look: Callable[[Callable[[str], None]], None]) -> None:
         self._look = look
+        if not hasattr(socket, "AF_UNIX"):
+            raise ConfigurationError(_NO_SOCKETS)
         self._path = folder(service_name) / f"{os.getpid()}.sock"
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -122,6 +129,8 @@ def check(service_name: str) -> tuple[bool, str]:
 
     :returns: whether there is one and all of them consume; and what to tell a person
     """
+    if not hasattr(socket, "AF_UNIX"):
+        return False, _NO_SOCKETS
     reasons = []
     running = 0
     directory = folder(service_name)

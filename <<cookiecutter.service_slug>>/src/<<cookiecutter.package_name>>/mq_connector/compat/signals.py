@@ -243,8 +243,9 @@ class _AroundForks(threading.local):
 
 
 _around_forks = _AroundForks()
-os.register_at_fork(
-    before=_around_forks.before,
-    after_in_child=_around_forks.in_child,
-    after_in_parent=_around_forks.afterwards,
-)
+if hasattr(os, "register_at_fork"):  # Windows has no forks.
+    os.register_at_fork(
+        before=_around_forks.before,
+        after_in_child=_around_forks.in_child,
+        after_in_parent=_around_forks.afterwards,
+    )
