@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from baked import BakedProject, incumbent_python
+from incumbent import INCUMBENT, GaveNothing, tried
 
 #: Asks with the public client, whose configuration is Neon's own; see `Service.ask_as_neon`.
 NEON_CLIENT = """
@@ -24,7 +25,7 @@ import json, sys
 from neon_mq_connector.utils.client_utils import send_mq_request
 vhost, queue, request, count = sys.argv[1:]
 for _ in range(int(count)):
-    print("REPLY", json.dumps(send_mq_request(vhost, json.loads(request), queue, timeout=5)))
+    print("REPLY", json.dumps(send_mq_request(vhost, json.loads(request), queue, timeout=20)), flush=True)
 """
 
 
@@ -97,17 +98,17 @@ class Service:
     def wait_until_healthy(self) -> None:
         """Wait until it says that it consumes."""
         assert self.process is not None
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while self.command("health").returncode:
             assert self.process.poll() is None, f"it has ended:\n{self.log.read_text()}"
-            assert time.monotonic() < deadline, f"not healthy after 30 s:\n{self.log.read_text()}"
+            assert time.monotonic() < deadline, f"not healthy after 60 s:\n{self.log.read_text()}"
             time.sleep(0.05)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and return the exit code."""
         assert self.process is not None
         self.process.send_signal(number)
-        return self.process.wait(40)
+        return self.process.wait(60)
 
     def kill(self) -> None:
         """End what is still running: politely, then not."""
@@ -115,13 +116,13 @@ class Service:
             return
         self.process.terminate()
         try:
-            self.process.wait(40)
+            self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
 
     def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Ask with the service's own client."""
-        done = self.command("request", json.dumps(request), "--timeout", "10")
+        done = self.command("request", json.dumps(request), "--timeout", "40")
         assert done.returncode == 0, f"{done.stderr}\n{self.log.read_text()}"
         reply: dict[str, Any] = json.loads(done.stdout)
         return reply
@@ -133,34 +134,34 @@ class Service:
         folder.mkdir(exist_ok=True)
         # JSON is YAML, and this is the file that the incumbents' images are told to read.
         (folder / "diana.yaml").write_text(json.dumps({"MQ": {**config, "port": self.port}}))
-        done = subprocess.run(
-            [
-                incumbent_python(),
-                "-c",
-                NEON_CLIENT,
-                self.project.answers["vhost"],
-                self.project.answers["input_queue"],
-                json.dumps(request),
-                str(times),
-            ],
-            env={
-                **os.environ,
-                "HOME": str(self.home),
-                "XDG_CONFIG_HOME": str(self.home),
-                "OVOS_CONFIG_BASE_FOLDER": "neon",
-                "OVOS_CONFIG_FILENAME": "diana.yaml",
-            },
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        replies = [
-            json.loads(line.removeprefix("REPLY "))
-            for line in done.stdout.splitlines()
-            if line.startswith("REPLY ")
-        ]
-        assert len(replies) == times, f"{done.stdout}\n{done.stderr}"
-        return replies
+        answers = self.project.answers
+        words = [answers["vhost"], answers["input_queue"], json.dumps(request), str(times)]
+        environment = {
+            **os.environ,
+            "HOME": str(self.home),
+            "XDG_CONFIG_HOME": str(self.home),
+            "OVOS_CONFIG_BASE_FOLDER": "neon",
+            "OVOS_CONFIG_FILENAME": "diana.yaml",
+        }
+
+        def once(seconds: float) -> list[dict[str, Any]]:
+            done = subprocess.run(
+                [incumbent_python(), "-c", NEON_CLIENT, *words],
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=seconds + 20 + times,
+            )
+            replies = [
+                json.loads(line.removeprefix("REPLY "))
+                for line in done.stdout.splitlines()
+                if line.startswith("REPLY ")
+            ]
+            if len(replies) != times:
+                raise GaveNothing(f"{done.stdout}\n{done.stderr}")
+            return replies
+
+        return tried(INCUMBENT, once)
 
 
 @contextmanager

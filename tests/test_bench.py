@@ -271,7 +271,7 @@ def test_processor_time_is_that_of_the_process_and_its_children(tmp_path: Path) 
     program = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {burn + wait!r}])\n"
     log = tmp_path / "log"
     with Process([sys.executable, "-c", program + burn + wait], {}, tmp_path, log) as process:
-        eventually(lambda: process.cpu() >= 0.6, 20, "it computes")
+        eventually(lambda: process.cpu() >= 0.6, what="it computes")
         time.sleep(0.2)
         assert 0.6 <= process.cpu() < 1.2
         pids = process.pids
@@ -283,7 +283,7 @@ def test_a_frozen_process_uses_no_processor_time_until_it_is_thawed(tmp_path: Pa
     with Process(
         [sys.executable, "-c", "while True: pass"], {}, tmp_path, tmp_path / "log"
     ) as process:
-        eventually(lambda: process.cpu() >= 0.1, 20, "it computes")
+        eventually(lambda: process.cpu() >= 0.1, what="it computes")
         process.freeze()
         frozen = process.cpu()
         time.sleep(0.3)

@@ -41,7 +41,7 @@ def test_dead_letters_outlive_any_number_of_looks(
     service: MQConnector, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with broker.publisher(service) as publisher:
-        publisher.publish("", f"{INPUT}.dead", b"x").result(20)
+        publisher.publish("", f"{INPUT}.dead", b"x").result(60)
     for look in range(LOOKS):
         assert dead.show(service, requeue=False) == 0
         said = capsys.readouterr().out

@@ -20,7 +20,7 @@ from mq_connector import payload
 from running import Service, running
 from waiting import eventually
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -125,14 +125,14 @@ def test_a_hostile_body_is_dead_lettered_and_answered(service: Service, body: by
     channel.basic_publish(
         "", "weather_report_input", body, pika.BasicProperties(reply_to=replies, message_id="7")
     )
-    answers = channel.consume(replies, auto_ack=True, inactivity_timeout=10)
+    answers = channel.consume(replies, auto_ack=True, inactivity_timeout=60)
     _, _, raw = next(answers)
     assert raw, service.log.read_text()
     reply = payload.decode(raw)
     assert (reply["success"], reply["code"], reply["message_id"]) == (False, 400, "7")
     channel.connection.close()
     # Dead-lettered behind the reply.
-    eventually(lambda: dead_letters(service) == before + 1, 10, "one more dead letter")
+    eventually(lambda: dead_letters(service) == before + 1, what="one more dead letter")
     assert service.ask({"text": "still there"})["echo"] == {"text": "still there"}
 
 
@@ -144,7 +144,7 @@ def test_a_request_without_message_id_is_answered(service: Service) -> None:
     channel.basic_publish(
         "", "weather_report_input", json.dumps({"text": "hi", "routing_key": replies}).encode()
     )
-    _, _, raw = next(channel.consume(replies, auto_ack=True, inactivity_timeout=10))
+    _, _, raw = next(channel.consume(replies, auto_ack=True, inactivity_timeout=60))
     assert raw, service.log.read_text()
     assert json.loads(raw)["echo"] == {"text": "hi"}, "in the form in which the request came"
     assert json.loads(raw)["message_id"]

@@ -20,7 +20,7 @@ from pika.exceptions import ProbableAccessDeniedError
 from provisioning import provision
 from running import Service, running
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(900)]
 
 MAPS, SERVICES, DEFINITIONS, CONFIGURATION, COMPOSE, SECRET, DEPLOYMENT = range(7)
 

@@ -21,7 +21,7 @@ from local import free_port
 from pika.exceptions import ProbableAuthenticationError
 from waiting import eventually
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 
 #: Holds a broker, says as which processes and where, and waits.
 HOLDER = """
@@ -90,8 +90,8 @@ def listens(port: int, address: str = "127.0.0.1") -> bool:
 
 
 def assert_nothing_is_left(group: int, port: int, data: Path) -> None:
-    eventually(lambda: not members(group), 5, "all processes are gone")
-    eventually(lambda: not data.exists(), 5, "the data are gone")
+    eventually(lambda: not members(group), what="all processes are gone")
+    eventually(lambda: not data.exists(), what="the data are gone")
     assert not listens(port)
 
 
@@ -213,8 +213,8 @@ def test_it_dies_with_the_python_that_started_it(default_project: BakedProject) 
     pid, group, data = holder.stdout.readline().split()
     holder.kill()
     holder.communicate()
-    eventually(lambda: not members(int(group)), 5, "all processes are gone")
-    eventually(lambda: not Path(data).exists(), 5, "the data are gone")
+    eventually(lambda: not members(int(group)), what="all processes are gone")
+    eventually(lambda: not Path(data).exists(), what="the data are gone")
     assert not Path("/proc", pid, "exe").exists()
 
 

@@ -146,8 +146,7 @@ def test_both_queues_and_the_exchange_are_heard(
         client.send(EVENTS, "", text="it rains")
         eventually(
             lambda: client.ask(INPUT)["events"] == ["it rains"],
-            15,
-            service.log.read_text,
+            what=service.log.read_text,
             every=0.1,
         )
     seen = service.command("doctor")
@@ -169,10 +168,10 @@ def test_whatever_fails_is_dead_lettered_and_put_back_where_it_died(
         return [line for line in lines if "dead letters of" in line]
 
     everything = [f"2 dead letters of '{INPUT}'", f"1 dead letters of '{ADMIN}'"]
-    eventually(lambda: dead() == everything, 15, lambda: str(dead()))
+    eventually(lambda: dead() == everything, what=lambda: str(dead()))
     assert dead("--requeue") == [f"{line} put back" for line in everything]
     # Each is refused again by the consumer that refused it the first time.
-    eventually(lambda: dead() == everything, 15, lambda: str(dead()))
+    eventually(lambda: dead() == everything, what=lambda: str(dead()))
     assert service.log.read_text().count("can't be handled") >= 6
     service.stop()
     # The subscriber's queue goes in its own time, or with this.

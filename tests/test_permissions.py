@@ -90,7 +90,7 @@ def login(port: int, repository: BakedProject) -> Iterator[Login]:
     service.connection.close()
 
 
-def get(channel: BlockingChannel, queue: str, within: float = 10.0) -> Any:
+def get(channel: BlockingChannel, queue: str, within: float = 60.0) -> Any:
     """The next message, waited for; `within` in seconds."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:

@@ -42,6 +42,8 @@ class Scenario:
     function: Callable[[Any], None]
     #: Which of its own promises the incumbent breaks here; empty where it keeps them.
     incumbent_fails: str = ""
+    #: Whether it depends on speed and luck whether the incumbent breaks it.
+    by_chance: bool = False
     #: Whether it talks to a broker, so that it is worth running on several.
     wire: bool = True
     #: Whether it can't do without the transient queues that RabbitMQ 4.3 may deny.
@@ -61,15 +63,21 @@ _registry = _Registry()
 
 
 def scenario(
-    line: str, *, incumbent_fails: str = "", wire: bool = True, transient: bool = False
+    line: str,
+    *,
+    incumbent_fails: str = "",
+    by_chance: bool = False,
+    wire: bool = True,
+    transient: bool = False,
 ) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
-    """Make a function the scenario of its name."""
+    """Make a function the scenario of its name; see `Scenario`."""
     assert line in LINES, line
 
     def register(function: Callable[[Any], None]) -> Callable[[Any], None]:
         name = function.__name__
         assert name not in _registry.scenarios, name
-        _registry.scenarios[name] = Scenario(line, function, incumbent_fails, wire, transient)
+        found = Scenario(line, function, incumbent_fails, by_chance, wire, transient)
+        _registry.scenarios[name] = found
         return function
 
     return register

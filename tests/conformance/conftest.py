@@ -17,6 +17,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+import incumbent
 import pytest
 import results
 from baked import TEMPLATE, incumbent_python, outside
@@ -29,11 +30,8 @@ from .lab import Lab
 
 #: What came of each scenario: git-ignored, made anew by each run; `scripts/compatibility.py` reads it.
 RESULTS = TEMPLATE / ".cache" / "conformance.json"
-#: Seconds that one scenario may take.
-_PATIENCE = 45.0
-#: Times that the incumbent may try what it is known to keep: its threads hang now and then when they
-#: are stopped, which says nothing of ours. Ours has one try.
-_INCUMBENTS_TRIES = 5
+#: Seconds that a test may wait for its scenario, which may have to wait for those before it, tried again.
+_PATIENCE = 900
 #: Processes of each implementation that work at the same time: the incumbent's pauses are long.
 _LANES = {"incumbent": 4, "ours": 1}
 
@@ -83,17 +81,18 @@ class Subject:
 
     def result(self, name: str) -> Outcome:
         """What came of a scenario; waits for it."""
-        return self._results[name].result(600)
+        return self._results[name].result(_PATIENCE)
 
     def close(self) -> None:
         """End the process, whatever it is at."""
         self._closed = True
         self._tasks.put(None)
-        if self._process is not None and self._process.poll() is None:
-            assert self._process.stdin is not None
-            self._process.stdin.close()  # it ends by itself, unless it hangs
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(5)
+        process = self._process
+        if process is not None and process.poll() is None:
+            assert process.stdin is not None
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                process.stdin.close()  # it ends by itself, unless it hangs
+                process.wait(5)
         self._kill()
         self._thread.join(5)
 
@@ -102,23 +101,25 @@ class Subject:
             name, result = task
             if self._closed:
                 continue
-            keeps = self._kind == "incumbent" and not scenarios()[name].incumbent_fails
-            for tries in range(1, (_INCUMBENTS_TRIES if keeps else 1) + 1):
-                outcome = self._try(name, tries)
-                if not outcome.trouble:
-                    break
-            result.set_result(outcome)
+            result.set_result(self._outcome(name))
 
-    def _try(self, name: str, tries: int) -> Outcome:
-        began = time.monotonic()
-        try:
-            trouble = self._run(name)
-        except (OSError, ValueError) as error:
-            trouble = f"the subject has ended: {error!r}"
-            self._kill()
-        return Outcome(trouble, time.monotonic() - began, tries)
+    def _outcome(self, name: str) -> Outcome:
+        """What it is known to keep, the incumbent may try again: its threads hang when they are stopped."""
+        fails = scenarios()[name].incumbent_fails
+        allowed = [incumbent.LONGEST] if fails else list(incumbent.tries(self._kind))
+        for number, seconds in enumerate(allowed, 1):
+            began = time.monotonic()
+            try:
+                trouble = self._run(name, seconds)
+            except (OSError, ValueError) as error:
+                trouble = f"the subject has ended: {error!r}"
+            outcome = Outcome(trouble, time.monotonic() - began, number)
+            if not trouble or number == len(allowed):
+                break
+            self._kill()  # what has gone wrong may go on
+        return outcome
 
-    def _run(self, name: str) -> str:
+    def _run(self, name: str, seconds: float) -> str:
         if self._process is None or self._process.poll() is not None:
             self._start()
         process = self._process
@@ -130,8 +131,9 @@ class Subject:
             "password": PASSWORD,
             "denies": self._denies,
         }
+        began = time.monotonic()
         self._say({"scenario": name, "broker": where})
-        timer = threading.Timer(_PATIENCE, self._kill)
+        timer = threading.Timer(seconds, process.kill)
         timer.start()
         try:
             for line in process.stdout:
@@ -143,7 +145,9 @@ class Subject:
                     self._say({})
         finally:
             timer.cancel()
-        return f"no result within {_PATIENCE:g} s"
+        took = time.monotonic() - began
+        self._kill()
+        return f"no result, and an end after {took:.1f} s of {seconds:g} s"
 
     def _do(self, what: str) -> None:
         assert what == "close_connections", what
@@ -175,9 +179,10 @@ class Subject:
         self._process.stdin.flush()
 
     def _kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -188,7 +193,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         ):
             item.add_marker(pytest.mark.broker)
             # It may have to wait for those before it.
-            item.add_marker(pytest.mark.timeout(600))
+            item.add_marker(pytest.mark.timeout(_PATIENCE))
 
 
 @pytest.fixture(scope="session")

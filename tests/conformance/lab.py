@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ from typing import Any
 
 import pika
 from connector.functional.proxy import Proxy
+from incumbent import GaveNothing, tried
 from pika.exceptions import ChannelClosedByBroker
 from waiting import eventually
 
@@ -65,7 +67,7 @@ class PlainClient:
         method, properties, body = self.channel.basic_get(queue, auto_ack=True)
         return (properties, body) if method and properties and body is not None else None
 
-    def take(self, queue: str, within: float = 3.0) -> tuple[pika.BasicProperties, bytes]:
+    def take(self, queue: str, within: float | None = None) -> tuple[pika.BasicProperties, bytes]:
         """The next message of a queue."""
         found: tuple[pika.BasicProperties, bytes] = eventually(
             lambda: self.get(queue), within, f"a message in {queue}"
@@ -73,7 +75,7 @@ class PlainClient:
         return found
 
     def ask(
-        self, queue: str, within: float = 3.0, exclusive: bool = False, **data: Any
+        self, queue: str, within: float | None = None, exclusive: bool = False, **data: Any
     ) -> dict[Any, Any]:
         """Send a request, and return its reply."""
         replies = self.declare(f"replies_{uuid.uuid4().hex}", exclusive=exclusive)
@@ -196,12 +198,25 @@ class Lab:
     def run(self, connector: Any, **options: Any) -> Any:
         """Run one, and wait until it consumes."""
         connector.run(
-            **{"run_sync": False, "mq_timeout": 5, "daemonize_consumers": True, **options}
+            **{"run_sync": False, "mq_timeout": 30, "daemonize_consumers": True, **options}
         )
-        # The incumbent calls itself consuming a little early.
-        eventually(lambda: all(each.is_consuming for each in connector.consumers.values()))
-        time.sleep(0.15 if self.kind == "incumbent" else 0)
+        self.consumes(*connector.consumers.values())
         return connector
+
+    def consumes(self, *consumers: Any) -> None:
+        """Wait until they consume.
+
+        The incumbent says so as soon as its channel is open, before there is a queue; and hangs where it
+        is stopped by then. So the broker is asked.
+        """
+        for each in consumers:
+            eventually(lambda: each.is_consuming, what=f"it consumes {each.queue!r}")  # noqa: B023
+        if self.kind == "incumbent":
+            connection = pika.BlockingConnection(self.parameters())
+            for each in consumers:
+                what = f"somebody consumes {each.queue!r}"
+                eventually(lambda: _consumed(connection, each.queue), what=what, every=0.02)  # noqa: B023
+            connection.close()
 
     def consume(self, callback: Callable[..., Any], queue: str = "", **options: Any) -> Any:
         """A running connector with one consumer, called ``it``; its queue is `queue`."""
@@ -238,18 +253,24 @@ class Lab:
         """
         command = [*_command(kind), "serve", kind, self.vhost, queue]
         environment = _environment(self._configured())
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
 
-        def wait_for(word: str) -> str:
-            for line in process.stdout or ():
-                if word in line:
-                    return line.partition(word)[2]
-            raise AssertionError(f"the service has ended before it said {word!r}")
+        def start(seconds: float) -> subprocess.Popen[str]:
+            process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+            timer = threading.Timer(seconds, process.kill)
+            timer.start()
+            try:
+                _wait_for("ready", process)
+            except GaveNothing:
+                process.kill()
+                process.communicate()
+                raise
+            finally:
+                timer.cancel()
+            return process
 
+        process = tried(kind, start)
         try:
-            wait_for("ready")
-            yield lambda: ast.literal_eval(wait_for("HEARD "))
+            yield lambda: ast.literal_eval(_wait_for("HEARD ", process))
         finally:
             process.kill()
             process.communicate()
@@ -281,6 +302,24 @@ class Lab:
                 function()
 
 
+def _wait_for(word: str, process: subprocess.Popen[str]) -> str:
+    """What a process says next behind a word."""
+    for line in process.stdout or ():
+        if word in line:
+            return line.partition(word)[2]
+    raise GaveNothing(f"the service has ended before it said {word!r}")
+
+
+def _consumed(connection: pika.BlockingConnection, queue: str) -> bool:
+    channel = connection.channel()
+    try:
+        count: int = channel.queue_declare(queue, passive=True).method.consumer_count
+    except ChannelClosedByBroker as error:
+        return error.reply_code == 405  # an exclusive one is there; nobody else learns more
+    channel.close()
+    return count > 0
+
+
 def _command(kind: str) -> list[str]:
     """This module as a program in an implementation's environment."""
     return [os.environ[f"CONFORMANCE_PYTHON_{kind}"], "-B", "-m", __name__]
@@ -295,10 +334,17 @@ def _environment(configuration: str) -> dict[str, str]:
 def _run(what: str, kind: str, configuration: str, *words: str) -> Any:
     command = [*_command(kind), what, kind, *words]
     environment = _environment(configuration)
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=40)
-    line = done.stdout.rsplit("RESULT ", 1)
-    assert len(line) == 2, f"{what}: {done.stdout[-500:]} {done.stderr[-1500:]}"
-    return ast.literal_eval(line[1])
+
+    def once(seconds: float) -> Any:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=seconds
+        )
+        line = done.stdout.rsplit("RESULT ", 1)
+        if len(line) != 2:
+            raise GaveNothing(f"{what}: {done.stdout[-500:]} {done.stderr[-1500:]}")
+        return ast.literal_eval(line[1])
+
+    return tried(kind, once)
 
 
 def _ask(kind: str, vhost: str, queue: str, requests: str, how: str) -> None:
@@ -306,7 +352,7 @@ def _ask(kind: str, vhost: str, queue: str, requests: str, how: str) -> None:
     clients = import_module(f"{PACKAGES[kind]}.utils.client_utils")
     if kind == "incumbent":
         clients.Configuration = lambda: {"MQ": configuration}  # type: ignore[attr-defined]
-    options = {"timeout": 5, **ast.literal_eval(how)}
+    options = {"timeout": 30, **ast.literal_eval(how)}
     replies = [
         clients.send_mq_request(vhost, request, queue, **options)
         for request in ast.literal_eval(requests)
@@ -342,7 +388,7 @@ def _serve(kind: str, vhost: str, queue: str) -> None:
     eventually(lambda: service.consumers["it"].is_consuming)
     time.sleep(0.3)
     print("ready", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 
 
 if __name__ == "__main__":

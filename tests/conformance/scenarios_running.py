@@ -18,10 +18,10 @@ def a_connector_runs_and_stops(lab: Lab) -> None:
     connector = lab.connector()
     queue = lab.name()
     connector.register_consumer("it", connector.vhost, queue, taken)
-    connector.run(run_sync=False, mq_timeout=5)
+    connector.run(run_sync=False, mq_timeout=30)
     assert connector.started is True
     eventually(connector.check_health)
-    time.sleep(0.2)
+    lab.consumes(connector.consumers["it"])
     lab.peer().send(queue, {})
     taken.eventually(1)
     connector.stop()
@@ -43,10 +43,10 @@ def the_hooks_see_what_run_was_given(lab: Lab) -> None:
             calls.append(("post", None, kwargs))
 
     connector = lab.connector(Hooked)
-    connector.run(run_sync=False, mq_timeout=5, colour="blue", daemonize_consumers=True)
+    connector.run(run_sync=False, mq_timeout=30, colour="blue", daemonize_consumers=True)
     assert [call[:2] for call in calls] == [("pre", False), ("post", None)]
     assert all(call[2]["colour"] == "blue" for call in calls)
-    eventually(lambda: connector.consumers["it"].is_consuming)
+    lab.consumes(connector.consumers["it"])
 
 
 @scenario("run")
@@ -54,8 +54,8 @@ def only_the_named_consumers_run(lab: Lab) -> None:
     connector = lab.connector()
     for name in ("one", "two"):
         connector.register_consumer(name, connector.vhost, lab.name(), Taken())
-    connector.run(run_sync=False, mq_timeout=5, consumer_names=("two",), daemonize_consumers=True)
-    eventually(lambda: connector.consumers["two"].is_consuming)
+    connector.run(run_sync=False, mq_timeout=30, consumer_names=("two",), daemonize_consumers=True)
+    lab.consumes(connector.consumers["two"])
     assert not connector.consumers["one"].is_consuming
     assert connector.consumers["two"].daemon is True
 
@@ -64,10 +64,10 @@ def only_the_named_consumers_run(lab: Lab) -> None:
 def consumers_can_be_left_for_later(lab: Lab) -> None:
     connector = lab.connector()
     connector.register_consumer("it", connector.vhost, lab.name(), Taken())
-    connector.run(run_consumers=False, run_sync=False, mq_timeout=5)
+    connector.run(run_consumers=False, run_sync=False, mq_timeout=30)
     assert not connector.consumers["it"].is_consuming
     connector.run_consumers()
-    eventually(lambda: connector.consumers["it"].is_consuming)
+    lab.consumes(connector.consumers["it"])
 
 
 @scenario("run")
@@ -82,10 +82,10 @@ def a_broker_that_is_down_is_no_error(lab: Lab) -> None:
     assert connector.started is False
     assert connector.check_health() is False
     proxy.up()
-    connector.run(run_sync=False, mq_timeout=5, daemonize_consumers=True)
+    connector.run(run_sync=False, mq_timeout=30, daemonize_consumers=True)
     assert connector.started is True
     eventually(connector.check_health)
-    time.sleep(0.3)
+    lab.consumes(connector.consumers["it"])
     lab.peer().send(queue, {})
     taken.eventually(1)
 
@@ -120,9 +120,9 @@ def health_says_when_nothing_is_consumed(lab: Lab) -> None:
     lab.run(connector)
     assert connector.check_health() and connector.started
     proxy.down()
-    eventually(lambda: not connector.check_health() and not connector.started, 5)
+    eventually(lambda: not connector.check_health() and not connector.started)
     proxy.up()
-    eventually(lambda: connector.check_health() and connector.started, 15)
+    eventually(lambda: connector.check_health() and connector.started)
 
 
 # ---- consumers
@@ -135,11 +135,10 @@ def consumers_run_and_stop_by_name(lab: Lab) -> None:
         connector.register_consumer(name, connector.vhost, lab.name(), Taken())
     connector.run_consumers(("one",))
     one, two = connector.consumers["one"], connector.consumers["two"]
-    eventually(lambda: one.is_consuming)
+    lab.consumes(one)
     assert not two.is_consuming and two.is_consumer_alive
     connector.run_consumers()
-    eventually(lambda: two.is_consuming)
-    time.sleep(0.2)
+    lab.consumes(one, two)
     connector.stop_consumers(("one",))
     assert not one.is_consumer_alive and not one.is_consuming
     assert two.is_consuming
@@ -157,8 +156,7 @@ def a_restarted_consumer_consumes_again(lab: Lab) -> None:
     connector.restart_consumer("it")
     assert connector.consumers["it"] is not before
     assert connector.consumer_properties["it"]["num_restarted"] == 1
-    eventually(lambda: connector.consumers["it"].is_consuming)
-    time.sleep(0.3)
+    lab.consumes(connector.consumers["it"])
     lab.peer().send(connector.queue, {})
     taken.eventually(1)
 
@@ -169,7 +167,7 @@ def restarts_are_counted(lab: Lab) -> None:
     for _ in range(3):
         if "it" in connector.consumers:
             connector.restart_consumer("it")
-            time.sleep(0.3)
+            lab.consumes(*connector.consumers.values())
     assert "it" not in connector.consumers
     assert connector.consumer_properties["it"]["dead"] is True
     assert connector.check_health() is False
@@ -226,7 +224,7 @@ def timers_are_there_when_asked_for(lab: Lab) -> None:
     running.start()
     assert connector.sync_thread is running
     connector.stop_sync_thread()
-    eventually(lambda: not running.is_alive(), 2)
+    eventually(lambda: not running.is_alive())
     connector.stop_observer_thread()
 
 
@@ -234,20 +232,20 @@ def timers_are_there_when_asked_for(lab: Lab) -> None:
 def run_starts_the_timers_that_it_is_told_to(lab: Lab) -> None:
     connector = lab.connector()
     connector.sync_period = connector.observe_period = 50
-    connector.run(run_sync=True, run_observer=True, mq_timeout=5)
+    connector.run(run_sync=True, run_observer=True, mq_timeout=30)
     assert connector.sync_thread.is_alive()
     assert connector.observer_thread.is_alive()
     sync, observer = connector.sync_thread, connector.observer_thread
     connector.stop()
-    eventually(lambda: not sync.is_alive() and not observer.is_alive(), 2)
+    eventually(lambda: not sync.is_alive() and not observer.is_alive())
 
 
 @scenario("sync")
 def the_observer_restarts_what_is_dead(lab: Lab) -> None:
     connector = lab.consume(Taken())
     before = connector.consumers["it"]
-    before.join(3)
+    before.join(30)
     assert not before.is_consumer_alive
     connector.observe_consumers()
     assert connector.consumers["it"] is not before
-    eventually(lambda: connector.consumers["it"].is_consuming)
+    lab.consumes(connector.consumers["it"])

@@ -176,20 +176,29 @@ def messages_are_sent_from_many_threads(lab: Lab) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(15)
+        thread.join(60)
     taken.eventually(40)
     assert {decode(body)["n"] for body in taken} == {(w, n) for w in range(8) for n in range(5)}
 
 
-@scenario("send_message", incumbent_fails="each message opens a connection: some fifty a second")
+@scenario(
+    "send_message",
+    by_chance=True,
+    incumbent_fails="each message opens a connection: some fifty a second",
+)
 def a_thousand_messages_take_a_few_seconds(lab: Lab) -> None:
     taken = Taken()
     connector = lab.consume(taken)
+    # The machine's own measure, however busy it is: seconds to open a thousand connections.
+    began = time.monotonic()
+    for _ in range(50):
+        pika.BlockingConnection(lab.parameters()).channel()
+    allowed = 20 * (time.monotonic() - began)
     began = time.monotonic()
     for number in range(1000):
-        connector.send_message({"n": number}, queue=connector.queue, expiration=60_000)
-        # Each is confirmed from the disk. With a connection for each it would be 750 by then.
-        assert time.monotonic() - began < 15, f"{number} messages in 15 s"
+        connector.send_message({"n": number}, queue=connector.queue, expiration=600_000)
+        took = time.monotonic() - began
+        assert took < allowed, f"{number} messages in {took:.1f} of {allowed:.1f} s"
     taken.eventually(1000)
 
 
@@ -232,7 +241,7 @@ def a_select_connection_carries_messages(lab: Lab) -> None:
     connection = pika.SelectConnection(lab.parameters(), on_open_callback=lambda _: opened.set())
     threading.Thread(target=connection.ioloop.start, daemon=True).start()
     lab.closing(lambda: connection.ioloop.add_callback_threadsafe(connection.close))
-    assert opened.wait(5)
+    assert opened.wait(30)
     sent: list[str] = []
 
     def emit() -> None:

@@ -29,7 +29,7 @@ def test_a_connector_starts_by_itself_when_the_broker_comes(lab: Lab) -> None:
     connector.run(run_sync=False, mq_timeout=0.2, daemonize_consumers=True)
     assert not connector.started
     proxy.up()
-    eventually(lambda: connector.started and connector.check_health(), 5)
+    eventually(lambda: connector.started and connector.check_health())
 
 
 def test_a_connector_that_is_stopped_runs_again(lab: Lab) -> None:
@@ -47,7 +47,7 @@ def test_a_service_can_be_served_as_a_process(lab: Lab) -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def end() -> None:
-        eventually(connector.check_health, 30)
+        eventually(connector.check_health)
         os.kill(own, signal.SIGTERM)
 
     threading.Thread(target=end, daemon=True).start()
@@ -85,7 +85,7 @@ def test_a_message_that_nobody_can_take_is_reported(lab: Lab) -> None:
     began = time.monotonic()
     with pytest.raises(PublishError, match="NO_ROUTE"):
         connector.send_message({"a": 1}, queue="nowhere at all", expiration=300)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 def test_a_subscribers_queue_does_not_outlive_its_service_for_long(lab: Lab) -> None:

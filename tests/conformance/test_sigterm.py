@@ -111,8 +111,11 @@ class Running:
         self.lab.peer().send(self.queue, {"seconds": seconds})
         self.wait_for("begun")
 
-    def end(self, within: float = 10) -> tuple[int, str, str]:
-        """Wait for its end; returns its exit code and what it has said meanwhile."""
+    def end(self, within: float = 60) -> tuple[int, str, str]:
+        """Wait for its end; returns its exit code and what it has said meanwhile.
+
+        :param within: seconds until it counts as hung, far less than what it mustn't wait for
+        """
         output, errors = self.process.communicate(timeout=within)
         return self.process.returncode, output, errors
 
@@ -169,18 +172,18 @@ def test_several_connectors_drain_at_the_same_time(lab: Lab) -> None:
         program.process.send_signal(signal.SIGTERM)
         code, output, errors = program.end()
         assert (code, output) == (0, "done\ndone\n"), errors
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 30
 
 
 def test_a_second_sigterm_ends_at_once(lab: Lab) -> None:
-    with running(lab, WAITS["waits for an event"]) as program:
-        program.handle(60)
+    with running(lab, WAITS["waits for an event"], within=600) as program:
+        program.handle(600)
         program.process.send_signal(signal.SIGTERM)
         program.process.send_signal(signal.SIGTERM)  # an echo of the first
         with pytest.raises(subprocess.TimeoutExpired):
             program.process.wait(1)
         program.process.send_signal(signal.SIGTERM)
-        code, output, _ = program.end(3)
+        code, output, _ = program.end()
         assert code == 1
         assert "done" not in output
         peer = lab.peer()
@@ -192,20 +195,20 @@ def test_past_the_deadline_a_handler_that_hangs_keeps_no_process_alive(
     lab: Lab, waits: str
 ) -> None:
     with running(lab, WAITS[waits], within=1.5) as program:
-        program.handle(60)
+        program.handle(600)
         program.process.send_signal(signal.SIGTERM)
-        code, _, errors = program.end(5)
+        code, _, errors = program.end()
         assert code == 1
         assert "not finished in time" in errors
 
 
 def test_past_the_deadline_a_thread_of_the_services_own_keeps_no_process_alive(lab: Lab) -> None:
     main = (
-        "run()\nthreading.Thread(target=time.sleep, args=(60,)).start()\nthreading.Event().wait()"
+        "run()\nthreading.Thread(target=time.sleep, args=(600,)).start()\nthreading.Event().wait()"
     )
     with running(lab, main, within=1.5) as program:
         program.process.send_signal(signal.SIGTERM)
-        code, _, errors = program.end(5)
+        code, _, errors = program.end()
         assert code == 1
         assert "keeps the process from its end" in errors
 
@@ -214,7 +217,7 @@ def test_a_main_thread_that_swallows_every_exception_ends_all_the_same(lab: Lab)
     main = "run()\nwhile True:\n    try:\n        time.sleep(1)\n    except BaseException:\n        pass"
     with running(lab, main, within=1.5) as program:
         program.process.send_signal(signal.SIGTERM)
-        assert program.end(5)[0] == 1
+        assert program.end()[0] == 1
 
 
 def test_who_handles_sigterm_himself_decides(lab: Lab) -> None:
@@ -281,7 +284,7 @@ def test_it_ends_as_the_first_process_of_a_container_does(lab: Lab) -> None:
         assert process.stdout.readline() == "running\n"
         [child] = _children(process.pid)
         os.kill(child, signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
 def _children(pid: int) -> list[int]:
@@ -296,9 +299,9 @@ def test_a_process_that_is_served_ends_in_spite_of_a_handler_that_hangs(lab: Lab
         "threading.Timer(1, say, ['running']).start()\nsys.exit(connector.serve())"
     )
     with running(lab, main, within=1.5) as program:
-        program.handle(60)
+        program.handle(600)
         program.process.send_signal(signal.SIGTERM)
-        assert program.end(40)[0] == 1
+        assert program.end()[0] == 1
 
 
 def test_any_service_can_be_asked_whether_it_runs(lab: Lab) -> None:

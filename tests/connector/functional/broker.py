@@ -15,6 +15,7 @@ from local import LocalBroker
 VHOST = "/test"
 #: The vhost and the user of the service that the template generates with its defaults.
 SERVICE_VHOST, SERVICE = "/neon_echo", "neon_echo"
+SERVICE_QUEUE = f"{SERVICE}_input"
 #: May do everything.
 USER, PASSWORD = "tester", "pass word"
 #: May log in, and nothing else.

@@ -20,7 +20,7 @@ from mq_connector.health import HealthServer
 from mq_connector.payload.request import Request
 from waiting import eventually
 
-from .broker import SERVICE_VHOST, Broker
+from .broker import SERVICE_QUEUE, SERVICE_VHOST, Broker
 from .peer import Peer
 from .served import Served
 
@@ -84,8 +84,16 @@ def peer(broker: Broker) -> Iterator[Peer]:
 
 @pytest.fixture
 def asking(broker: Broker) -> Iterator[Peer]:
-    """A plain client of a service that runs as a process."""
+    """A plain client of a service that runs as a process, and whose queues are empty at first.
+
+    A service that was killed may have answered what it hadn't acknowledged yet. That comes again, and
+    would be a message of the next test's.
+    """
     peer = Peer(broker.parameters(SERVICE_VHOST))
+    for name in (SERVICE_QUEUE, f"{SERVICE_QUEUE}.dead"):
+        if peer.has(name):
+            eventually(lambda: peer.count(name)[1] == 0, what="the last service is gone")  # noqa: B023
+            peer.channel.queue_purge(name)
     yield peer
     peer.close()
 
@@ -107,7 +115,7 @@ def consume(broker: Broker, queue: str) -> Iterator[Consume]:
         workers: int = 1,
         prefetch: int | None = 200,
         queue_type: str = "auto",
-        within: float = 5.0,
+        within: float | None = None,
         **options: Any,
     ) -> ConsumerThread:
         limits = Limits(workers=workers, prefetch=prefetch, queue_type=queue_type)
@@ -117,7 +125,7 @@ def consume(broker: Broker, queue: str) -> Iterator[Consume]:
         )
         started.append(consumer)
         consumer.start()
-        if within:
+        if within != 0:
             eventually(lambda: consumer.is_consuming, within, "the consumer consumes")
         return consumer
 
@@ -126,7 +134,7 @@ def consume(broker: Broker, queue: str) -> Iterator[Consume]:
         consumer.stop(1.0)
     for consumer in started:
         if consumer.ident is not None:
-            consumer.join(10.0)
+            consumer.join(60)
     assert not [consumer for consumer in started if consumer.is_alive()]
 
 

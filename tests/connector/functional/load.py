@@ -70,7 +70,7 @@ class Load:
 
     def __enter__(self) -> Load:
         self._thread.start()
-        eventually(lambda: len(self.confirmed) > 10, 20, "some messages are confirmed")
+        eventually(lambda: len(self.confirmed) > 10, what="some messages are confirmed")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -82,7 +82,7 @@ class Load:
     def held_up(self) -> Iterator[None]:
         """Send nothing meanwhile, after all that is confirmed has been handled."""
         with self._sending:
-            eventually(lambda: not self.lost, 10, "every confirmed message is processed")
+            eventually(lambda: not self.lost, what="every confirmed message is processed")
             yield
 
     @property
@@ -91,7 +91,7 @@ class Load:
         with self._lock:
             return self.confirmed - self.processed.keys()
 
-    def check(self, within: float = 30.0) -> dict[str, int]:
+    def check(self, within: float = 60.0) -> dict[str, int]:
         """Assert that nothing is lost and no duplicate unmarked; returns the ledger for the book."""
         assert self._over.is_set()
         eventually(lambda: not self.lost, within, "every confirmed message is processed")
@@ -137,12 +137,12 @@ class Watch:
 
     def __enter__(self) -> Watch:
         self._thread.start()
-        eventually(lambda: self.changes and self.changes[-1][1], 10, "the watched is well")
+        eventually(lambda: self.changes and self.changes[-1][1], what="the watched is well")
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._thread.join(10)
+        self._thread.join(60)
 
     def first(self, state: bool, since: float, within: float) -> float:
         """Seconds from `since` until `state` was seen; waits for it for up to `within` after `since`."""

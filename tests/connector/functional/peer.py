@@ -74,7 +74,7 @@ class Peer:
         self.publish(queue, {"message_id": uuid.uuid4().hex, **data, "routing_key": reply_queue})
         return reply_queue
 
-    def take(self, queue: str, within: float = 5.0) -> tuple[pika.BasicProperties, bytes]:
+    def take(self, queue: str, within: float | None = None) -> tuple[pika.BasicProperties, bytes]:
         """The next message of a queue, whoever it is for."""
         _, properties, body = eventually(
             lambda: (got := self.channel.basic_get(queue, auto_ack=True))[0] and got,
@@ -83,11 +83,11 @@ class Peer:
         )
         return properties, body
 
-    def reply(self, queue: str, within: float = 5.0) -> dict[Any, Any]:
+    def reply(self, queue: str, within: float | None = None) -> dict[Any, Any]:
         """The next message of a queue, decoded."""
         return payload.decode(self.take(queue, within)[1])
 
-    def ask(self, queue: str, within: float = 5.0, **data: Any) -> dict[Any, Any]:
+    def ask(self, queue: str, within: float | None = None, **data: Any) -> dict[Any, Any]:
         """Send a request and return its reply."""
         return self.reply(self.request(queue, **data), within)
 
@@ -107,7 +107,7 @@ class Peer:
             count = self.count(queue)
             return count[0] == ready and consumers in (None, count[1])
 
-        eventually(found, 5.0, f"{ready} messages ready in {queue!r}")
+        eventually(found, what=f"{ready} messages ready in {queue!r}")
         time.sleep(0.1)
         assert found(), f"{queue!r} has {self.count(queue)} (ready, consumers)"
 

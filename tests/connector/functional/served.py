@@ -89,8 +89,7 @@ class Served:
             eventually(lambda: self.health.changes[-1][1], NOTICED, "the health check says yes")
             eventually(
                 lambda: all(now <= then for now, then in zip(resources(), before, strict=True)),
-                5.0,
-                f"no more than {before} threads and files",
+                what=f"no more than {before} threads and files",
                 every=0.02,
             )
             assert pages() <= occupied + _GROWTH, "memory has grown"
@@ -101,7 +100,7 @@ class Served:
         for _ in range(times):
             known = len(self.calls)
             peer.publish(self.queue, FAULT)
-            eventually(lambda: len(self.calls) > known, 10, "the fault happens")  # noqa: B023
+            eventually(lambda: len(self.calls) > known, what="the fault happens")  # noqa: B023
         peer.close()
 
     def yes_again(self, since: float) -> float:

@@ -40,7 +40,7 @@ def looked(service: MQConnector) -> str:
         answered.set()
 
     service.look(done)
-    answered.wait(5)
+    answered.wait(60)
     return said[0] if said else "no answer"
 
 
@@ -57,18 +57,18 @@ def test_a_consumer_and_its_health_check_name_the_alarm(
     peer = Peer(victim.parameters())
     for _ in range(5):
         peer.publish(queue, b'{"text": "hi", "routing_key": "input.nobody"}')
-    eventually(lambda: looked(service) == "", 5, "all is well before")
+    eventually(lambda: looked(service) == "", what="all is well before")
     alarm(True)
     handling = consumer._supervision._handling
     assert handling is not None
     consumer.connection.call(
         lambda: handling.outbox.send_again(Message("", "input.nobody", b"x"))
     )  # What a handler would publish; no request comes in while the alarm is in force.
-    eventually(lambda: consumer.connection.last_error == _TOLD, 10, "the connection's own word")
+    eventually(lambda: consumer.connection.last_error == _TOLD, what="the connection's own word")
     assert looked(service) == f"not consuming {queue!r}: {_TOLD}"
     assert f"{_TOLD}; what is sent waits" in caplog.messages
     alarm(False)
-    eventually(lambda: looked(service) == "", 10, "all is well again")
+    eventually(lambda: looked(service) == "", what="all is well again")
     assert consumer.connection.last_error == ""
     assert "the broker takes messages again" in caplog.messages
     peer.close()
@@ -79,7 +79,7 @@ def test_who_asks_and_who_publishes_is_told_of_the_alarm(
 ) -> None:
     client = Client(Connection([victim.parameters()]), f"{queue}.reply")
     publisher = Publisher(Connection([victim.parameters()]), window=1)
-    publisher.publish("", queue, b"x", mandatory=False).result(5)
+    publisher.publish("", queue, b"x", mandatory=False).result(60)
     alarm(True)
     with pytest.raises(RequestTimeout) as asked:
         client.request(queue, {"text": "hi"}, 3)
@@ -88,6 +88,6 @@ def test_who_asks_and_who_publishes_is_told_of_the_alarm(
     with pytest.raises(NotConnected, match=r": the broker takes no messages: low on memory"):
         publisher.publish("", queue, b"x", timeout=2)
     alarm(False)
-    held.result(10)
+    held.result(60)
     publisher.close()
     client.close()

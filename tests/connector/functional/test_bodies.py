@@ -91,5 +91,5 @@ def test_an_odd_reply_queue_costs_the_message_and_nothing_else(
     peer.publish(queue, {"routing_key": reply_queue, "message_id": reply_queue})
     assert peer.ask(queue, text="still here")["echo"] == {"text": "still here"}
     consumer.stop(3.0)
-    consumer.join(5.0)
+    consumer.join(60)
     peer.rests_at(queue, 0)

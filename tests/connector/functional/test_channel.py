@@ -132,7 +132,7 @@ def test_a_publish_to_a_missing_exchange_costs_no_message(
     peer.publish(queue, b"third")
     eventually(lambda: (b"third", False) in seen)
     consumer.stop(2)
-    consumer.join(5)
+    consumer.join(60)
     peer.rests_at(queue, 0)
 
 
@@ -178,7 +178,7 @@ def test_exchanges_and_bindings_work(peer: Peer, queue: str, consume: Consume) -
 
     consume(handle)
     peer.publish(queue, b"x")
-    assert done.wait(10)
+    assert done.wait(60)
     assert not errors
     assert not peer.has(f"{queue}.bound")
 
@@ -260,7 +260,7 @@ def test_a_callback_that_closes_its_channel_costs_nobody_anything(
     assert len(done) == 5
     assert channel is not None and channel.is_open, "the consumer has lost its channel"
     consumer.stop(2)
-    consumer.join(5)
+    consumer.join(60)
     peer.rests_at(queue, 0)
     assert peer.count(dead)[0] == 0
     peer.channel.queue_delete(dead)
@@ -394,7 +394,7 @@ def test_a_callback_says_how_many_messages_are_sent_ahead(
         if body == b"say":
             channel.basic_qos(prefetch_count=count)
         elif body == b"wait":
-            go_on.wait(10)
+            go_on.wait(60)
         handled.append(body)
 
     consumer = consume(handle, prefetch=None)
@@ -409,7 +409,7 @@ def test_a_callback_says_how_many_messages_are_sent_ahead(
             unconfirmed = connection.channel()
             for body in messages:
                 unconfirmed.basic_publish("", queue, body)
-        eventually(lambda: len(handled) >= len(messages), 30)
+        eventually(lambda: len(handled) >= len(messages))
         return handling.workers.prefetch == count
 
     eventually(is_heeded, 60, lambda: f"{handling.workers.prefetch} in hand")
@@ -429,7 +429,7 @@ def test_the_operator_says_more_than_a_callback(peer: Peer, queue: str, consume:
     def handle(channel: Channel, _method: Any, _properties: Any, body: bytes) -> None:
         channel.basic_qos(prefetch_count=1)
         if body == b"wait":
-            go_on.wait(10)
+            go_on.wait(60)
         handled.append(body)
 
     consumer = consume(handle, prefetch=5)

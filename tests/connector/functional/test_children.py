@@ -14,7 +14,7 @@ from .broker import PASSWORD, Broker
 from .peer import Peer
 from .test_process import QUEUE, Service
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(300)
 
 #: What the callback does with children, by the request's key ``do``.
 CHILDREN = """
@@ -35,7 +35,7 @@ def started(daemon=False):
 def terminated():
     child = started()
     child.terminate()
-    child.join(10)
+    child.join(60)
     return child.exitcode
 
 
@@ -43,7 +43,7 @@ def interrupted():
     child = started()
     time.sleep(0.2)
     os.kill(child.pid, signal.SIGINT)
-    child.join(10)
+    child.join(60)
     return child.exitcode
 
 
@@ -84,18 +84,18 @@ def test_a_child_dies_by_its_own_signals_and_the_service_by_its(
     service: Service, asking: Peer, does: str, did: object
 ) -> None:
     process = service.start()
-    assert asking.ask(QUEUE, within=15, do=does)["did"] == did
+    assert asking.ask(QUEUE, within=60, do=does)["did"] == did
     process.terminate()
-    assert process.wait(10) == 0, service.said
+    assert process.wait(60) == 0, service.said
 
 
 def test_a_child_that_is_waited_for_ends_with_the_second_sigterm(
     service: Service, asking: Peer
 ) -> None:
     process = service.start()
-    assert asking.ask(QUEUE, within=15, do="waited_for")["did"] is True
+    assert asking.ask(QUEUE, within=60, do="waited_for")["did"] is True
     process.terminate()
     time.sleep(1.0)
     assert process.poll() is None, "Python waits for its children"
     process.terminate()
-    assert process.wait(10) == 1, service.said
+    assert process.wait(60) == 1, service.said

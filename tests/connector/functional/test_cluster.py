@@ -57,13 +57,13 @@ def serve(queue: str) -> Iterator[Serve]:
         consumer = ConsumerThread(where, queue, load.handle, limits=limits)
         consumer.start()
         started.append(consumer)
-        eventually(lambda: consumer.is_consuming, 10)
+        eventually(lambda: consumer.is_consuming)
         return consumer
 
     yield serve
     for consumer in started:
         consumer.stop(5)
-        consumer.join(10)
+        consumer.join(60)
         assert not consumer.is_alive()
 
 
@@ -87,7 +87,7 @@ def make_queue(cluster: Cluster, queue: str) -> Node:
 def new_ones_after(load: Load, since: float) -> float:
     """Wait until a message is processed that was sent from now on; returns seconds since then."""
     mark = load.sent
-    eventually(lambda: any(n > mark for n in list(load.processed)[-50:]), 30, "new ones processed")
+    eventually(lambda: any(n > mark for n in list(load.processed)[-50:]), what="new ones processed")
     return time.monotonic() - since
 
 
@@ -169,7 +169,7 @@ def test_hosts_are_tried_in_turn_until_one_answers(
         second.kill()
         try:
             # Without a majority the queue has no leader, and nobody can consume: that is said.
-            eventually(lambda: not consumer.is_consuming, 10)
+            eventually(lambda: not consumer.is_consuming)
             time.sleep(1)
             assert not consumer.is_consuming
         finally:
@@ -177,5 +177,5 @@ def test_hosts_are_tried_in_turn_until_one_answers(
     finally:
         first.start()
     with load:
-        eventually(lambda: len(load.confirmed) > 100, 30)
+        eventually(lambda: len(load.confirmed) > 100)
     load.check(20)

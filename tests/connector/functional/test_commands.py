@@ -109,7 +109,7 @@ def short_of(
     setting, tight, usual = _ALARMS[request.param]
     victim.ctl(f"set_{setting}", tight)
     try:
-        eventually(lambda: "takes no messages" in "".join(examine(victim.port)), 10, "the alarm")
+        eventually(lambda: "takes no messages" in "".join(examine(victim.port)), what="the alarm")
         yield request.param
     finally:
         victim.ctl(f"set_{setting}", usual)

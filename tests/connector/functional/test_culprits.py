@@ -16,7 +16,7 @@ from .conftest import Consume, echo
 from .peer import Peer
 from .proxy import Proxy
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 COUNT, CULPRIT = 50, 20
 #: Times that the culprit may cost a connection.
@@ -63,7 +63,7 @@ def test_what_costs_the_connection_each_time_is_dead_lettered_and_nothing_else(
             if payload.decode(body)["message_id"] == str(CULPRIT):
                 calls.append(method.redelivered)
                 proxy.inject(RUBBISH)
-                eventually(lambda: channel.is_closed, 30)
+                eventually(lambda: channel.is_closed)
             else:
                 echo(channel, method, properties, body)
 

@@ -67,9 +67,9 @@ def bury(peer: Peer, queue: str, consume: Consume) -> Callable[..., str]:
                 "priority": 3,
             }
             peer.publish(queue, {"number": number}, **properties)
-        eventually(lambda: peer.count(where)[0] == count, 10)
+        eventually(lambda: peer.count(where)[0] == count)
         consumer.stop(2)
-        consumer.join(5)
+        consumer.join(60)
         return where
 
     return bury

@@ -30,7 +30,7 @@ from .conftest import Consume, Record, echo
 from .peer import Peer
 from .test_process import QUEUE, Service
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 #: Requests, and which of them is the culprit.
 COUNT, CULPRIT = 150, 77

@@ -65,7 +65,7 @@ def test_a_child_may_not_use_its_parent_s_channel_and_the_parent_goes_on(
     assert all(each.is_open for each in channels), "the child has cost the parent its channel"
     assert not peer.has(f"{queue}.child")
     consumer.stop(1)
-    consumer.join(5)
+    consumer.join(60)
     peer.rests_at(queue, 0, consumers=0)
 
 
@@ -95,7 +95,7 @@ def test_a_child_that_returns_from_the_callback_settles_nothing_and_ends(
     assert ended == [True] * 3
     assert all(each.is_open for each in channels), "the child has cost the parent its channel"
     consumer.stop(1)
-    consumer.join(5)
+    consumer.join(60)
     peer.rests_at(queue, 0)
 
 
@@ -159,9 +159,9 @@ def test_a_consumer_that_was_made_before_the_fork_starts_in_the_child(
 
     def serve() -> object:
         consumer.start()
-        eventually(lambda: seen, 5)
+        eventually(lambda: seen)
         consumer.stop(1)
-        consumer.join(5)
+        consumer.join(60)
         return seen
 
     peer.publish(queue, b"for the child")

@@ -22,7 +22,7 @@ from .conftest import Record
 from .peer import Peer
 from .served import FAULT, Handler, Served, blink, shrug
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 #: How often the fault happens under one load.
 TIMES = 5
@@ -164,7 +164,7 @@ def test_an_ack_for_a_connection_that_is_gone_counts_for_no_other(
 
     def hold(channel: Any, method: Any, *_: Any) -> None:
         if not method.redelivered:
-            over.wait(20)
+            over.wait(60)
             channel.basic_ack(method.delivery_tag)
 
     one = served(fault=hold)
@@ -173,9 +173,9 @@ def test_an_ack_for_a_connection_that_is_gone_counts_for_no_other(
         one.cause()
         changes = len(one.consuming.changes)
         one.consumer.connection.call(one.consumer.connection.drop)
-        eventually(lambda: len(one.consuming.changes) >= changes + 2, 5, "it consumes again")
+        eventually(lambda: len(one.consuming.changes) >= changes + 2, what="it consumes again")
         over.set()
-        eventually(lambda: True in one.calls, 5, "the message comes again")
+        eventually(lambda: True in one.calls, what="the message comes again")
 
     blink("handler: acknowledges on a connection that is gone", one, record, cause)
     assert one.calls == [False, True]

@@ -22,7 +22,7 @@ from .proxy import Proxy
 from .test_deaths import edit
 from .test_process import QUEUE, Service
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 #: How often the connection is lost while the same message is in hand: cut, closed by force, with the broker.
 CUT, FORCED, RESTARTS = 16, 2, 2
@@ -149,7 +149,7 @@ def test_a_classic_queue_cannot_tell_who_kills_and_what_stands_behind_waits(
         peer.rests_at(QUEUE, 2, consumers=0)
         assert payload.decode(peer.take(QUEUE)[1])["message_id"] == "1", "it is still the first"
         service.start(healthy=False, MQ_QUEUE_TYPE="legacy")
-        eventually(lambda: "2" in take(), 30)
+        eventually(lambda: "2" in take())
     finally:
         service.end()
         peer.close()

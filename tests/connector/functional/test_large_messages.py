@@ -125,10 +125,10 @@ def test_large_messages_that_come_while_many_small_ones_are_in_hand_go_back_at_f
         # More than can be in hand: it changes while all that may be is.
         fill(peer, queue, 250, b"small", 2000)
         slow.go.set()
-        eventually(lambda: len(slow.numbers) == handled + 250, 20)
+        eventually(lambda: len(slow.numbers) == handled + 250)
         return prefetch_of(consumer) == 200
 
-    eventually(as_many_again, 30, "200 in hand again")
+    eventually(as_many_again, what="200 in hand again")
 
 
 def test_what_goes_back_for_want_of_room_waits_until_there_is_some(
@@ -165,11 +165,11 @@ def test_a_stop_gives_back_what_was_too_much(
     slow = Slow(0.0)
     consumer = consume(slow, prefetch=200)
     fill(peer, queue, 300, b"small")
-    eventually(lambda: len(slow.numbers) == 300, 20)
+    eventually(lambda: len(slow.numbers) == 300)
     slow.go.clear()
     fill(peer, queue, 40, _LARGE, 300)
     consumer.stop(10)
     slow.go.set()
-    consumer.join(15)
+    consumer.join(60)
     handled = len(slow.numbers) - 300
     assert peer.count(queue)[0] == 40 - handled

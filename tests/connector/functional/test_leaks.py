@@ -37,7 +37,7 @@ def cycle(broker: Broker, queue: str) -> None:
     consumer.start()
     eventually(lambda: consumer.is_consuming)
     consumer.stop(5)
-    consumer.join(5)
+    consumer.join(60)
     assert not consumer.is_alive()
 
 
@@ -50,7 +50,7 @@ def test_fifty_starts_and_stops_leave_nothing_behind(
     before = resources()
     for _ in range(50):
         cycle(broker, queue)
-    eventually(lambda: settled(before), 5.0, f"no more than {before} threads and files")
+    eventually(lambda: settled(before), what=f"no more than {before} threads and files")
     peer.rests_at(queue, 0, consumers=0)
 
 
@@ -60,13 +60,13 @@ def test_stops_in_the_middle_of_connecting_leave_nothing_behind(broker: Broker, 
         consumer.start()
         time.sleep(pause)
         consumer.stop(0)
-        consumer.join(5)
+        consumer.join(60)
 
     attempt(0.05, broker.port)
     before = resources()
     for number in range(40):
         attempt(number / 1000, broker.port if number % 4 else 1)
-    eventually(lambda: settled(before), 5.0, f"no more than {before} threads and files")
+    eventually(lambda: settled(before), what=f"no more than {before} threads and files")
 
 
 @pytest.mark.parametrize(
@@ -104,8 +104,8 @@ def test_reconnects_leave_nothing_behind(
     for _ in range(times):
         reconnect()
     took = time.monotonic() - began
-    eventually(lambda: settled(before), 5.0, f"no more than {before} threads and files")
+    eventually(lambda: settled(before), what=f"no more than {before} threads and files")
     # pika keeps some 1000 cancelled timers; one leaked connection has dozens of objects.
-    eventually(lambda: objects() < known + 3000, 5.0, f"about {known} objects", every=0.2)
+    eventually(lambda: objects() < known + 3000, what=f"about {known} objects", every=0.2)
     assert "echo" in peer.ask(queue)
     record(f"{times} connections dropped", bound=2.0, recovery=round(took / times, 4))

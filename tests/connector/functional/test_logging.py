@@ -13,7 +13,7 @@ from .peer import Peer
 from .test_deaths import edit
 from .test_process import QUEUE, Service
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(300)
 
 #: What the callback does, by the request's key ``do``.
 TROUBLE = """
@@ -84,7 +84,7 @@ def test_a_log_that_raises_costs_no_worker_and_no_stop(
     assert "echo" in asking.ask(QUEUE)
     assert service.is_healthy()
     process.terminate()
-    assert process.wait(10) == 0, service.said
+    assert process.wait(60) == 0, service.said
 
 
 def test_an_exception_that_can_t_be_printed_is_answered_and_logged(
@@ -95,4 +95,4 @@ def test_an_exception_that_can_t_be_printed_is_answered_and_logged(
     assert "echo" in asking.ask(QUEUE)
     assert "Odd (which can't be printed)" in service.said
     process.terminate()
-    assert process.wait(10) == 0, service.said
+    assert process.wait(60) == 0, service.said

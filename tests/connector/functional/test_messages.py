@@ -38,7 +38,7 @@ def nothing(channel: Channel, tag: int) -> None:
 def ready_after(peer: Peer, consumer: ConsumerThread) -> int:
     """Messages in the queue once the consumer has gone: what it hasn't settled comes back."""
     consumer.stop(2.0)
-    consumer.join(5.0)
+    consumer.join(60)
     return peer.count(consumer.queue)[0]
 
 
@@ -74,7 +74,7 @@ def test_eight_workers_handle_eight_messages_at_a_time(
     seen: list[int] = []
 
     def handle(_channel: Any, _method: Any, _properties: Any, body: bytes) -> None:
-        together.wait(5)
+        together.wait(60)
         seen.append(int(body))
 
     consumer = consume(handle, workers=8)
@@ -157,14 +157,14 @@ def test_multiple_settles_all_up_to_the_tag(
     seen = []
 
     def handle(channel: Channel, method: Any, _properties: Any, _body: bytes) -> None:
-        together.wait(5)
+        together.wait(60)
         if method.delivery_tag == 4:
             if outcome == "ack":
                 channel.basic_ack(4, multiple=True)
             else:
                 channel.basic_nack(4, multiple=True, requeue=False)
             seen.append(4)
-        together.wait(5)
+        together.wait(60)
 
     consumer = consume(handle, workers=4)
     for _ in range(4):
@@ -233,7 +233,7 @@ def test_a_tag_of_a_lost_connection_settles_nothing_on_the_next_one(
             # The message is in hand on the new channel, under the tag that the old one had.
             for settle in (first[0].basic_ack, first[0].basic_reject, first[0].basic_nack):
                 settle(1)
-            release.wait(5)
+            release.wait(60)
 
     consumer = consume(handle)
     peer.publish(queue, b"x")
@@ -343,7 +343,7 @@ def test_a_consumer_takes_no_more_than_its_prefetch(
     broker: Broker, peer: Peer, queue: str, consume: Consume
 ) -> None:
     release = threading.Event()
-    consume(lambda *_: release.wait(10), prefetch=7)
+    consume(lambda *_: release.wait(60), prefetch=7)
     for _ in range(20):
         peer.publish(queue, b"x")
     # And the first one, which was taken alone, by a consumer of its own.
@@ -361,7 +361,7 @@ def test_a_handler_that_hangs_blocks_one_worker_only(
 
     def handle(channel: Channel, method: Any, properties: Any, body: bytes) -> None:
         if body == b"hang":
-            release.wait(20)
+            release.wait(60)
         else:
             echo(channel, method, properties, body)
 

@@ -84,7 +84,7 @@ def test_a_connection_cut_after_any_number_of_bytes(
             setattr(proxy, f"cut_{direction}_after", rng.randrange(1, rng.choice((600, 6000))))
             cuts = proxy.cuts
             proxy.end(reset=True)
-            eventually(lambda: proxy.cuts > cuts, 10, f"a cut (seed {seed})")  # noqa: B023
+            eventually(lambda: proxy.cuts > cuts, what=f"a cut (seed {seed})")  # noqa: B023
         setattr(proxy, f"cut_{direction}_after", None)
         over = time.monotonic()
         eventually(lambda: one.consumer.is_consuming, BOUND, f"it consumes (seed {seed})")
@@ -161,7 +161,7 @@ def test_a_broker_that_never_answers_is_given_up_and_tried_again(
     time.sleep(0.4)
     assert not consumer.is_consuming
     proxy.swallowed = set()
-    eventually(lambda: consumer.is_consuming, 3.0)
+    eventually(lambda: consumer.is_consuming)
     peer = Peer(victim.parameters())
     assert "echo" in peer.ask(consumer.queue)
     peer.close()

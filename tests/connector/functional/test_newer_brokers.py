@@ -30,7 +30,7 @@ TIMEOUT = 1500
 #: Seconds from the broker's cancel, or its closing the channel, until messages are consumed again.
 BOUND = 2.0
 
-pytestmark = [pytest.mark.containers, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(300)]
 
 
 def policy(name: str, definition: dict[str, Any]) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def test_a_retried_message_comes_again_with_growing_pauses_and_is_dead_lettered_
     retrying = Retrying()
     consume(retrying, queue=queue, queue_type="quorum")
     peer.publish(queue, b"x")
-    properties, body = peer.take(dead, within=10)
+    properties, body = peer.take(dead, within=60)
     assert body == b"x"
     assert reason(properties) == "delivery_limit"
     assert [redelivered for _, redelivered, _ in retrying.calls] == [False, *[True] * LIMIT]
@@ -126,7 +126,7 @@ def test_a_message_whose_handler_raises_is_dead_lettered_after_one_delivery(
     peer.publish(queue, b"next")
     eventually(lambda: b"next" in calls)
     consumer.stop(5)
-    consumer.join(10)
+    consumer.join(60)
     peer.rests_at(queue, 0)
     assert calls == [b"poison", b"next"]
 
@@ -191,13 +191,13 @@ def test_a_late_acknowledgement_loses_nothing_under_load(
     consumer = consume(handle, queue=timed, queue_type="quorum", workers=4, prefetch=40)
     with load:
         peer.publish(timed, b"slow")
-        eventually(lambda: len(late) >= 3, 30, "the slow one is delivered until it is in time")
+        eventually(lambda: len(late) >= 3, what="the slow one is delivered until it is in time")
     load.check()
     assert late[0] is False and all(late[1:])
     assert consumer.is_consuming
     peer.rests_at(timed, 0, consumers=1)
     consumer.stop(10)
-    consumer.join(15)
+    consumer.join(60)
     assert not consumer.is_alive() and consumer.unfinished == 0
     peer.rests_at(timed, 0, consumers=0)
     peer.close()
@@ -222,11 +222,11 @@ def test_what_waits_behind_a_late_message_is_handled_once_and_as_redelivered(
     for body in (b"slow", *waiting):
         peer.publish(timed, body)
     consumer = consume(handle, queue=timed, queue_type="quorum", prefetch=40)
-    assert late.wait(10)
-    eventually(lambda: len(handled) >= 2 + len(waiting), 30, lambda: str(handled))
+    assert late.wait(60)
+    eventually(lambda: len(handled) >= 2 + len(waiting), what=lambda: str(handled))
     peer.rests_at(timed, 0, consumers=1)
     assert handled[0] == (b"slow", False)
     assert sorted(handled[1:]) == sorted((body, True) for body in (b"slow", *waiting))
     consumer.stop(10)
-    consumer.join(15)
+    consumer.join(60)
     peer.close()

@@ -56,9 +56,9 @@ def bury(peer: Peer, queue: str, consume: Consume) -> Callable[[int], str]:
         consumer = consume(fail)
         for number in range(count):
             peer.publish(queue, {"message_id": f"m{number}", "number": number})
-        eventually(lambda: peer.count(where)[0] == count, 10)
+        eventually(lambda: peer.count(where)[0] == count)
         consumer.stop(2)
-        consumer.join(5)
+        consumer.join(60)
         return where
 
     return bury
@@ -158,7 +158,7 @@ def test_each_of_many_that_fail_dies_once(peer: Peer, queue: str, consume: Consu
     consume(fail, workers=4)
     for number in range(300):
         peer.publish(queue, {"number": number})
-    eventually(lambda: peer.count(where)[0] >= 300, 20)
+    eventually(lambda: peer.count(where)[0] >= 300)
     peer.rests_at(where, 300)
     found = {payload.decode(peer.take(where)[1])["number"] for _ in range(300)}
     assert found == set(range(300))
@@ -191,7 +191,7 @@ def test_a_stop_waits_for_what_is_being_buried(peer: Peer, queue: str, consume: 
 
     consumer = consume(fail_and_stop)
     peer.publish(queue, {"number": 1})
-    consumer.join(10)
+    consumer.join(60)
     assert not consumer.is_alive()
     letter, _ = peer.take(where)
     assert (letter.headers or {})["x-exception-type"] == "Oddity"

@@ -14,7 +14,7 @@ from .peer import Peer
 from .test_newer_brokers import Newer
 from .test_refused_publishes import KINDS, Blast, costs_one
 
-pytestmark = [pytest.mark.containers, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(300)]
 
 
 def large_reply(channel: Channel) -> None:

@@ -21,8 +21,8 @@ from .conftest import Consume, echo
 from .peer import Peer
 
 
-def ended(consumer: ConsumerThread, within: float = 3.0) -> None:
-    """Assert that the thread ends."""
+def ended(consumer: ConsumerThread, within: float = 60.0) -> None:
+    """Assert that the thread ends, long before what it mustn't wait for."""
     consumer.join(within)
     assert not consumer.is_alive(), f"still alive after {within} s"
     assert not consumer.is_consuming
@@ -35,13 +35,13 @@ def test_a_message_in_hand_is_finished_and_acknowledged(
 
     def handle(channel: Channel, *rest: Any) -> None:
         begun.set()
-        release.wait(5)
+        release.wait(600)
         echo(channel, *rest)
 
     consumer = consume(handle)
     replies = peer.request(queue, text="last")
-    assert begun.wait(5)
-    consumer.stop(5)
+    assert begun.wait(60)
+    consumer.stop(600)
     time.sleep(0.2)
     assert consumer.is_alive(), "the stop didn't wait for the handler"
     release.set()
@@ -60,13 +60,13 @@ def test_what_no_worker_has_begun_goes_back_at_once(
     def handle(_channel: Any, _method: Any, _properties: Any, body: bytes) -> None:
         seen.append(body)
         begun.set()
-        release.wait(5)
+        release.wait(600)
 
     consumer = consume(handle)
     for number in range(20):
         peer.publish(queue, b"%d" % number)
-    assert begun.wait(5)
-    consumer.stop(5)
+    assert begun.wait(60)
+    consumer.stop(600)
     eventually(lambda: peer.count(queue) == (19, 0))
     release.set()
     ended(consumer)
@@ -82,15 +82,15 @@ def test_past_the_deadline_the_message_is_left_for_redelivery(
 
     def handle(*_: Any) -> None:
         begun.set()
-        release.wait(10)
+        release.wait(600)
 
     consumer = consume(handle)
     peer.publish(queue, b"x")
-    assert begun.wait(5)
+    assert begun.wait(60)
     began = time.monotonic()
     consumer.stop(0.5)
     ended(consumer)
-    assert 0.4 < time.monotonic() - began < 2.0
+    assert 0.4 < time.monotonic() - began < 60
     assert consumer.unfinished == 1
     peer.rests_at(queue, 1, consumers=0)
     seen: list[bool] = []
@@ -104,15 +104,15 @@ def test_a_second_stop_cuts_the_first_one_short(peer: Peer, queue: str, consume:
 
     def handle(*_: Any) -> None:
         begun.set()
-        release.wait(10)
+        release.wait(600)
 
     consumer = consume(handle)
     peer.publish(queue, b"x")
-    assert begun.wait(5)
-    consumer.stop(20)
+    assert begun.wait(60)
+    consumer.stop(600)
     time.sleep(0.1)
     consumer.stop(0)
-    ended(consumer, 2.0)
+    ended(consumer)
     peer.rests_at(queue, 1)
     release.set()
 
@@ -131,16 +131,16 @@ def test_a_stop_right_after_the_start_ends_it(broker: Broker, queue: str) -> Non
         consumer = ConsumerThread(broker.parameters(), queue, echo, limits=Limits())
         consumer.start()
         time.sleep(pause)
-        consumer.stop(5)
+        consumer.stop(600)
         ended(consumer)
 
 
 def test_two_stops_are_one(consume: Consume) -> None:
     consumer = consume(echo)
-    consumer.stop(5)
-    consumer.stop(5)
+    consumer.stop(600)
+    consumer.stop(600)
     ended(consumer)
-    consumer.stop(5)
+    consumer.stop(600)
 
 
 def test_a_second_start_is_refused_as_for_any_thread(consume: Consume) -> None:
@@ -154,8 +154,8 @@ def test_a_stop_from_a_callback_settles_that_message(
     peer: Peer, queue: str, consume: Consume
 ) -> None:
     def handle(channel: Channel, *rest: Any) -> None:
-        consumer.stop(5)
-        consumer.stop(5)
+        consumer.stop(600)
+        consumer.stop(600)
         echo(channel, *rest)
 
     consumer = consume(handle)
@@ -189,8 +189,8 @@ def test_stops_from_many_threads(consume: Consume) -> None:
 def test_a_stop_while_nobody_listens(broker: Broker, consume: Consume) -> None:
     consumer = consume(echo, at=broker.parameters(port=1), within=0)
     time.sleep(0.3)
-    consumer.stop(5)
-    ended(consumer, 1.5)
+    consumer.stop(600)
+    ended(consumer)
 
 
 def test_a_stop_while_the_broker_says_nothing(broker: Broker, consume: Consume) -> None:
@@ -198,8 +198,8 @@ def test_a_stop_while_the_broker_says_nothing(broker: Broker, consume: Consume) 
     with socket.create_server(("127.0.0.1", 0)) as mute:
         consumer = consume(echo, at=broker.parameters(port=mute.getsockname()[1]), within=0)
         time.sleep(0.3)
-        consumer.stop(5)
-        ended(consumer, 1.5)
+        consumer.stop(600)
+        ended(consumer)
 
 
 @pytest.mark.parametrize("kind", ["sleeping", "computing"])
@@ -220,7 +220,7 @@ def test_a_handler_longer_than_three_heartbeats_keeps_its_connection(
         echo(channel, method, properties, body)
 
     consumer = consume(handle, at=broker.parameters(heartbeat=1))
-    assert "echo" in peer.ask(queue, within=8)
+    assert "echo" in peer.ask(queue, within=60)
     assert seen == [False]
     assert consumer.is_consuming
     peer.rests_at(queue, 0, consumers=1)
@@ -233,16 +233,16 @@ def test_a_retry_asked_for_during_the_stop_goes_back_at_once(
 
     def handle(*_: Any) -> None:
         begun.set()
-        release.wait(5)
-        raise RetryMessage(20)
+        release.wait(600)
+        raise RetryMessage(600)
 
     consumer = consume(handle)
     peer.publish(queue, b"x")
-    assert begun.wait(5)
-    consumer.stop(20)
+    assert begun.wait(60)
+    consumer.stop(600)
     time.sleep(0.2)
     release.set()
-    ended(consumer, 3)
+    ended(consumer)
     assert consumer.unfinished == 0
     peer.rests_at(queue, 1, consumers=0)
 
@@ -255,10 +255,10 @@ def test_a_channel_that_the_broker_closes_during_the_stop_ends_it(consume: Consu
         channel = consumer.channel
         assert channel is not None
         channel.basic_publish("no such exchange", "", b"x")
-        consumer.stop(20)
+        consumer.stop(600)
 
     consumer.connection.call(both)
-    ended(consumer, 3)
+    ended(consumer)
 
 
 def test_a_stop_right_after_a_cancel_still_finishes_what_is_in_hand(
@@ -268,12 +268,12 @@ def test_a_stop_right_after_a_cancel_still_finishes_what_is_in_hand(
 
     def handle(channel: Channel, *rest: Any) -> None:
         begun.set()
-        release.wait(5)
+        release.wait(600)
         echo(channel, *rest)
 
     consumer = consume(handle)
     replies = peer.request(queue, text="in hand")
-    assert begun.wait(5)
+    assert begun.wait(60)
     consumption = consumer._supervision._consumption
     assert consumption is not None
     # With the first message it may be exchanging its consumer for one with another prefetch.
@@ -282,14 +282,14 @@ def test_a_stop_right_after_a_cancel_still_finishes_what_is_in_hand(
 
     def both() -> None:
         consumption._on_cancelled(cancel)
-        consumer.stop(5)
+        consumer.stop(600)
 
     consumer.connection.call(both)
     time.sleep(0.3)
     assert consumer.is_alive(), "the stop didn't wait for the handler"
     release.set()
     assert peer.reply(replies)["echo"] == {"text": "in hand"}
-    ended(consumer, 3)
+    ended(consumer)
     assert consumer.unfinished == 0
     peer.rests_at(queue, 0, consumers=0)
 
@@ -305,7 +305,7 @@ def test_more_workers_than_the_machine_can_start_end_the_start(
     changed: list[bool] = []
     consumer.on_change = lambda: changed.append(True)
     consumer.start()
-    ended(consumer, 3)
+    ended(consumer)
     assert "999 worker threads can't be started" in str(consumer.failure)
     assert "MQ_WORKERS" in str(consumer.failure)
     assert changed, "nobody is told, and the service idles"
@@ -317,5 +317,5 @@ def test_a_configuration_that_breaks_in_an_unforeseen_way_ends_the_start(queue: 
 
     consumer = ConsumerThread(Connection(Address(broken)), queue, echo)
     consumer.start()
-    ended(consumer, 3)
+    ended(consumer)
     assert "nobody has thought of this" in str(consumer.failure)

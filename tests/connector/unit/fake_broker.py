@@ -14,7 +14,7 @@ from pika import frame, spec
 from . import wire
 
 #: Longest wait for anything, in seconds.
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 class Gone(Exception):

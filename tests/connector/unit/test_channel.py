@@ -190,7 +190,7 @@ def waits(setup: Setup, function: Callable[[], object]) -> bool:
     for scratch in setup.link.amqp.channels:
         while scratch.waiting:
             scratch.answer()
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
     return waiting
 
@@ -218,7 +218,7 @@ def test_a_refusal_is_waited_for_as_well(setup: Setup) -> None:
     publish = threading.Thread(target=setup.channel.basic_publish, args=("e", "", b""), daemon=True)
     publish.start()
     scratch.refuse(403, "ACCESS_REFUSED")
-    publish.join(5)
+    publish.join(60)
     assert not publish.is_alive()
 
 
@@ -235,7 +235,7 @@ def test_what_is_done_on_one_channel_waits_for_what_is_done_on_another() -> None
     second = FakeAMQP()
     on_open(second)
     second.open().answer()
-    bind.join(5)
+    bind.join(60)
     assert not bind.is_alive()
     setup.link.run_calls()
     assert [name for name, _ in setup.link.amqp.open().calls] == ["queue_bind"]

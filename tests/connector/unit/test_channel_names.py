@@ -136,7 +136,7 @@ def test_a_callback_is_told_nothing_where_the_broker_refuses() -> None:
     eventually(lambda: setup.link.calls)
     setup.link.run_calls()
     setup.link.amqp.open().refuse(403, "ACCESS_REFUSED")
-    thread.join(5)
+    thread.join(60)
     assert [each.code for each in raised] == [403]
     assert not told
 

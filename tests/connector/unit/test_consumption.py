@@ -19,7 +19,7 @@ from waiting import eventually
 
 from .fakes import FakeChannel, FakeLink
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 TAG = "ctag"
 
 

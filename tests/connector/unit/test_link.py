@@ -96,7 +96,7 @@ def test_what_waits_on_the_second_connection_ends_with_the_first() -> None:
         on_loop(member.connection, member.connection.drop)
         member.wait(3)
         assert [type(each).__name__ for each in ends] == ["NotConnected"]
-        assert left.wait(5), "though the second one owes an answer, which pika would wait for"
+        assert left.wait(60), "though the second one owes an answer, which pika would wait for"
 
 
 def test_a_loop_that_fails_while_there_is_a_second_connection_is_started_again(

@@ -140,7 +140,7 @@ def test_a_connector_may_be_a_thread_or_a_process_as_well(base: type, kind: type
     both = once_called(base, kind)
     assert not both.check_health()
     both.start()
-    both.join(10)
+    both.join(60)
     assert not both.is_alive()
     assert getattr(both, "exitcode", 0) == 0
     assert both.settings().username == "me"

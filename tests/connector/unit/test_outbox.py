@@ -87,10 +87,10 @@ def test_many_that_wait_get_room_one_after_the_other() -> None:
     for thread in threads:
         thread.start()
     for _ in threads:
-        assert taken.acquire(timeout=10)
+        assert taken.acquire(timeout=60)
         room.give(1)
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
 
 
@@ -227,7 +227,7 @@ def test_who_publishes_too_much_waits_until_there_is_a_channel(world: World) -> 
     thread.join(0.05)
     assert thread.is_alive()
     world.connect()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
     world.link.run_calls()
     assert world.transport.bodies == [b"0", b"1"]
@@ -361,5 +361,5 @@ def test_threads_that_publish_to_an_exchange_at_once_share_one_publisher(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert len(made) == 1

@@ -22,7 +22,7 @@ from pika.exceptions import InvalidFrameError
 from waiting import eventually
 
 #: Longest wait for anything, in seconds; nothing here takes a tenth of it.
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 class Protocol(nbio_interface.AbstractStreamProtocol):

@@ -22,7 +22,7 @@ from mq_connector.testing import Outcome, _RecordingChannel, _RecordingOpened
 from pika.spec import Basic
 from waiting import eventually
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 Callback = Callable[..., None]
 
 
@@ -577,7 +577,7 @@ def test_a_thread_that_came_back_may_be_replaced_again(make: Make) -> None:
         opened: Any = late.opened
         one.workers.replace_late(opened)
         one.put(Delivered(100 + number))
-        assert begun.acquire(timeout=5), f"nobody takes over for the {number + 1}th time"
+        assert begun.acquire(timeout=60), f"nobody takes over for the {number + 1}th time"
         release.set()
         eventually(lambda: len(one.threads()) == 1, PATIENCE)
         release.clear()
