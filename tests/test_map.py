@@ -35,7 +35,7 @@ ORDER = (
     ("consumer.outbox",),
     ("consumer.channel",),
     ("consumer",),
-    ("client",),
+    ("client", "metrics"),
     ("connector",),
     ("testing",),
     ("commands.letters",),

@@ -20,7 +20,7 @@ from ..logs import text_of
 from ..payload import Bounds, bounds
 from ..payload.request import error_reply
 from .channel import Channel
-from .opened import Confirms, Delivery, OpenedChannel, Prefetch, Sizes, lines
+from .opened import Confirms, Delivery, Observer, OpenedChannel, Prefetch, Sizes, lines
 from .opened.messages import deliveries_before
 from .pace import Pace
 from .suspicion import Suspicion
@@ -104,6 +104,8 @@ class Workers:
         self.pace = Pace(limits, on_pace)
         #: Dead-letters a message that has failed.
         self.bury: Callable[[Delivery, Exception], object] = _reject
+        #: Who is told how long each callback took, if anybody.
+        self.observer: Observer | None = None
         self._started = 1
 
     # ---- from any thread
@@ -161,6 +163,11 @@ class Workers:
                 self._start_one()
 
     @property
+    def busy(self) -> int:
+        """How many are in a callback."""
+        return sum(each.delivery is not None for each in list(self._workers))
+
+    @property
     def why_unhealthy(self) -> str:
         """Why nothing will be handled, in words; empty if all is well."""
         workers = [each for each in self._workers if not each.is_replaced]
@@ -189,6 +196,7 @@ class Workers:
         self._workers.append(worker)
         get, handle, suspicion, now = self.inbox.get, self.handle, self._suspicion, time.monotonic
         pace, is_said, debug = self.pace, lines.is_said, logging.DEBUG
+        note = pace.note if self.observer is None else self.observer.note(pace.note)
         while not worker.is_replaced:
             delivery = get()
             if not isinstance(delivery, Delivery):
@@ -218,7 +226,7 @@ class Workers:
                 return  # a child that a callback has made, and let return: its parent goes on
             worker.delivery = None
             took = now() - began
-            pace.note(took)
+            note(took)
             if is_said(debug):
                 lines.handled(delivery, took, outcome)
         self._workers.remove(worker)
