@@ -38,7 +38,7 @@ ORDER = (
     ("client", "metrics"),
     ("connector",),
     ("testing",),
-    ("commands.letters",),
+    ("commands.letters", "commands.top"),
     ("commands",),
     ("compat",),
 )

@@ -97,16 +97,19 @@ def test_the_page_on_observability_is_true(
     project: BakedProject, containers: dict[str, str]
 ) -> None:
     """But for what needs images that no registry need have, and an environment: see the test below."""
-    metrics, _, _, broker = shell_blocks(project.read("docs/observability.md"))
+    metrics, _, _, top, broker = shell_blocks(project.read("docs/observability.md"))
     assert "consuming" in run(metrics, project.path, containers)
+    seen = run(top, project.path, containers)
+    assert "1 of 1 processes answer" in seen
+    assert "neon_echo_input" in seen
     run(broker, project.path, containers)
 
 
 def test_the_page_on_observability_is_true_of_an_environment(project: BakedProject) -> None:
-    _, _, install, _ = shell_blocks(project.read("docs/observability.md"))
+    _, _, install, _, _ = shell_blocks(project.read("docs/observability.md"))
     run("python3 -m venv .venv", project.path, {})
     path = {"PATH": f"{project / '.venv/bin'}{os.pathsep}{os.environ['PATH']}"}
-    run(f"{install}python -c 'import neon_echo, prometheus_client'", project.path, path)
+    run(f"{install}python -c 'import neon_echo, prometheus_client, rich'", project.path, path)
 
 
 @pytest.mark.containers
