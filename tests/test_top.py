@@ -50,15 +50,9 @@ class Terminal:
         self._tmux(*started, env=env, cwd=folder)
 
     def _tmux(self, *words: str, **options: Any) -> str:
-        done = subprocess.run(
-            ["tmux", "-L", self._name, *words],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-            **options,
-        )
-        return done.stdout
+        command = ["tmux", "-L", self._name, *words]
+        said: str = subprocess.check_output(command, text=True, timeout=60, **options)
+        return said
 
     def screen(self) -> str:
         """What stands there now."""
