@@ -24,14 +24,15 @@ _FILES = ("rabbitmq.conf", "enabled_plugins", "definitions.json")
 
 
 @contextmanager
-def installed_node(project: BakedProject, port: int = 0) -> Iterator[Any]:
+def installed_node(project: BakedProject, port: int = 0, **options: Any) -> Iterator[Any]:
     """The machine's own rabbitmq-server, through the repository's local.py; yields a LocalBroker.
 
     :param port: 0 takes a free one
+    :param options: of LocalBroker
     """
     local = load("local", project / "rabbitmq" / "local.py")
     try:
-        broker = local.LocalBroker(port)
+        broker = local.LocalBroker(port, **options)
     except local.NoServer as error:
         pytest.skip(str(error))
     with broker:

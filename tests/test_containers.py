@@ -155,6 +155,7 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
         amqp, management = free_port(), free_port()
         with (project / ".env").open("a", encoding="utf-8") as env:
             env.write(f"\nMQ_PORT={amqp}\nMQ_MANAGEMENT_PORT={management}\n")
+            env.write(f"MQ_BROKER_METRICS_PORT={free_port()}\n")
         running = Stack(project, f"neon-test-{uuid.uuid4().hex[:8]}", user)
         try:
             running.up()
@@ -206,7 +207,7 @@ def test_the_service_has_no_rights_that_it_does_not_need(stack: Stack) -> None:
 def test_the_broker_is_reachable_from_this_machine_only(stack: Stack) -> None:
     ports = stack.container("rabbitmq")["NetworkSettings"]["Ports"]
     published = {port: bindings for port, bindings in ports.items() if bindings}
-    assert set(published) == {"5672/tcp", "15672/tcp"}
+    assert set(published) == {"5672/tcp", "15672/tcp", "15692/tcp"}
     assert {each["HostIp"] for bindings in published.values() for each in bindings} == {"127.0.0.1"}
 
 

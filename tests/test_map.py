@@ -35,10 +35,10 @@ ORDER = (
     ("consumer.outbox",),
     ("consumer.channel",),
     ("consumer",),
-    ("client",),
+    ("client", "metrics"),
     ("connector",),
     ("testing",),
-    ("commands.letters",),
+    ("commands.letters", "commands.top"),
     ("commands",),
     ("compat",),
 )

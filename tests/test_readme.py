@@ -46,6 +46,7 @@ def containers() -> Iterator[dict[str, str]]:
         "COMPOSE_PROJECT_NAME": name,
         "MQ_PORT": str(free_port()),
         "MQ_MANAGEMENT_PORT": str(free_port()),
+        "MQ_BROKER_METRICS_PORT": str(free_port()),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
     down = ["docker", "compose", "--project-name", name, "down", "--volumes", "--rmi", "local"]
@@ -69,6 +70,26 @@ def test_the_generated_readme_is_true(
     assert "`dead --requeue`" in project.read("README.md")
     again = type_in(blocks[3].replace(" dead", " dead --requeue"), project.path, containers)
     assert "0 dead letters of" in again and "put back" in again
+
+
+@pytest.mark.containers
+def test_the_page_on_observability_is_true(
+    project: BakedProject, containers: dict[str, str]
+) -> None:
+    """But for what needs images that no registry need have, and an environment: see the test below."""
+    metrics, _, _, top, broker = shell_blocks(project.read("docs/observability.md"))
+    assert "consuming" in type_in(metrics, project.path, containers)
+    seen = type_in(top, project.path, containers)
+    assert "1 of 1 processes answer" in seen
+    assert "neon_echo_input" in seen
+    type_in(broker, project.path, containers)
+
+
+def test_the_page_on_observability_is_true_of_an_environment(project: BakedProject) -> None:
+    _, _, install, _, _ = shell_blocks(project.read("docs/observability.md"))
+    type_in("python3 -m venv .venv", project.path, {})
+    path = {"PATH": f"{project / '.venv/bin'}{os.pathsep}{os.environ['PATH']}"}
+    type_in(f"{install}python -c 'import neon_echo, prometheus_client, rich'", project.path, path)
 
 
 @pytest.mark.containers

@@ -47,10 +47,20 @@ RUN = {
         "cruft update --skip-apply-ask": "test_cruft",
     },
     f"{TREE.name}/CONTRIBUTING.md": {"make lint": "test_generated_repository"},
+    f"{TREE.name}/docs/observability.md": {
+        "echo MQ_METRICS_PORT=9464 >>.env": "test_readme",
+        "pip install '.[metrics,top]'": "test_readme",
+        "docker compose exec service python -m << cookiecutter.package_name >> top": "test_readme",
+        "curl --silent": "test_readme",
+    },
 }
 #: Blocks that no test runs, and why.
 NOT_RUN = {
     "README.md": {"make test": "it is what runs the tests"},
+    f"{TREE.name}/docs/observability.md": {
+        "docker compose --profile observability up": "Grafana's image can't be had without its registry; "
+        "test_observability asks Prometheus all that the two ask it",
+    },
     "docs/reliability.md": {
         "make test PYTEST_ARGS=tests/connector/functional": "18 minutes of what runs anyway, and "
         "it would write into this page",

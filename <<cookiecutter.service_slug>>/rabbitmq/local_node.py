@@ -23,7 +23,7 @@ HERE = Path(__file__).resolve().parent
 START_TIMEOUT = 90.0
 STOP_TIMEOUT = 30.0
 #: Settings of rabbitmq.conf that make no sense here: others are put in their place.
-REPLACED = ("listeners.", "management.tcp.", "definitions.local.path")
+REPLACED = ("listeners.", "management.tcp.", "prometheus.tcp.", "definitions.local.path")
 #: What must not reach the broker from our own environment: settings of another one.
 FOREIGN = re.compile("RABBITMQ_|ERL_|XDG_|NOTIFY_SOCKET$|HOME$|LC_ALL$")
 
@@ -50,6 +50,7 @@ class LocalBroker:
     :param conf: its rabbitmq.conf; ports and paths in it are replaced, and keys that the installed
         version doesn't know are left out
     :param management: whether to run the management plugin; a port number, or True for a free one
+    :param metrics: the same for the plugin that tells Prometheus of it
     :param data: folder to keep its data in; by default a temporary one
     :raises NoServer: RabbitMQ isn't installed
     """
@@ -60,6 +61,7 @@ class LocalBroker:
         definitions: Path = HERE / "definitions.json",
         conf: Path = HERE / "rabbitmq.conf",
         management: bool | int = False,
+        metrics: bool | int = False,
         data: Path | None = None,
     ) -> None:
         self.installation = Installation()
@@ -69,6 +71,10 @@ class LocalBroker:
         self.management_port: int | None = None
         if management:
             self.management_port = free_port() if management is True else management
+        #: Of the pages for Prometheus; None without them.
+        self.metrics_port: int | None = None
+        if metrics:
+            self.metrics_port = free_port() if metrics is True else metrics
         self._temporary = None
         if data is None:
             self._temporary = tempfile.TemporaryDirectory(
@@ -219,7 +225,8 @@ class LocalBroker:
             raise BrokerError(f"{self.definitions} is missing: run `python rabbitmq/provision.py`")
         self.data.mkdir(parents=True, exist_ok=True)
         (self.data / "conf.d").mkdir(exist_ok=True)
-        plugins = "" if self.management_port is None else "rabbitmq_management"
+        ports = {"management": self.management_port, "prometheus": self.metrics_port}
+        plugins = ",".join(f"rabbitmq_{name}" for name, port in ports.items() if port is not None)
         (self.data / "enabled_plugins").write_text(f"[{plugins}].\n", encoding="utf-8")
         # A copy beside its data, so that no path with odd characters goes into a configuration file.
         copy = self.data / "definitions.json"
@@ -265,9 +272,10 @@ class LocalBroker:
                 self.left_out.append(key)
         yield "definitions.local.path = definitions.json"
         yield f"listeners.tcp.1 = 127.0.0.1:{self.port}"
-        if self.management_port is not None:
-            yield "management.tcp.ip = 127.0.0.1"
-            yield f"management.tcp.port = {self.management_port}"
+        for name, port in (("management", self.management_port), ("prometheus", self.metrics_port)):
+            if port is not None:
+                yield f"{name}.tcp.ip = 127.0.0.1"
+                yield f"{name}.tcp.port = {port}"
 
     def _complaint(self) -> str:
         """Its first errors since it was started, or else the last that it has printed."""

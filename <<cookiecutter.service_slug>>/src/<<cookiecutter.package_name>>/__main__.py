@@ -1,4 +1,4 @@
-"""``python -m << cookiecutter.package_name >> [run | request | doctor | dead | health]``."""
+"""``python -m << cookiecutter.package_name >> [run | request | doctor | dead | top | health]``."""
 
 import sys
 

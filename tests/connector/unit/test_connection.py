@@ -194,9 +194,9 @@ def test_the_same_trouble_is_logged_a_few_times_and_then_now_and_then(
 ) -> None:
     connection = Connection([])
     for _ in range(200):
-        connection._attempts.complain("no connection", "trying again")
+        connection.attempts.complain("no connection", "trying again")
     assert len([each for each in caplog.records if each.levelname == "WARNING"]) == 6 + 3
-    connection._attempts.complain("another reason", "trying again")
+    connection.attempts.complain("another reason", "trying again")
     assert caplog.records[-1].levelname == "WARNING"
 
 
@@ -204,26 +204,26 @@ def test_pauses_grow_up_to_a_bound_until_the_connection_has_been_of_use() -> Non
     connection = Connection([])
     pauses = []
     for failures in range(12):
-        connection._attempts.failed = failures
-        pauses.append([connection._attempts.pause_with(1) for _ in range(50)])
+        connection.attempts.failed = failures
+        pauses.append([connection.attempts.pause_with(1) for _ in range(50)])
     assert max(pauses[0]) <= 0.05
     assert max(max(each) for each in pauses) <= 0.8
     assert min(pauses[-1]) >= 0.4
     assert len(set(pauses[-1])) > 1, "services must not come back in step"
     connection.last_error = "down"
     connection.used()
-    assert max(connection._attempts.pause_with(1) for _ in range(50)) <= 0.05
+    assert max(connection.attempts.pause_with(1) for _ in range(50)) <= 0.05
     assert connection.last_error == ""
 
 
 def test_links_that_open_and_are_of_no_use_get_longer_pauses_than_a_broker_that_is_down() -> None:
     connection = Connection([])
     for useless in range(12):
-        connection._attempts.useless = useless
-        assert connection._attempts.pause_with(1) <= 2.5
-    assert min(connection._attempts.pause_with(1) for _ in range(50)) >= 1.25
+        connection.attempts.useless = useless
+        assert connection.attempts.pause_with(1) <= 2.5
+    assert min(connection.attempts.pause_with(1) for _ in range(50)) >= 1.25
     connection.accepted()
-    assert min(connection._attempts.pause_with(1) for _ in range(50)) >= 1.25, (
+    assert min(connection.attempts.pause_with(1) for _ in range(50)) >= 1.25, (
         "to consume is no proof yet"
     )
 

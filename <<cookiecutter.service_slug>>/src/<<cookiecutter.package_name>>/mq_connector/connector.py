@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import config as configuration
 from .connection import Connection
@@ -17,6 +17,9 @@ from .consumer import ConsumerThread
 from .ending import Signals, end_after_main, end_within
 from .health import HealthServer
 from .logs import Logger
+
+if TYPE_CHECKING:
+    from .metrics import Metrics
 
 _log = Logger(__name__)
 
@@ -119,6 +122,7 @@ class MQConnector:
         :returns: exit code: 0 after a clean stop, 1 if a consumer could not start or work was cut short
         """
         Signals(self._on_signal).install()
+        metrics = self._serve_metrics()
         health = HealthServer(self.service_name, self.look)
         try:
             self.run()
@@ -126,6 +130,8 @@ class MQConnector:
             self.stop()
         finally:
             health.close()
+            if metrics is not None:
+                metrics.close()
             for timer in self._ends:
                 timer.cancel()
             since = time.monotonic() - self._first_signal if self._first_signal else 0.0
@@ -135,6 +141,14 @@ class MQConnector:
             _log.critical("can't start: %s", failure)
         cut_short = any(consumer.failure or consumer.unfinished for consumer in consumers)
         return int(self._failed or cut_short)
+
+    def _serve_metrics(self) -> Metrics | None:
+        port = configuration.metrics_port()
+        if port is None:
+            return None
+        from .metrics import Metrics  # nothing of it is loaded where nobody wants it
+
+        return Metrics(self.consumers, self.look, port)
 
     def look(self, done: Callable[[str], None]) -> None:
         """Find out whether the broker has a consumer of ours on every queue.

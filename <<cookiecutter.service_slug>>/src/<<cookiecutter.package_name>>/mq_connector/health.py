@@ -20,7 +20,8 @@ from .errors import ConfigurationError
 
 #: Seconds within which the broker must have answered.
 ANSWER_WITHIN = 1.5
-_CONSUMING = b"consuming"
+#: What is answered where all is well.
+CONSUMING = "consuming"
 #: Of Python on Windows, which has no such sockets.
 _NO_SOCKETS = (
     "the service and its health check need Unix's local sockets: run them in the container "
@@ -103,25 +104,31 @@ class HealthServer:
             with connection:
                 connection.settimeout(ANSWER_WITHIN)
                 try:
-                    connection.sendall(self._answer().encode())
+                    connection.sendall(answer(self._look).encode())
                 except OSError:
                     continue  # whoever asked has gone
 
-    def _answer(self) -> str:
-        answered = threading.Event()
-        answers: list[str] = []
 
-        def done(reason: str) -> None:
-            answers.append(reason)
-            answered.set()
+def answer(look: Callable[[Callable[[str], None]], None]) -> str:
+    """Find out, and wait for it.
 
-        try:
-            self._look(done)
-        except Exception as error:  # this thread must be there for the next question
-            return f"the service can't tell: {type(error).__name__}: {error}"
-        if not answered.wait(ANSWER_WITHIN):
-            return f"the broker hasn't answered within {ANSWER_WITHIN} s"
-        return answers[0] or _CONSUMING.decode()
+    :param look: starts to, and calls its argument with a reason, empty if all is well
+    :returns: `CONSUMING`, or why not
+    """
+    answered = threading.Event()
+    answers: list[str] = []
+
+    def done(reason: str) -> None:
+        answers.append(reason)
+        answered.set()
+
+    try:
+        look(done)
+    except Exception as error:  # this thread must be there for the next question
+        return f"the service can't tell: {type(error).__name__}: {error}"
+    if not answered.wait(ANSWER_WITHIN):
+        return f"the broker hasn't answered within {ANSWER_WITHIN} s"
+    return answers[0] or CONSUMING
 
 
 def check(service_name: str) -> tuple[bool, str]:
@@ -141,15 +148,15 @@ def check(service_name: str) -> tuple[bool, str]:
             connection.settimeout(ANSWER_WITHIN + 0.5)
             try:
                 connection.connect(str(path))
-                answer = connection.recv(1024)
+                said = connection.recv(1024)
             except (ConnectionRefusedError, FileNotFoundError):
                 path.unlink(missing_ok=True)  # left by a process that was killed
                 continue
             except OSError as error:
-                answer = f"no answer ({error})".encode()
+                said = f"no answer ({error})".encode()
         running += 1
-        if answer != _CONSUMING:
-            reasons.append(f"process {path.stem}: {answer.decode(errors='replace') or 'no answer'}")
+        if said != CONSUMING.encode():
+            reasons.append(f"process {path.stem}: {said.decode(errors='replace') or 'no answer'}")
     if not running:
         return False, f"no {service_name} is running here"
-    return not reasons, "; ".join(reasons) or _CONSUMING.decode()
+    return not reasons, "; ".join(reasons) or CONSUMING

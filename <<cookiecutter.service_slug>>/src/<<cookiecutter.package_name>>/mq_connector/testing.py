@@ -123,6 +123,8 @@ class Harness:
 class _RecordingOpened:
     """Has those methods of `mq_connector.consumer.opened.OpenedChannel` that settle what comes back."""
 
+    observer = None
+
     def __init__(self, outcome: Outcome) -> None:
         self._outcome = outcome
 

@@ -1,4 +1,4 @@
-"""The command line of a service: ``run``, ``request``, ``doctor``, ``connector``, ``dead``, ``health``."""
+"""The command line of a service: ``run``, ``request``, ``doctor``, ``connector``, ``dead``, ``top``, ``health``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ..connector import MQConnector
+
+
+#: Seconds that a broker gets to answer who watches.
+_BROKER_WITHIN = 3.0
 
 
 def main(
@@ -65,6 +69,7 @@ def _run(name: str, make_service: Callable[[], MQConnector], words: list[str]) -
         "connector", help="say which version of the connector this is, and what was changed in it"
     )
     _add_dead(commands.add_parser("dead", help="list the requests whose handling failed"))
+    _add_top(commands.add_parser("top", help="show live how the running service does"))
     commands.add_parser("health", help="exit 0 only while the running service is consuming")
     options = parser.parse_args(words)
 
@@ -98,6 +103,13 @@ def _run(name: str, make_service: Callable[[], MQConnector], words: list[str]) -
                 selection, options.json, options.export, options.rate, options.purge, options.yes
             )
             return show(make_service(), options.requeue, task)
+        if options.command == "top":
+            from .session import Session
+            from .top import Options, watch
+
+            service = make_service()
+            shown = Options(options.at, options.every, options.once)
+            return watch(service, shown, lambda: Session(service.address(), _BROKER_WITHIN))
         return make_service().serve()
     except OutputError:
         raise
@@ -130,6 +142,34 @@ def _add_dead(parser: argparse.ArgumentParser) -> None:
         help="put back so many a second, and stop when dead letters come meanwhile",
     )
     parser.add_argument("--yes", action="store_true", help="let --purge not ask")
+
+
+def _add_top(parser: argparse.ArgumentParser) -> None:
+    """The options of ``top``."""
+    parser.add_argument(
+        "--at",
+        action="append",
+        default=[],
+        type=_place,
+        metavar="HOST[:PORT]",
+        help="where the service tells what it counts (localhost, MQ_METRICS_PORT); a name may stand for "
+        "several processes, and the option be given several times",
+    )
+    parser.add_argument("--every", type=_seconds, default=2.0, help="seconds between two looks (2)")
+    parser.add_argument("--once", action="store_true", help="print one view, and end")
+
+
+def _place(text: str) -> tuple[str, int]:
+    import argparse
+
+    host, colon, port = text.rpartition(":")
+    if not colon or (":" in host and not host.endswith("]")):
+        host, port = text, "0"
+    if not host or not port.isdecimal() or len(port) > 5 or int(port) > 65535:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} isn't a host, or a host and a port after a colon"
+        )
+    return host.strip("[]"), int(port)
 
 
 def _moment(text: str) -> datetime:

@@ -2,7 +2,7 @@
 
 from .environment import environment
 from .files import FILE_NAME, look_up, places, read, unwrap
-from .limits import KINDS, Limits
+from .limits import KINDS, Limits, metrics_port
 from .settings import Settings, load
 from .tls import TLS
 
@@ -15,6 +15,7 @@ __all__ = [
     "environment",
     "load",
     "look_up",
+    "metrics_port",
     "places",
     "read",
     "unwrap",

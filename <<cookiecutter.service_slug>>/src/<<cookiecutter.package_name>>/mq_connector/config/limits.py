@@ -53,6 +53,15 @@ class Limits:
         return cls(workers, prefetch, stuck, queue_type, max_body, max_depth)
 
 
+def metrics_port() -> int | None:
+    """Where metrics are to be served (``MQ_METRICS_PORT``); None for nowhere.
+
+    :raises ConfigurationError: it isn't a port
+    """
+    env = environment()
+    return _whole(env, "MQ_METRICS_PORT", 1, 1, 65535) if env.get("MQ_METRICS_PORT") else None
+
+
 def _whole(env: Mapping[str, str], variable: str, default: int, least: int, most: int) -> int:
     text = env.get(variable)
     number = whole(text or default, least, most)

@@ -53,11 +53,14 @@ class LinkAttempts(Attempts):
         super().__init__()
         #: Links in a row that were lost before they were of use.
         self.useless = 0
+        #: Links that have opened so far.
+        self.links = 0
         self._opened_at = 0.0
         self._complaints = Complaints()
 
     def opened(self) -> None:
         """A link has opened, which proves nothing yet."""
+        self.links += 1
         self._opened_at = time.monotonic()
 
     def succeeded(self) -> None:

@@ -47,7 +47,8 @@ class Connection:
         self._members = Members()
         #: From the first member's coming to the last one's leaving.
         self._loop: Loop | None = None
-        self._attempts = LinkAttempts()
+        #: What has come of trying to connect.
+        self.attempts = LinkAttempts()
         self._process = Process()
 
     # ---- from any thread
@@ -154,12 +155,12 @@ class Connection:
 
         Merely opening is no proof, or a broker that closes it at once would be asked without a pause.
         """
-        self._attempts.succeeded()
+        self.attempts.succeeded()
         self._last_error = ""
 
     def accepted(self) -> None:
         """The broker has let a member do what it came for: a later refusal is taken for an accident."""
-        self._attempts.ever_succeeded = True
+        self.attempts.ever_succeeded = True
         self._last_error = ""
 
     def suspect(self, member: Member) -> None:
@@ -184,11 +185,11 @@ class Connection:
         self.link = Link(
             self._loop.io,
             self.call,
-            hosts[self._attempts.failed % len(hosts)],
+            hosts[self.attempts.failed % len(hosts)],
             self._on_open,
             self._on_failed,
             self._on_lost,
-            self._attempts.complain,
+            self.attempts.complain,
         )
 
     def _shut(self) -> None:
@@ -206,14 +207,14 @@ class Connection:
     # ---- the course of a link
 
     def _on_open(self, link: Link) -> None:
-        self._attempts.opened()
+        self.attempts.opened()
         self._members.greet_all(link)
         if not self._members:
             self._close()
 
     def _on_failed(self, link: Link, error: BaseException) -> None:
         self.link = None
-        attempts, hosts = self._attempts, self.address.parameters
+        attempts, hosts = self.attempts, self.address.parameters
         host = hosts[attempts.failed % len(hosts)]
         attempts.failed += 1
         reason = permanent_reason(
@@ -243,14 +244,14 @@ class Connection:
 
     def _on_lost(self, link: Link, error: BaseException) -> None:
         ours = isinstance(error, ConnectionClosedByClient)
-        self._attempts.lost(by_accident=not ours)
+        self.attempts.lost(by_accident=not ours)
         self._tell_lost(error)
         if not self._members:
             self._close()
             return
         if not ours:  # otherwise somebody has joined while we were closing
-            self._attempts.complain(f"connection lost: {describe(error)}", "connecting again")
-        self.later(self._attempts.pause_with(1), self._connect)
+            self.attempts.complain(f"connection lost: {describe(error)}", "connecting again")
+        self.later(self.attempts.pause_with(1), self._connect)
 
     def _tell_lost(self, error: BaseException) -> None:
         link, self.link = self.link, None
@@ -269,6 +270,15 @@ class Connection:
             link.end()
             link.amqp.close()
             self.later(_CLOSE_PATIENCE, link.drop)
+
+
+def is_responsive(connection: Connection, timeout: float) -> bool:
+    """Whether the loop, if there is one, gets round to what it is asked, within so many seconds."""
+    loop, turn = connection._loop, threading.Event()
+    if loop is None:
+        return True
+    connection.call(turn.set)
+    return turn.wait(timeout) or connection._loop is not loop
 
 
 def connection_to(

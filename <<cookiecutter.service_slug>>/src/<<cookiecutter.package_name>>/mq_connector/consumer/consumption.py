@@ -41,6 +41,8 @@ class Consumption:
     ) -> None:
         self.opened = OpenedChannel(link, amqp, handling.workers.inbox, handling.workers.sizes)
         self.opened.bulk.on_too_much = self._on_too_much
+        if handling.observer is not None:
+            handling.observer.on_opened(self.opened)
         #: Messages that were in hand when a drain ran out of time; they are delivered again.
         self.unfinished = 0
         self._owner = owner

@@ -10,7 +10,7 @@ from ..connection.link import Link
 from ..errors import StartError
 from ..fork import Process
 from .channel import Channel
-from .opened import Delivery, OpenedChannel
+from .opened import Delivery, Observer, OpenedChannel
 from .outbox import Outbox
 from .outbox.dead_letters import DeadLetters
 from .suspicion import Suspicion
@@ -29,6 +29,7 @@ class Handling:
     :param on_pace: told when another number of messages in hand may be better
     :param ack_on_return: acknowledge when the callback returns
     :param queue: whose dead letters have a queue of their own; empty where they haven't
+    :param observer: who counts what becomes of messages, if anybody
     """
 
     def __init__(
@@ -41,8 +42,10 @@ class Handling:
         on_pace: Callable[[], None],
         ack_on_return: bool,
         queue: str = "",
+        observer: Observer | None = None,
     ) -> None:
-        self.outbox = Outbox(connection)
+        self.observer = observer
+        self.outbox = Outbox(connection) if observer is None else observer.outbox(connection)
         self.suspicion = Suspicion()
         self.workers = Workers(
             limits,
@@ -55,6 +58,9 @@ class Handling:
             ack_on_return,
         )
         self.workers.bury = DeadLetters(queue, self.outbox.confirmed).bury
+        if observer is not None:
+            self.workers.observer = observer
+            observer.begin(self.workers)
         self.limits = limits
         self._process = Process()
 

@@ -17,7 +17,7 @@ from ..errors import ConfigurationError, MQError
 from ..logs import Logger, text_of
 from .channel import Channel
 from .handling import Handling
-from .opened import OpenedChannel
+from .opened import Observer, OpenedChannel
 from .supervision import Supervision
 from .workers import Callback
 
@@ -63,6 +63,8 @@ class ConsumerThread(threading.Thread):
         self.ack_on_return = ack_on_return
         #: Called when it begins and when it stops to consume, or has failed; not on one thread only.
         self.on_change: Callable[[], None] = lambda: None
+        #: Who counts what becomes of its messages, from the start on.
+        self.observer: Observer | None = None
         self._limits = limits
         self._supervision = Supervision(self)
 
@@ -163,6 +165,7 @@ class ConsumerThread(threading.Thread):
             self._supervision.on_pace,
             self.ack_on_return,
             "" if self.is_private else self.queue,
+            self.observer,
         )
         handling.start()
         try:

@@ -20,7 +20,7 @@ from ..logs import text_of
 from ..payload import Bounds, bounds
 from ..payload.request import error_reply
 from .channel import Channel
-from .opened import Confirms, Delivery, OpenedChannel, Prefetch, Sizes, lines
+from .opened import Confirms, Delivery, Observer, OpenedChannel, Prefetch, Sizes, lines
 from .opened.messages import deliveries_before
 from .pace import SOON, TOGETHER, Pace
 from .suspicion import Suspicion
@@ -104,6 +104,8 @@ class Workers:
         self.pace = Pace(limits, on_pace)
         #: Dead-letters a message that has failed.
         self.bury: Callable[[Delivery, Exception], object] = _reject
+        #: Who is told how long each callback took, if anybody.
+        self.observer: Observer | None = None
         self._started = 1
 
     # ---- from any thread
@@ -161,6 +163,11 @@ class Workers:
                 self._start_one()
 
     @property
+    def busy(self) -> int:
+        """How many are in a callback."""
+        return sum(each.delivery is not None for each in list(self._workers))
+
+    @property
     def why_unhealthy(self) -> str:
         """Why nothing will be handled, in words; empty if all is well."""
         workers = [each for each in self._workers if not each.is_replaced]
@@ -191,9 +198,10 @@ class Workers:
         pace, is_said, debug = self.pace, lines.is_said, logging.DEBUG
         process = self._process
         spent, longest, messages = 0.0, 0.0, 0  # since the pace was told
+        observe = None if self.observer is None else self.observer.observe()
         while not worker.is_replaced:
             delivery = get()
-            if type(delivery) is not Delivery:
+            if type(delivery) is not Delivery and not isinstance(delivery, Delivery):
                 if delivery is None:
                     return
                 if isinstance(delivery, Prefetch):
@@ -229,6 +237,8 @@ class Workers:
                 spent, longest, messages = 0.0, 0.0, 0
             else:
                 messages += 1
+            if observe is not None:
+                observe(took)
             if is_said(debug):
                 lines.handled(delivery, took, outcome)
         self._workers.remove(worker)

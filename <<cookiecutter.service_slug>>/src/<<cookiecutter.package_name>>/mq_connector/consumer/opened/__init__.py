@@ -3,5 +3,6 @@
 from .bulk import Sizes
 from .channel import OpenedChannel
 from .messages import Confirms, Delivery, Message, Prefetch
+from .observer import Observer
 
-__all__ = ["Confirms", "Delivery", "Message", "OpenedChannel", "Prefetch", "Sizes"]
+__all__ = ["Confirms", "Delivery", "Message", "Observer", "OpenedChannel", "Prefetch", "Sizes"]

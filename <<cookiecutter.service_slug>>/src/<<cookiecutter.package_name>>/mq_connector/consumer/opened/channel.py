@@ -18,6 +18,7 @@ from .acks import Acks
 from .bulk import Bulk, Sizes
 from .collected import Collected
 from .messages import Delivery, Message
+from .observer import Observer
 from .retries import Retries
 
 
@@ -47,6 +48,10 @@ class OpenedChannel:
         self.inbox = inbox
         #: What has come last.
         self.latest: Delivery | None = None
+        #: What stands for a message that has come.
+        self.delivery_type: type[Delivery] = Delivery
+        #: Who is told what becomes of it, if anybody.
+        self.observer: Observer | None = None
         self._encode = link.encoder
         self._process = Process()
         # Guards which deliveries are settled and what is collected, and that what is sent keeps its order.
@@ -153,7 +158,7 @@ class OpenedChannel:
 
     def deliver(self, method: Basic.Deliver, properties: pika.BasicProperties, body: bytes) -> None:
         """A message has arrived."""
-        delivery = Delivery(self, method, properties, body)
+        delivery = self.delivery_type(self, method, properties, body)
         self._acks.highest = delivery.tag
         self.latest = delivery
         size = len(body)

@@ -1,4 +1,4 @@
-"""The lines of the log about one message, which they call by its id."""
+"""What is told of one message: lines of the log, which call it by its id, and to who counts."""
 
 from __future__ import annotations
 
@@ -66,6 +66,8 @@ def retried(delivery: Delivery, pause: float, before: int | None) -> None:
     :param pause: seconds until then
     :param before: how often it was delivered before, as far as that is known
     """
+    if delivery.opened.observer is not None:
+        delivery.opened.observer.retried()
     if is_said(logging.INFO):
         message = Named(delivery)
         about = message.fields(outcome="retried", pause=pause, deliveries_before=before)
@@ -78,7 +80,11 @@ def rejected(delivery: Delivery | None, tag: int, requeue: bool) -> None:
     :param delivery: the callback's own
     :param tag: of the message that is rejected
     """
-    if delivery is None or not is_said(logging.INFO):
+    if delivery is None:
+        return
+    if delivery.opened.observer is not None:
+        delivery.opened.observer.rejected(requeue)
+    if not is_said(logging.INFO):
         return
     outcome = "requeued" if requeue else "rejected"
     where = "goes back to the queue" if requeue else "is dead-lettered"
@@ -107,6 +113,8 @@ def late(delivery: Delivery, took: float) -> None:
 
 def failed(delivery: Delivery, error: Exception) -> None:
     """It is dead-lettered; with a traceback, unless the error is one of ours."""
+    if delivery.opened.observer is not None:
+        delivery.opened.observer.failed(delivery, error)
     # What couldn't be decoded may take long to be refused once more.
     message = Named(delivery, SHORT if isinstance(error, PayloadError) else None)
     _log.error(

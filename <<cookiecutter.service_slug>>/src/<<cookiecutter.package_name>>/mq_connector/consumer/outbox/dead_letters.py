@@ -122,13 +122,13 @@ def _with_reason(delivery: Delivery, error: Exception) -> pika.BasicProperties:
         EXCHANGE: delivery.method.exchange or "",
         ROUTING_KEY: delivery.method.routing_key or "",
     }
-    version = _version()
+    version = service_version()
     if version:
         properties.headers[VERSION] = printable(version, _NAME)
     return properties
 
 
-def _version() -> str:
+def service_version() -> str:
     """The service's, as the package that this connector is vendored into has it; empty where it hasn't."""
     package = sys.modules.get(__name__.rpartition(".mq_connector.")[0])
     version = getattr(package, "__version__", "")

@@ -1,0 +1,74 @@
+"""The view as a terminal shows it; the only place that needs rich.
+
+What comes from outside goes in as text, which rich takes no orders from.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Console, Group, JustifyMethod, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from .view import QUEUE_COLUMNS, REPLICA_COLUMNS, Row, View
+
+__all__ = ["Live", "console", "drawn"]
+
+
+#: Characters of a line from which on there is room for all columns, and what is left out before.
+_WIDE = 120
+_SPARED = {
+    "consumers",
+    "answered/s",
+    "retried/s",
+    "p50",
+    "reply p95",
+    "memory",
+    "CPU",
+    "reconnects",
+}
+
+
+def console() -> Console:
+    """Where it is shown; what nobody looks at has lines as long as need be."""
+    found = Console()
+    return found if found.is_terminal or "COLUMNS" in os.environ else Console(width=200)
+
+
+def drawn(view: View, width: int) -> RenderableType:
+    """A view, to be printed.
+
+    :param width: characters of a line
+    """
+    bad = "bold red"
+    parts: list[RenderableType] = [
+        Text(view.title, style="bold"),
+        Text(view.broker, style=bad if view.is_broker_bad else ""),
+        Text(),
+        _table(QUEUE_COLUMNS, view.queues, width),
+        Text(),
+        _table(REPLICA_COLUMNS, view.replicas, width),
+        Text(),
+        Text("last errors, of processes on this machine" if view.failures else "no errors"),
+    ]
+    for each in view.failures:
+        name = f"message {each.message_id!r}" if each.message_id else "a message without id"
+        line = f"{each.time}  {each.queue}  {each.what}  ({name})"
+        parts.append(Text(line, overflow="ellipsis", no_wrap=True, style="red"))
+    return Group(*parts)
+
+
+def _table(columns: Sequence[str], rows: Iterable[Row], width: int) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    shown = [number for number, name in enumerate(columns) if width >= _WIDE or name not in _SPARED]
+    for number in shown:
+        justify: JustifyMethod = "right" if number else "left"
+        table.add_column(columns[number], justify=justify, overflow="fold")
+    for row in rows:
+        style = "red" if row.is_bad else ""
+        table.add_row(*(Text(row.cells[number], style=style) for number in shown))
+    return table
