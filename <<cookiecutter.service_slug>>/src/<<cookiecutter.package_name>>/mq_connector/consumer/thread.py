@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pika
@@ -13,7 +14,7 @@ from ..config import Limits
 from ..connection import Connection, input_queue
 from ..connection.scratch import Done
 from ..connection.supervised import connection_to
-from ..errors import ConfigurationError, MQError
+from ..errors import ConfigurationError, MQError, StartError
 from ..logs import Logger, text_of
 from .channel import Channel
 from .handling import Handling
@@ -63,6 +64,8 @@ class ConsumerThread(threading.Thread):
         self.ack_on_return = ack_on_return
         #: Called when it begins and when it stops to consume, or has failed; not on one thread only.
         self.on_change: Callable[[], None] = lambda: None
+        #: What each worker is within while it works, if anything.
+        self.around: Callable[[], AbstractContextManager[object]] | None = None
         self._limits = limits
         self._supervision = Supervision(self)
 
@@ -164,6 +167,8 @@ class ConsumerThread(threading.Thread):
             self.ack_on_return,
             "" if self.is_private else self.queue,
         )
+        handling.workers.around = self.around
+        handling.workers.on_no_start = self._on_no_start
         handling.start()
         try:
             self._supervision.start(handling)
@@ -171,6 +176,9 @@ class ConsumerThread(threading.Thread):
             handling.workers.stop()
             raise
         return handling
+
+    def _on_no_start(self, error: Exception) -> None:
+        self._supervision.fail(StartError(f"worker_context() has failed: {text_of(error)}"))
 
     def tell(self, error: Exception) -> None:
         """Tell `error_func` of an error."""

@@ -1,0 +1,277 @@
+"""The threads on which callbacks run, so that a slow one never delays a heartbeat."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, suppress
+from queue import Empty, SimpleQueue
+
+import pika
+from pika.spec import Basic
+
+from ...config import Limits
+from ...errors import Culprit
+from ...fork import Process
+from ...handlers.shapes import is_async
+from ...logs import text_of
+from ...payload import Bounds, bounds
+from ..channel import Channel
+from ..opened import Delivery, OpenedChannel, Prefetch, Sizes, lines
+from .busy import Busy, latest, why_unhealthy
+from .pace import Pace
+from .settling import Settling
+from .suspicion import Suspicion
+from .tasks import Tasks
+
+#: Threads for each worker that may be replaced because they hang, itself included.
+_MOST_REPLACED = 4
+#: What has become of a message whose callback goes on as a task.
+_AWAITED = "awaited"
+
+#: pika's documented signature of a consumer's callback; what it returns is awaited, if that can be, and
+#: of no importance otherwise.
+Callback = Callable[[Channel, Basic.Deliver, pika.BasicProperties, bytes], object]
+
+
+class Workers:
+    """Threads that hand deliveries to the callback, in the order of arrival.
+
+    The first of them is the thread that calls `work`. They measure how long the callback takes, for the
+    number of messages that is worth having in hand.
+
+    :param limits: how many they are (1 keeps the order of the messages), and what they decode
+    :param channel_of: makes the channel that the callback gets with a delivery
+    :param on_error: told of what a callback raised, after the message was dead-lettered; may not raise
+    :param suspicion: which messages aren't to be tried again
+    :param on_pace: called now and then, when another number of messages in hand may be better
+    :param ack_on_return: acknowledge what a callback has left unsettled when it returns
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        name: str,
+        callback: Callback,
+        channel_of: Callable[[Delivery], Channel],
+        on_error: Callable[[Exception], None],
+        suspicion: Suspicion,
+        on_pace: Callable[[], None] = lambda: None,
+        ack_on_return: bool = True,
+    ) -> None:
+        #: What is to be done: deliveries, and what else a worker is to call; None ends one.
+        self.inbox: SimpleQueue[Delivery | Prefetch | Callable[[], object] | None] = SimpleQueue()
+        #: Messages that the broker sends ahead; set by whoever asks it to.
+        self.prefetch = 1
+        #: How large they are, for who decides how many to have in hand.
+        self.sizes = Sizes(limits.workers)
+        self._limits = limits
+        self._name = name
+        self._callback = callback
+        self._channel_of = channel_of
+        self._suspicion = suspicion
+        self._on_pace = on_pace
+        self._ack_on_return = ack_on_return
+        self._bounds = Bounds(limits.max_body, limits.max_depth)
+        self._process = Process()
+        self._workers: list[Busy] = []
+        self.pace = Pace(limits, on_pace)
+        #: What runs of callbacks that are async.
+        self.tasks = Tasks(limits.workers, name, self)
+        #: What becomes of a message that isn't simply acknowledged.
+        self.settling = Settling(
+            limits, channel_of, on_error, on_pace, ack_on_return, self._call_later
+        )
+        #: What each thread is within while it works, if anything.
+        self.around: Callable[[], AbstractContextManager[object]] | None = None
+        #: Called with what entering that has raised.
+        self.on_no_start: Callable[[Exception], object] = on_error
+        self._started = 1
+
+    # ---- from any thread
+
+    def start(self) -> None:
+        """Start the threads but for the first, which is enough where all it does is to begin tasks."""
+        if not is_async(self._callback):
+            for _ in range(1, self._limits.workers):
+                self._start_one()
+
+    def stop(self) -> None:
+        """Let each thread end when it has nothing in hand; one that hangs is left behind, tasks are cancelled."""
+        for _ in range(self._started):
+            self.inbox.put(None)
+        self.tasks.stop()
+
+    def hand_back(self) -> int:
+        """Return what no thread has begun to its queue.
+
+        :returns: the number of messages
+        """
+        waiting = []
+        with suppress(Empty):
+            while True:
+                waiting.append(self.inbox.get_nowait())
+        for each in waiting:
+            if isinstance(each, Delivery):
+                each.opened.nack(each.tag, requeue=True)
+            else:
+                self.inbox.put(each)
+        return sum(isinstance(each, Delivery) for each in waiting)
+
+    def replace_late(self, opened: OpenedChannel) -> None:
+        """The broker has waited too long for some of a channel's messages: others take over from who has
+        them in hand."""
+        for busy, delivery, took in latest([*self._workers, *self.tasks.places], opened):
+            busy.late = delivery
+            self._suspicion.hangs(delivery)
+            lines.late(delivery, took)
+            kind = self._workers if busy.thread is not None else self.tasks.places
+            hanging = sum(each.is_replaced and each.is_alive for each in list(kind))
+            if hanging < self._limits.workers * (_MOST_REPLACED - 1):
+                busy.is_replaced = True
+                if busy.thread is not None:
+                    self._start_one()
+                else:
+                    self.tasks.add()
+
+    @property
+    def why_unhealthy(self) -> str:
+        """Why nothing will be handled, in words; empty if all is well."""
+        stuck = self._limits.stuck
+        return why_unhealthy(list(self._workers), stuck) or why_unhealthy(
+            list(self.tasks.places), stuck
+        )
+
+    def _call_later(self, function: Callable[[], object]) -> None:
+        """By a worker, as who is told of it may take his time; or aside, where these may wait for tasks."""
+        if self.tasks.places:
+            self.tasks.aside.call(function)
+        else:
+            self.inbox.put(function)
+
+    def _start_one(self) -> None:
+        self._started += 1
+        name = f"{self._name}-worker-{self._started}"
+        threading.Thread(target=self.work, name=name, daemon=True).start()
+
+    # ---- the threads
+
+    def work(self) -> None:
+        """Be one of the threads, until `stop`."""
+        bounds.set(self._bounds)
+        worker = Busy(threading.current_thread())
+        self._workers.append(worker)
+        if self.around is None:
+            self._work(worker)
+            return
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self.around())
+            except Exception as error:
+                self.on_no_start(error)
+                return
+            self._work(worker)
+
+    def _work(self, worker: Busy) -> None:
+        get, handle, suspicion, now = self.inbox.get, self.handle, self._suspicion, time.monotonic
+        pace, is_said, debug = self.pace, lines.is_said, logging.DEBUG
+        while not worker.is_replaced:
+            delivery = get()
+            if not isinstance(delivery, Delivery):
+                if delivery is None:
+                    return
+                if isinstance(delivery, Prefetch):
+                    self.pace.say(delivery.messages)
+                else:
+                    delivery()
+                continue
+            if not delivery.opened.is_open:
+                continue  # the broker delivers it again on the next channel
+            worker.began = began = now()
+            worker.delivery = delivery
+            if self.prefetch < pace.least and not suspicion.is_careful:
+                self._on_pace()  # there was nothing to take when it was tried before
+            try:
+                if suspicion.is_alert:
+                    outcome = self._handle_carefully(worker, delivery)
+                else:
+                    outcome = handle(delivery)
+            except BaseException as error:  # SystemExit, asyncio.CancelledError: the thread stays
+                outcome = self.settling.failed(
+                    delivery, RuntimeError(f"the callback wanted to end: {text_of(error)}")
+                )
+            if self._process.forked:
+                return  # a child that a callback has made, and let return: its parent goes on
+            worker.delivery = None
+            if outcome is _AWAITED:
+                continue
+            took = now() - began
+            pace.note(took)
+            if is_said(debug):
+                lines.handled(delivery, took, outcome)
+        self._workers.remove(worker)
+
+    def _handle_carefully(self, worker: Busy, delivery: Delivery) -> str:
+        verdict = self._suspicion.verdict(delivery)
+        if verdict:
+            return self.settling.failed(delivery, Culprit(verdict))
+        was_careful = self._suspicion.is_careful
+        suspected = self._suspicion.suspects(delivery)
+        if was_careful and not suspected:
+            self._on_pace()
+        outcome = self.handle(delivery)
+        if outcome is not _AWAITED:
+            self._was_careful(worker, delivery, suspected)
+        return outcome
+
+    def _was_careful(self, busy: Busy, delivery: Delivery, suspected: bool) -> None:
+        """A message was handled while there was something to be said of it."""
+        if suspected:
+            self._suspicion.passed()
+            if not self._suspicion.is_careful:
+                self._on_pace()
+        if busy.late is not delivery:
+            self._suspicion.returned(delivery)
+
+    def handle(self, delivery: Delivery) -> str:
+        """Hand one delivery to the callback and see that it is settled afterwards.
+
+        :returns: what has become of it so far, in words
+        """
+        channel = self._channel_of(delivery)
+        try:
+            left = self._callback(channel, delivery.method, delivery.properties, delivery.body)
+            if left is not None and self.tasks.take(delivery, channel, left):
+                return _AWAITED
+        except Exception as error:  # whatever a handler raises, the next message is handled
+            return self.settling.raised(delivery, error)
+        if delivery.confirms is None and self._ack_on_return:
+            delivery.opened.ack(delivery.tag)
+            return "handled"
+        return self.settle(delivery, channel)
+
+    # ---- mq_connector.consumer.workers.tasks.Settler
+
+    def settle(self, delivery: Delivery, channel: Channel) -> str:
+        """A callback has returned, or was awaited."""
+        if delivery.confirms is not None:
+            self.settling.confirmed(delivery, delivery.confirms)
+        elif self._ack_on_return:
+            delivery.opened.ack(delivery.tag)
+            return "handled"
+        if self._ack_on_return:
+            return "handled, waits for confirms"
+        channel.leave(self.settling.on_close)
+        return "returned"
+
+    def failed(self, delivery: Delivery, error: Exception) -> str:
+        """It has raised."""
+        return self.settling.raised(delivery, error)
+
+    def was_away(self, busy: Busy, delivery: Delivery, took: float) -> None:
+        """A task is over."""
+        self.pace.note(took)
+        if self._suspicion.is_alert and delivery.opened.is_open:
+            self._was_careful(busy, delivery, self._suspicion.is_careful)
