@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 
 from mq_connector import MQConnector, Request, RequestError, RetryMessage, respond
+from pydantic import BaseModel, Field
 
 Dict = dict[Any, Any]
 
@@ -58,7 +59,7 @@ class AsyncNothing(Shape):
 class AsyncAll(Shape):
     """The whole callback is async, and publishes by itself."""
 
-    async def handle_api_input(self, channel: Any, _: Any, properties: Any, body: bytes) -> None:  # type: ignore[override]
+    async def handle_api_input(self, channel: Any, _: Any, properties: Any, body: bytes) -> None:
         request = Request.decode(body, properties)
         await asyncio.sleep(0)
         for number in range(3):
@@ -147,6 +148,16 @@ class Typed(Shape):
 class AsyncTyped(Shape):
     async def answer(self, request: Score) -> Dict:
         return {"points": request.get("points")}
+
+
+class Model(BaseModel, extra="forbid"):
+    city: str = Field(min_length=2)
+    day: int = Field(0, alias="on")
+
+
+class Pydantic(Shape):
+    def answer(self, request: Model) -> Dict:
+        return {"city": request.city, "day": request.day}
 
 
 class Refusing(Shape):
@@ -306,6 +317,19 @@ SCENARIOS = [
     Scenario(AsyncTyped, [{"points": 3.0}], {"points": 3}),
     Scenario(AsyncTyped, [{"points": None}], {}),
     Scenario(AsyncTyped, [_error("points must be float, it is 'many'", 400)], {"points": "many"}),
+    Scenario(
+        Pydantic, [{"city": "Bonn", "day": 2}], {"city": "Bonn", "on": 2, "context": {"a": 1}}
+    ),
+    Scenario(
+        Pydantic,
+        [
+            _error(
+                "city: String should have at least 2 characters; more: Extra inputs are not permitted",
+                400,
+            )
+        ],
+        {"city": "B", "more": 1},
+    ),
     Scenario(Refusing, [_error("no such city", 404)]),
     Scenario(Refusing, [_error("no such city", 404)], is_dead=True, rejected="dead"),
     Scenario(AsyncRefusing, [_error("it is there already", 409)]),

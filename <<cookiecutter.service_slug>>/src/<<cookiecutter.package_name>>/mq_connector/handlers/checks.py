@@ -181,11 +181,13 @@ def _items(kind: Any, item: Check | None, value: Any, path: str, problems: list[
         return value
     if item is None:
         return kind(value)
-    made = []
+    made, before = [], len(problems)
     for number, each in enumerate(value):
         made.append(item(each, f"{path}[{number}]", problems))
         if len(problems) >= MOST_PROBLEMS:
-            return value
+            break
+    if len(problems) > before:
+        return value
     try:
         return made if kind is list else kind(made)
     except TypeError:  # a set of what can't be in one

@@ -1,11 +1,11 @@
 """The process's one event loop, for all that is written with ``async``.
 
-Its thread (``mq-async``) begins when it is first needed; a service without ``async`` doesn't even import
-asyncio, which would take 60 ms of its start.
+Its thread (``mq-async``) begins when it is first needed: a service without ``async`` has none.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import os
 import sys
@@ -14,13 +14,10 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from ..fork import Process
 from ..logs import Complaints, Logger, text_of
-
-if TYPE_CHECKING:
-    import asyncio
 
 _log = Logger(__name__)
 
@@ -44,9 +41,6 @@ class EventLoop:
     """An event loop on a thread of its own, and another thread that watches it while there is work."""
 
     def __init__(self) -> None:
-        import asyncio
-
-        self._asyncio = asyncio
         self._loop = asyncio.new_event_loop()
         self._process = Process()
         self._coming: deque[Job] = deque()
@@ -113,7 +107,7 @@ class EventLoop:
             job.task = job.context.run(create, job.coroutine)
 
     def _run(self) -> None:
-        self._asyncio.set_event_loop(self._loop)
+        asyncio.set_event_loop(self._loop)
         while True:
             try:
                 self._loop.run_forever()
@@ -150,7 +144,7 @@ class EventLoop:
         found: list[bool] = []
 
         def turn() -> None:
-            found.append(not self._asyncio.all_tasks())
+            found.append(not asyncio.all_tasks())
             turned.set()
 
         self._loop.call_soon_threadsafe(turn)

@@ -57,7 +57,7 @@ def request_type(function: Callable[..., Any], is_method: bool = True) -> Any:
             alone = {parameter: annotation}
             holder = type("_", (), {"__annotations__": alone})
             namespace = getattr(function, "__globals__", {})
-            hints = get_type_hints(holder, namespace, _closure(function), include_extras=True)
+            hints = get_type_hints(holder, namespace, include_extras=True)
             annotation = hints[parameter]
     except Exception as error:
         raise ConfigurationError(
@@ -70,14 +70,6 @@ def request_type(function: Callable[..., Any], is_method: bool = True) -> Any:
     if origin in (dict, Mapping):
         return None
     return annotation
-
-
-def _closure(function: Callable[..., Any]) -> dict[str, Any]:
-    """Names that a function defined within another one can see there."""
-    try:
-        return dict(inspect.getclosurevars(function).nonlocals)
-    except (TypeError, ValueError):
-        return {}
 
 
 def _reader_of(function: Callable[..., Any], is_method: bool) -> Reader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import logging
 import threading
@@ -18,8 +19,6 @@ from .aside import Aside
 from .busy import Busy
 
 if TYPE_CHECKING:
-    import asyncio
-
     from ..channel import Channel
 
 
