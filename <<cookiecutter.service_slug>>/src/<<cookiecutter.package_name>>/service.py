@@ -39,7 +39,8 @@ class << cookiecutter.__class_name >>Service(MQConnector):
         """Your logic goes here: from what the client asks to what it is told.
 
         Runs on a worker thread, so it may take its time. What it raises dead-letters the request and
-        reaches the client as an error.
+        reaches the client as an error. It may be async, yield parts, or have a type for its request, see
+        docs/handlers.md.
         """
         return {"echo": request}
 
@@ -48,6 +49,7 @@ class << cookiecutter.__class_name >>Service(MQConnector):
     ) -> Awaitable[None] | None:
         """Decode a request, answer it, send the reply; the connector acknowledges afterwards.
 
+        ``respond`` calls `answer`, and publishes what it gives to the client's queue on ``channel``.
         The signature is pika's, and so are the names of ``channel``: what would cost the consumer raises an
         error that says what to use instead.
         """
