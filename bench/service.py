@@ -34,7 +34,7 @@ _COUNT = """
 _counted = itertools.count()
 atexit.register(lambda: Path(os.environ["BENCH_COUNT"]).write_text(str(next(_counted))))
 """
-_ASKED = "        reply = self.answer(request.data)\n"
+_ASKED = "        return respond(channel, request, self.answer)\n"
 _EVENT = f'        channel.basic_publish("{EVENTS}", "asked", body)\n'
 _MANY = """
 

@@ -158,7 +158,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> BakedProject:
     made.run("python", "rabbitmq/provision.py", "--client-user")
     service = made.package / "service.py"
     text = service.read_text(encoding="utf-8")
-    anchor = "        reply = self.answer(request.data)\n"
+    anchor = "        return respond(channel, request, self.answer)\n"
     assert text.count(anchor) == 1
     hostile = HOSTILE.replace("<package>", made.answers["package_name"])
     service.write_text(text.replace(anchor, hostile + anchor), encoding="utf-8")

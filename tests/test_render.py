@@ -29,6 +29,7 @@ DEFAULT_TREE = {
     ".gitignore",
     ".template.json",
     "CONTRIBUTING.md",
+    "docs/handlers.md",
     "Dockerfile",
     "LICENSE",
     "Makefile",

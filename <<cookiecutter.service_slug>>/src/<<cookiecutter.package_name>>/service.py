@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 import pika
 from pika.spec import Basic
 
-from .mq_connector import Channel, ConsumerThread, MQConnector, Request
+from .mq_connector import Channel, ConsumerThread, MQConnector, Request, respond
 
 SERVICE_NAME = "<< cookiecutter.__user_key >>"
 VHOST = "<< cookiecutter.vhost >>"<< '  # fmt: skip' if cookiecutter.vhost[45:] else '' >>
@@ -39,24 +39,19 @@ class << cookiecutter.__class_name >>Service(MQConnector):
         """Your logic goes here: from what the client asks to what it is told.
 
         Runs on a worker thread, so it may take its time. What it raises dead-letters the request and
-        reaches the client as an error.
+        reaches the client as an error. It may be async, yield parts, or have a type for its request, see
+        docs/handlers.md.
         """
         return {"echo": request}
 
     def handle_api_input(
         self, channel: Channel, method: Basic.Deliver, properties: pika.BasicProperties, body: bytes
-    ) -> None:
+    ) -> Awaitable[None] | None:
         """Decode a request, answer it, send the reply; the connector acknowledges afterwards.
 
+        ``respond`` calls `answer`, and publishes what it gives to the client's queue on ``channel``.
         The signature is pika's, and so are the names of ``channel``: what would cost the consumer raises an
         error that says what to use instead.
         """
         request = Request.decode(body, properties)
-        reply = self.answer(request.data)
-        if request.reply_queue:  # a client that wants no answer names no queue
-            channel.basic_publish(
-                exchange="",
-                routing_key=request.reply_queue,
-                body=request.encode_reply(reply),
-                properties=request.reply_properties,
-            )
+        return respond(channel, request, self.answer)

@@ -10,8 +10,8 @@ import pytest
 from mq_connector.config import Limits
 from mq_connector.consumer.channel import Channel
 from mq_connector.consumer.opened import Confirms, Delivery
-from mq_connector.consumer.suspicion import Suspicion
 from mq_connector.consumer.workers import Workers
+from mq_connector.consumer.workers.suspicion import Suspicion
 from mq_connector.testing import Harness
 from pika.exceptions import ChannelWrongStateError
 

@@ -9,7 +9,7 @@ import pika
 import pytest
 from mq_connector.consumer.opened import Delivery
 from mq_connector.consumer.opened.messages import deliveries_before
-from mq_connector.consumer.suspicion import Suspicion
+from mq_connector.consumer.workers.suspicion import Suspicion
 from pika.spec import Basic
 
 

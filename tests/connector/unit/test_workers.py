@@ -15,8 +15,8 @@ import pytest
 from mq_connector import RetryMessage, payload
 from mq_connector.config import Limits
 from mq_connector.consumer.opened import Confirms, Delivery, Prefetch
-from mq_connector.consumer.suspicion import Suspicion, _mark
 from mq_connector.consumer.workers import Workers
+from mq_connector.consumer.workers.suspicion import Suspicion, _mark
 from mq_connector.errors import PublishError
 from mq_connector.testing import Outcome, _RecordingChannel, _RecordingOpened
 from pika.spec import Basic

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from .connection import Connection
     from .connector import MQConnector
     from .consumer import Channel, ConsumerThread
-    from .errors import MQError, RetryMessage
+    from .errors import MQError, RequestError, RetryMessage
+    from .handlers.life import every
+    from .handlers.responding import respond
     from .payload.request import REPLY_PROPERTIES, Request
     from .publisher import Publisher
 
@@ -27,7 +29,10 @@ __all__ = [
     "MQError",
     "Publisher",
     "Request",
+    "RequestError",
     "RetryMessage",
+    "every",
+    "respond",
 ]
 
 _MODULES = {
@@ -40,7 +45,10 @@ _MODULES = {
     "REPLY_PROPERTIES": "payload.request",
     "Publisher": "publisher",
     "Request": "payload.request",
+    "RequestError": "errors",
     "RetryMessage": "errors",
+    "every": "handlers.life",
+    "respond": "handlers.responding",
 }
 
 

@@ -15,6 +15,7 @@ from .connection import Connection
 from .connection.address import Address, parameters
 from .consumer import ConsumerThread
 from .ending import Signals, end_after_main, end_within
+from .handlers.life import Life
 from .health import HealthServer
 from .logs import Logger
 
@@ -36,6 +37,9 @@ _ECHO = 0.2
 class MQConnector:
     """Runs the consumers that a subclass puts into `consumers`.
 
+    A subclass may also have `on_start` (called before the first message), `on_stop` (after the last one),
+    `worker_context` and methods that are `every` so many seconds, see `mq_connector.handlers.life`.
+
     :param config: a configuration as in ``mq_config.json``; by default it is looked for, when it is
         first needed, in the places of `mq_connector.config.settings.places`
     :param service_name: key of the service's credentials under ``users``
@@ -49,6 +53,7 @@ class MQConnector:
         self._configured = config
         self._vhost = "/"
         self._ended = threading.Event()
+        self._life = Life(self)
         #: Whether something other than a consumer has kept the service from starting.
         self._failed = False
         self._asked_to_stop = False
@@ -99,20 +104,32 @@ class MQConnector:
         )
 
     def run(self) -> None:
-        """Start the consumers and return."""
+        """Start the consumers and return; `on_start` comes before.
+
+        :raises StartError: `on_start` has failed
+        :raises ConfigurationError: the type of a handler's request can't be read
+        """
+        self._life.begin()
+        if self._asked_to_stop:
+            return
         for consumer in self.consumers.values():
             consumer.on_change = self._on_change
+            consumer.around = self._life.around
             consumer.start()
+        self._life.go_on()
 
     def stop(self, timeout: float = DRAIN) -> None:
-        """Let the consumers finish what they have in hand, and wait for them.
+        """Let the consumers finish what they have in hand, and wait for them; then comes `on_stop`.
 
         :param timeout: seconds after which unfinished messages are left for redelivery
         """
+        deadline = time.monotonic() + timeout
         self._ask_to_stop(timeout)
         for consumer in self.consumers.values():
             if consumer.is_alive() and consumer is not threading.current_thread():
                 consumer.join(timeout + 5.0)
+        left = max(0.0, deadline - time.monotonic())
+        self._failed |= not self._life.end([*self.consumers.values()], left)
 
     def serve(self) -> int:
         """Run until SIGTERM, SIGINT or a failure; for the main thread of a process.
@@ -127,6 +144,8 @@ class MQConnector:
         try:
             self.run()
             self._ended.wait()
+            if not self._ends:  # no signal has ended it, so nothing bounds how long that takes
+                self._ends.append(end_within(DRAIN + _LAST_STEPS, 1))
             self.stop()
         finally:
             health.close()
@@ -155,6 +174,9 @@ class MQConnector:
 
         :param done: gets the reason why not; empty if all is well
         """
+        if self._life.is_starting:
+            done("starting: on_start() hasn't returned yet")
+            return
         waiting = dict(self.consumers)
         reasons: list[str] = []
         lock = threading.Lock()
@@ -178,6 +200,7 @@ class MQConnector:
 
     def _ask_to_stop(self, timeout: float) -> None:
         self._asked_to_stop = True
+        self._life.ask_to_stop()
         for consumer in self.consumers.values():
             consumer.stop(timeout)
 
@@ -196,7 +219,11 @@ class MQConnector:
             self._ask_to_stop(0)
         else:
             self._first_signal = now
-            self._ends.append(end_within(DRAIN + _LAST_STEPS, 1))
+            # Nothing is in hand before it has started.
+            starting = self._life.is_starting
+            self._ends.append(
+                end_within(*((_AT_ONCE, 0) if starting else (DRAIN + _LAST_STEPS, 1)))
+            )
             _log.info("%s: finishing what is in hand", name)
             self._ask_to_stop(DRAIN)
             self._ended.set()

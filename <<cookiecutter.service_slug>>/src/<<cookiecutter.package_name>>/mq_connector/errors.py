@@ -104,6 +104,27 @@ class RetryMessage(MQError):
         self.delay = delay
 
 
+class RequestError(MQError):
+    """Raised by a handler that refuses a request: its client gets code and message, and the message is
+    acknowledged, as there is nothing to mend here. ``MQ_REJECTED=dead`` keeps it as a dead letter.
+
+    :param code: as Neon's services use them: 400 (the request is wrong), 401 (not allowed), 404 (not
+        found), 409 (it conflicts with what is there), 500
+    :param message: tells the client what is wrong
+    :raises ValueError: the code is no whole number from 100 to 599
+    """
+
+    def __init__(self, code: int, message: str) -> None:
+        if type(code) is not int or not 100 <= code <= 599:
+            raise ValueError(f"code is {code!r}: it must be a whole number from 100 to 599")
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.message}"
+
+
 class Culprit(MQError):
     """A message isn't tried again, as it has cost a channel, a connection or a process before."""
 

@@ -116,6 +116,11 @@ class Publisher:
         self.connection.call(self._send)
         return message.confirmed
 
+    @property
+    def is_half_empty(self) -> bool:
+        """Whether there is room for some more messages, whoever comes at the same time."""
+        return len(self._waiting) + len(self._unconfirmed) < self._window // 2
+
     def close(self, timeout: float = 10.0) -> None:
         """Wait for the confirms, then close the connection.
 

@@ -6,12 +6,15 @@
     assert outcome.settled == "ack"
 
 The callback runs in the calling thread, wrapped as in the real consumer: a return acknowledges, an
-exception dead-letters the message and answers with an error.
+exception dead-letters the message and answers with an error. What is async runs on the event loop, and is
+waited for. Within ``with harness:`` the service has begun (`on_start`, `worker_context`), afterwards it
+has ended (`on_stop`); what it does `every` so many seconds is a method that a test may call.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,12 +28,14 @@ from .connection.scratch import Result
 from .consumer.channel.apart import Got
 from .consumer.channel.instead import CONFIRMS, GET_UNSETTLED, refuse_the_rest
 from .consumer.opened import Delivery
-from .consumer.suspicion import Suspicion
-from .consumer.workers import Callback, Workers
+from .consumer.workers import Callback, Suspicion, Workers
 from .errors import NotInCallback
+from .handlers.life import Life
 
 #: The reply queue that the harness names in its requests.
 REPLY_QUEUE = "harness.reply"
+#: Seconds that an async handler may take.
+_PATIENCE = 30.0
 
 
 @dataclass(frozen=True)
@@ -83,11 +88,28 @@ class Harness:
     """Hands messages to a callback, one at a time.
 
     :param callback: such as a service's ``handle_api_input``
+    :param limits: by default those of a service without any setting
     """
 
-    def __init__(self, callback: Callback) -> None:
+    def __init__(self, callback: Callback, limits: Limits | None = None) -> None:
         self._callback = callback
-        self._sent = 0
+        self._limits = limits or Limits()
+        self._sent = self._deliveries = 0
+        self._last = b"", pika.BasicProperties()
+        self._reply_queue: str | None = None
+        self._life = Life(getattr(callback, "__self__", None))
+        self._within = ExitStack()
+
+    def __enter__(self) -> Harness:
+        self._life.begin()
+        if self._life.around is not None:
+            self._within.enter_context(self._life.around())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._life.ask_to_stop()
+        self._within.close()
+        assert self._life.end([], _PATIENCE), "on_stop() has failed"
 
     def send(
         self, request: Mapping[Any, Any], form: payload.Form = payload.Form.LITERAL
@@ -98,25 +120,50 @@ class Harness:
         """
         message = {"message_id": f"message-{self._sent + 1}", "routing_key": REPLY_QUEUE, **request}
         outcome = self.send_body(payload.encode(message, form))
-        outcome.reply_queue = message["routing_key"]
+        self._reply_queue = outcome.reply_queue = message["routing_key"]
         return outcome
 
     def send_body(self, body: bytes, properties: pika.BasicProperties | None = None) -> Outcome:
         """Send a raw body."""
+        self._reply_queue = properties.reply_to if properties else None
         self._sent += 1
-        outcome = Outcome(reply_queue=properties.reply_to if properties else None)
+        self._last = body, properties or pika.BasicProperties()
+        self._deliveries = 0
+        return self._deliver()
+
+    def send_again(self) -> Outcome:
+        """Deliver the last message again, as the broker does after a `RetryMessage` or a loss."""
+        self._deliveries += 1
+        again = self._deliver()
+        again.reply_queue = self._reply_queue
+        return again
+
+    def _deliver(self) -> Outcome:
+        body, properties = self._last
+        outcome = Outcome(reply_queue=properties.reply_to)
+        if self._deliveries:
+            properties.headers = {
+                **(properties.headers or {}),
+                "x-delivery-count": self._deliveries,
+            }
 
         def remember(error: Exception) -> None:
             outcome.error = error
 
-        method = Basic.Deliver("harness", self._sent, False, "", "harness")
+        method = Basic.Deliver("harness", self._sent, self._deliveries > 0, "", "harness")
         opened: Any = _RecordingOpened(outcome)
 
         def channel_of(_: Delivery) -> Any:
             return _RecordingChannel(outcome)
 
-        worker = Workers(Limits(), "harness", self._callback, channel_of, remember, Suspicion())
-        worker.handle(Delivery(opened, method, properties or pika.BasicProperties(), body))
+        workers = Workers(
+            self._limits, "harness", self._callback, channel_of, remember, Suspicion()
+        )
+        workers.handle(Delivery(opened, method, properties, body))
+        if workers.tasks.places:
+            ended = workers.tasks.wait(_PATIENCE)
+            workers.tasks.stop()
+            assert ended, f"the handler hasn't ended within {_PATIENCE:g} s"
         return outcome
 
 
@@ -124,6 +171,7 @@ class _RecordingOpened:
     """Has those methods of `mq_connector.consumer.opened.OpenedChannel` that settle what comes back."""
 
     observer = None
+    is_open = True
 
     def __init__(self, outcome: Outcome) -> None:
         self._outcome = outcome
@@ -173,6 +221,9 @@ class _RecordingChannel:
         return _RecordingChannel(self._recorded)
 
     def leave(self, _: Any) -> None:
+        pass
+
+    def go_on_aside(self, _: Any) -> None:
         pass
 
     def basic_qos(self, *_: Any, **__: Any) -> None:

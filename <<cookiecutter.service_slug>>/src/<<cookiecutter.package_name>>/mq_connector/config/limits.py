@@ -12,16 +12,18 @@ from .values import shown, whole
 
 #: Values of ``MQ_QUEUE_TYPE``.
 KINDS = ("auto", "quorum", "legacy")
+#: Values of ``MQ_REJECTED``.
+REJECTED = ("acknowledge", "dead")
 
 
 @dataclass(frozen=True)
 class Limits:
     """How much a consumer takes on at a time."""
 
-    #: Threads that run callbacks; 1 keeps the order of messages.
+    #: Threads that run callbacks, or tasks where these are async; 1 keeps the order of messages.
     workers: int = 1
     #: Deliveries that the broker sends ahead (AMQP ``basic.qos``); by default as many as are handled
-    #: within a fifth of a second, see `mq_connector.consumer.pace`.
+    #: within a fifth of a second, see `mq_connector.consumer.workers.pace`.
     prefetch: int | None = None
     #: Seconds after which a callback counts as stuck, and a consumer with no other worker as unwell; 0
     #: for never.
@@ -31,6 +33,9 @@ class Limits:
     #: Bytes that a body may have, and levels of brackets in it, see `mq_connector.payload.body`.
     max_body: int = MAX_SIZE
     max_depth: int = MAX_DEPTH
+    #: What becomes of a request that its handler refuses (`mq_connector.errors.RequestError`), beside the answer:
+    #: ``acknowledge``, or ``dead`` for the dead letters.
+    rejected: str = "acknowledge"
 
     @classmethod
     def from_environment(cls) -> Limits:
@@ -42,15 +47,12 @@ class Limits:
         workers = _whole(env, "MQ_WORKERS", cls.workers, 1, 1000)
         prefetch = _whole(env, "MQ_PREFETCH", 1, 1, 65535) if env.get("MQ_PREFETCH") else None
         stuck = _whole(env, "MQ_STUCK", cls.stuck, 0, 86400)
-        queue_type = env.get("MQ_QUEUE_TYPE") or cls.queue_type
-        if queue_type not in KINDS:
-            raise ConfigurationError(
-                f"MQ_QUEUE_TYPE is {shown(queue_type)}; it must be one of {', '.join(KINDS)}"
-            )
+        queue_type = _one_of(env, "MQ_QUEUE_TYPE", cls.queue_type, KINDS)
         max_body = _whole(env, "MQ_MAX_BODY", cls.max_body, 1, 2**31 - 1)
         # A deeper one would run into Python's own limit of recursion.
         max_depth = _whole(env, "MQ_MAX_DEPTH", cls.max_depth, 1, 500)
-        return cls(workers, prefetch, stuck, queue_type, max_body, max_depth)
+        rejected = _one_of(env, "MQ_REJECTED", cls.rejected, REJECTED)
+        return cls(workers, prefetch, stuck, queue_type, max_body, max_depth, rejected)
 
 
 def metrics_port() -> int | None:
@@ -70,3 +72,12 @@ def _whole(env: Mapping[str, str], variable: str, default: int, least: int, most
             f"{variable} is {shown(text)}; it must be a whole number from {least} to {most}"
         )
     return number
+
+
+def _one_of(env: Mapping[str, str], variable: str, default: str, allowed: tuple[str, ...]) -> str:
+    value = env.get(variable) or default
+    if value not in allowed:
+        raise ConfigurationError(
+            f"{variable} is {shown(value)}; it must be one of {', '.join(allowed)}"
+        )
+    return value

@@ -73,6 +73,11 @@ class Result:
         return self._done.wait(timeout)
 
     @property
+    def is_set(self) -> bool:
+        """Whether it has come."""
+        return self._done.is_set()
+
+    @property
     def method(self) -> Any:
         """The broker's answer, such as ``Queue.DeclareOk``; waits for it, see `wait`."""
         return self.wait().method

@@ -13,8 +13,7 @@ from .channel import Channel
 from .opened import Delivery, Observer, OpenedChannel
 from .outbox import Outbox
 from .outbox.dead_letters import DeadLetters
-from .suspicion import Suspicion
-from .workers import Callback, Workers
+from .workers import Callback, Suspicion, Workers
 
 #: Seconds that a message may take while no other is taken, for it might cost the process.
 _CAREFUL_WITHIN = 30.0
@@ -57,7 +56,7 @@ class Handling:
             on_pace,
             ack_on_return,
         )
-        self.workers.bury = DeadLetters(queue, self.outbox.confirmed).bury
+        self.workers.settling.bury = DeadLetters(queue, self.outbox.confirmed).bury
         if observer is not None:
             self.workers.observer = observer
             observer.begin(self.workers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pika
@@ -13,7 +14,7 @@ from ..config import Limits
 from ..connection import Connection, input_queue
 from ..connection.scratch import Done
 from ..connection.supervised import connection_to
-from ..errors import ConfigurationError, MQError
+from ..errors import ConfigurationError, MQError, StartError
 from ..logs import Logger, text_of
 from .channel import Channel
 from .handling import Handling
@@ -65,6 +66,8 @@ class ConsumerThread(threading.Thread):
         self.on_change: Callable[[], None] = lambda: None
         #: Who counts what becomes of its messages, from the start on.
         self.observer: Observer | None = None
+        #: What each worker is within while it works, if anything.
+        self.around: Callable[[], AbstractContextManager[object]] | None = None
         self._limits = limits
         self._supervision = Supervision(self)
 
@@ -167,6 +170,8 @@ class ConsumerThread(threading.Thread):
             "" if self.is_private else self.queue,
             self.observer,
         )
+        handling.workers.around = self.around
+        handling.workers.on_no_start = self._on_no_start
         handling.start()
         try:
             self._supervision.start(handling)
@@ -174,6 +179,9 @@ class ConsumerThread(threading.Thread):
             handling.workers.stop()
             raise
         return handling
+
+    def _on_no_start(self, error: Exception) -> None:
+        self._supervision.fail(StartError(f"worker_context() has failed: {text_of(error)}"))
 
     def tell(self, error: Exception) -> None:
         """Tell `error_func` of an error."""

@@ -93,11 +93,11 @@ def as_dict(data: Any, name: str) -> dict[Any, Any]:
         return dict(data)
     if isinstance(data, CoroutineType):
         data.close()  # Else Python warns that nobody awaited it.
-        what = (
-            "is async, so it gave a coroutine: write it without async, it has a thread of its own"
-        )
+        what = "is async, so it gave a coroutine: respond(channel, request, self.answer) awaits it"
     elif isinstance(data, (GeneratorType, AsyncGeneratorType)):
-        what = "yields, so it gave a generator: collect what it yields, and return one dict"
+        what = (
+            "yields, so it gave a generator: respond(channel, request, self.answer) sends its parts"
+        )
     elif data is None:
         what = "is None: is a return missing?"
     else:

@@ -11,7 +11,7 @@ from typing import Any
 import pika
 
 from .. import payload
-from ..errors import EXCERPT, PayloadError
+from ..errors import EXCERPT, PayloadError, RequestError
 from ..logs import Logger
 from .addresses import DIRECT, LONGEST, is_direct, is_usual, reply_address
 from .body import Form
@@ -37,6 +37,9 @@ _IS_TRACEPARENT = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 )
 _IS_TRACESTATE = re.compile(r"[ -~]{1,512}")
+
+#: Attribute of an exception that a streamed reply was broken off by: the number of the part that tells of it.
+PART = "_mq_part"
 
 _NOTHING: Mapping[Any, Any] = {}
 
@@ -174,6 +177,8 @@ def error_reply(
         # Whoever decoded it first has warned of a wrong address.
         request = Request(payload.decode(body), payload.form_of(body), properties)
         code, text = 500, error_text(error)
+        if isinstance(error, RequestError):
+            code, text = error.code, _text(error.message)
     except PayloadError:
         request = _of_undecodable(body, properties)
         code, text = 400, _text(error)
@@ -182,6 +187,8 @@ def error_reply(
     if request.reply_queue is None:
         return None
     answer = {"success": False, "error": text, "code": code}
+    if PART in vars(error):
+        answer |= {"part": vars(error)[PART], "is_final": True}
     try:
         encoded = request.encode_reply(answer)
     except PayloadError:  # An id such as 1e999, which can't be sent back.
@@ -309,7 +316,7 @@ def _of_undecodable(body: bytes, properties: pika.BasicProperties) -> Request:
     return Request({"message_id": message_id}, form, properties)
 
 
-def _text(error: BaseException) -> str:
+def _text(error: object) -> str:
     try:
         text = str(error)
     except BaseException as failure:

@@ -99,6 +99,11 @@ class Transport(nbio_interface.AbstractStreamTransport):
             self._waiting.append(data)
             self.size += len(data)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether `wait_for_room` would return at once."""
+        return self.size < HIGH_WATER
+
     def wait_for_room(self, timeout: float) -> bool:
         """Wait while too much is waiting for the socket; never call this on the loop.
 

@@ -15,6 +15,7 @@ from ...connection.scratch import Operation, Result, Scratch
 from ...errors import ChannelError, MQError, NotConnected, NotInCallback
 from ...logs import Logger
 from ..opened import OpenedChannel
+from ..outbox.hurried import Hurried
 from .instead import GET_UNSETTLED
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Apart:
     _asked: tuple[Scratch, Result]
 
     _opened: OpenedChannel
-    _outbox: Outbox
+    _outbox: Outbox | Hurried
 
     @property
     def connection(self) -> Connection:
@@ -257,7 +258,11 @@ class Apart:
         :param but: what is done there keeps its order by itself
         """
         where, result = getattr(self, "_asked", (but, None))
-        if where is not but and result is not None and not self.connection.is_own_thread:
+        if where is but or result is None or self.connection.is_own_thread:
+            return
+        if but is None and isinstance(self._outbox, Hurried):
+            self._outbox.wait_for(result)
+        else:
             result.over()
 
 

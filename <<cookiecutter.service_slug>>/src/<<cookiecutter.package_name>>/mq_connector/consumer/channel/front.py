@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import pika
 from pika.exceptions import ChannelWrongStateError
@@ -12,11 +12,10 @@ from pika.spec import Basic
 from ...errors import NotInCallback
 from ...fork import Process
 from ..opened import Delivery, Message, OpenedChannel, Prefetch, lines
+from ..outbox import Outbox
+from ..outbox.hurried import Hurried
 from .apart import Apart
 from .instead import CONFIRMS, refuse_the_rest
-
-if TYPE_CHECKING:
-    from ..outbox import Outbox
 
 #: What a NamedTuple's own constructor comes to, at a third of the time.
 _new = tuple.__new__
@@ -41,7 +40,7 @@ class Channel(Apart):
     def __init__(
         self,
         opened: OpenedChannel,
-        outbox: Outbox,
+        outbox: Outbox | Hurried,
         process: Process,
         delivery: Delivery | None = None,
     ) -> None:
@@ -192,6 +191,11 @@ class Channel(Apart):
 
     # ---- for the connector
 
+    def go_on_aside(self, call: Callable[[Callable[[], object]], object]) -> None:
+        """Its callback goes on where it must not wait: what would have to, is done by a function given to `call`."""
+        if isinstance(self._outbox, Outbox):  # not where the callback has closed it
+            self._outbox = Hurried(self._outbox, call)
+
     def leave(self, on_close: Callable[[Delivery], None]) -> None:
         """Its callback has returned without ``ack_on_return``: whoever still has the channel settles the message.
 
@@ -218,7 +222,9 @@ class _Shut:
 
     is_open = False
 
-    def __init__(self, opened: OpenedChannel, outbox: Outbox, delivery: Delivery | None) -> None:
+    def __init__(
+        self, opened: OpenedChannel, outbox: Outbox | Hurried, delivery: Delivery | None
+    ) -> None:
         self.opened = opened
         self.outbox = outbox
         self.delivery = delivery

@@ -94,6 +94,11 @@ class OpenedChannel:
                 return True
         return False
 
+    @property
+    def has_room(self) -> bool:
+        """Whether `wait_for_room` would return at once."""
+        return self._transport.has_room
+
     def wait_for_room(self) -> None:
         """Wait while too much is waiting for the socket; never on the loop, which alone makes room."""
         while self._transport.size >= HIGH_WATER and not self._transport.wait_for_room(1.0):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from ...errors import EXCERPT, MQError, PayloadError
-from ...logs import Logger, text_of
+from ...errors import EXCERPT, MQError, PayloadError, RequestError, printable
+from ...logs import LONGEST, Logger, text_of
 from ...payload.request import request_id, trace_of
 from .messages import Delivery
 
@@ -124,6 +124,14 @@ def failed(delivery: Delivery, error: Exception) -> None:
         exc_info=None if isinstance(error, MQError) else error,
         about=message.fields(outcome="dead-lettered", exception=type(error).__name__),
     )
+
+
+def refused(delivery: Delivery, error: RequestError) -> None:
+    """Its handler has refused it, and its client is told."""
+    if is_said(logging.INFO):
+        message = Named(delivery)
+        about = message.fields(outcome="refused", code=error.code)
+        _log.info("%s is refused: %s", message, printable(str(error), LONGEST), about=about)
 
 
 def forked(delivery: Delivery, error: Exception) -> None:

@@ -94,6 +94,12 @@ class Outbox:
         elif self._coming or message.routing_key in self._returned.queues or not opened.send(data):
             self._hold(message)
 
+    def may_have_to_wait(self, opened: OpenedChannel) -> bool:
+        """Whether `publish` might wait for room."""
+        if not opened.has_room or not self._room.is_half_empty:
+            return True
+        return self._publisher is not None and not self._publisher.is_half_empty
+
     def _publish_confirmed(self, message: Message, delivery: Delivery | None) -> None:
         publisher = self._publisher_for(message)
         confirms = None

@@ -21,6 +21,11 @@ class Room:
         self._count = self._bytes = 0
         self._changed = threading.Condition()
 
+    @property
+    def is_half_empty(self) -> bool:
+        """Whether there is room for some more, whoever comes at the same time."""
+        return self._count < self._most // 2 and self._bytes < self._most_bytes // 2
+
     def take(self, size: int, timeout: float) -> None:
         """Count one more message.
 

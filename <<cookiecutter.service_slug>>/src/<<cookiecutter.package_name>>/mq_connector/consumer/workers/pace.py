@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..config import Limits
+from ...config import Limits
 
 #: Seconds of work that are worth having in hand, and messages at the most: quick callbacks get no faster
 #: with more, and what one service has in hand no other can take.

@@ -7,8 +7,8 @@ whose callback hangs.
 
 from __future__ import annotations
 
-from .opened import Delivery
-from .opened.messages import deliveries_before
+from ..opened import Delivery
+from ..opened.messages import deliveries_before
 
 #: Losses with the same message alone in hand that make it the culprit.
 _STRIKES = 2

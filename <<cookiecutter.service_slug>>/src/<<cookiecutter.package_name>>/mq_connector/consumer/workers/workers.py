@@ -6,57 +6,34 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from functools import partial
+from contextlib import AbstractContextManager, ExitStack, suppress
 from queue import Empty, SimpleQueue
 
 import pika
 from pika.spec import Basic
 
-from ..config import Limits
-from ..errors import Culprit, RetryMessage
-from ..fork import Process
-from ..logs import text_of
-from ..payload import Bounds, bounds
-from ..payload.request import error_reply
-from .channel import Channel
-from .opened import Confirms, Delivery, Observer, OpenedChannel, Prefetch, Sizes, lines
-from .opened.messages import deliveries_before
+from ...config import Limits
+from ...errors import Culprit
+from ...fork import Process
+from ...handlers.shapes import is_async
+from ...logs import text_of
+from ...payload import Bounds, bounds
+from ..channel import Channel
+from ..opened import Delivery, Observer, OpenedChannel, Prefetch, Sizes, lines
+from .busy import Busy, latest, why_unhealthy
 from .pace import SOON, TOGETHER, Pace
+from .settling import Settling
 from .suspicion import Suspicion
+from .tasks import Tasks
 
-#: Seconds that a message waits for its next delivery at the most.
-_LONGEST_RETRY = 60.0
-#: Seconds until a message comes again that can't be settled, as its callback has closed its channel.
-_CLOSED_PAUSE = 1.0
-#: Deliveries after which a message isn't put back once more.
-_MOST_RETRIES = 20
 #: Threads for each worker that may be replaced because they hang, itself included.
 _MOST_REPLACED = 4
+#: What has become of a message whose callback goes on as a task.
+_AWAITED = "awaited"
 
-#: Of the thread itself: a consumer, which is one, says otherwise once it is over.
-is_alive = threading.Thread.is_alive
-#: pika's documented signature of a consumer's callback.
-Callback = Callable[[Channel, Basic.Deliver, pika.BasicProperties, bytes], None]
-
-
-class _Worker:
-    """One thread, and what it has in hand."""
-
-    __slots__ = ("began", "delivery", "is_replaced", "late", "thread")
-
-    def __init__(self, thread: threading.Thread) -> None:
-        self.thread = thread
-        self.delivery: Delivery | None = None
-        self.began = 0.0
-        #: The last delivery for which the broker has waited too long.
-        self.late: Delivery | None = None
-        self.is_replaced = False
-
-    @property
-    def hangs(self) -> bool:
-        """Whether the broker has given up waiting for what it has in hand."""
-        return self.late is not None and self.late is self.delivery
+#: pika's documented signature of a consumer's callback; what it returns is awaited, if that can be, and
+#: of no importance otherwise.
+Callback = Callable[[Channel, Basic.Deliver, pika.BasicProperties, bytes], object]
 
 
 class Workers:
@@ -94,31 +71,42 @@ class Workers:
         self._name = name
         self._callback = callback
         self._channel_of = channel_of
-        self._on_error = on_error
         self._suspicion = suspicion
         self._on_pace = on_pace
         self._ack_on_return = ack_on_return
         self._bounds = Bounds(limits.max_body, limits.max_depth)
         self._process = Process()
-        self._workers: list[_Worker] = []
+        self._workers: list[Busy] = []
         self.pace = Pace(limits, on_pace)
-        #: Dead-letters a message that has failed.
-        self.bury: Callable[[Delivery, Exception], object] = _reject
         #: Who is told how long each callback took, if anybody.
         self.observer: Observer | None = None
+        #: What each thread on which tasks end tells it by.
+        self._by_thread = threading.local()
+        #: What runs of callbacks that are async.
+        self.tasks = Tasks(limits.workers, name, self)
+        #: What becomes of a message that isn't simply acknowledged.
+        self.settling = Settling(
+            limits, channel_of, on_error, on_pace, ack_on_return, self._call_later
+        )
+        #: What each thread is within while it works, if anything.
+        self.around: Callable[[], AbstractContextManager[object]] | None = None
+        #: Called with what entering that has raised.
+        self.on_no_start: Callable[[Exception], object] = on_error
         self._started = 1
 
     # ---- from any thread
 
     def start(self) -> None:
-        """Start the threads but for the first."""
-        for _ in range(1, self._limits.workers):
-            self._start_one()
+        """Start the threads but for the first, which is enough where all it does is to begin tasks."""
+        if not is_async(self._callback):
+            for _ in range(1, self._limits.workers):
+                self._start_one()
 
     def stop(self) -> None:
-        """Let each thread end when it has nothing in hand; one that hangs is left behind."""
+        """Let each thread end when it has nothing in hand; one that hangs is left behind, tasks are cancelled."""
         for _ in range(self._started):
             self.inbox.put(None)
+        self.tasks.stop()
 
     def hand_back(self) -> int:
         """Return what no thread has begun to its queue.
@@ -137,50 +125,40 @@ class Workers:
         return sum(isinstance(each, Delivery) for each in waiting)
 
     def replace_late(self, opened: OpenedChannel) -> None:
-        """The broker has waited too long for some of a channel's messages: others take over from the
-        threads that have them in hand.
-
-        It doesn't say which they are. Those of other threads, which go on, have been in hand for a shorter time.
-        """
-        now = time.monotonic()
-        busy = []
-        for worker in list(self._workers):
-            delivery = worker.delivery
-            if delivery is not None and delivery.opened is opened and not worker.hangs:
-                busy.append((now - worker.began, worker, delivery))
-        longest = max((took for took, *_ in busy), default=0.0)
-        for took, worker, delivery in busy:
-            if took < longest / 2:
-                continue
-            worker.late = delivery
+        """The broker has waited too long for some of a channel's messages: others take over from who has
+        them in hand."""
+        for busy, delivery, took in latest([*self._workers, *self.tasks.places], opened):
+            busy.late = delivery
             self._suspicion.hangs(delivery)
             lines.late(delivery, took)
-            hanging = sum(
-                each.is_replaced and is_alive(each.thread) for each in list(self._workers)
-            )
+            kind = self._workers if busy.thread is not None else self.tasks.places
+            hanging = sum(each.is_replaced and each.is_alive for each in list(kind))
             if hanging < self._limits.workers * (_MOST_REPLACED - 1):
-                worker.is_replaced = True
-                self._start_one()
+                busy.is_replaced = True
+                if busy.thread is not None:
+                    self._start_one()
+                else:
+                    self.tasks.add()
 
     @property
     def busy(self) -> int:
         """How many are in a callback."""
-        return sum(each.delivery is not None for each in list(self._workers))
+        return sum(each.delivery is not None for each in [*self._workers, *self.tasks.places])
 
     @property
     def why_unhealthy(self) -> str:
         """Why nothing will be handled, in words; empty if all is well."""
-        workers = [each for each in self._workers if not each.is_replaced]
-        alive = [each for each in workers if is_alive(each.thread)]
-        if workers and not alive:
-            return "no worker is alive"
-        if alive and all(each.hangs for each in alive):
-            return "every worker has been in its callback for longer than the broker waits"
         stuck = self._limits.stuck
-        now = time.monotonic()
-        if stuck and alive and all(each.delivery and now - each.began > stuck for each in alive):
-            return f"every worker has been in its callback for more than {stuck} s"
-        return ""
+        return why_unhealthy(list(self._workers), stuck) or why_unhealthy(
+            list(self.tasks.places), stuck
+        )
+
+    def _call_later(self, function: Callable[[], object]) -> None:
+        """By a worker, as who is told of it may take his time; or aside, where these may wait for tasks."""
+        if self.tasks.places:
+            self.tasks.aside.call(function)
+        else:
+            self.inbox.put(function)
 
     def _start_one(self) -> None:
         self._started += 1
@@ -192,8 +170,20 @@ class Workers:
     def work(self) -> None:
         """Be one of the threads, until `stop`."""
         bounds.set(self._bounds)
-        worker = _Worker(threading.current_thread())
+        worker = Busy(threading.current_thread())
         self._workers.append(worker)
+        if self.around is None:
+            self._work(worker)
+            return
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self.around())
+            except Exception as error:
+                self.on_no_start(error)
+                return
+            self._work(worker)
+
+    def _work(self, worker: Busy) -> None:
         get, handle, suspicion, now = self.inbox.get, self.handle, self._suspicion, time.monotonic
         pace, is_said, debug = self.pace, lines.is_said, logging.DEBUG
         process = self._process
@@ -221,12 +211,14 @@ class Workers:
                 else:
                     outcome = handle(delivery)
             except BaseException as error:  # SystemExit, asyncio.CancelledError: the thread stays
-                outcome = self._failed(
+                outcome = self.settling.failed(
                     delivery, RuntimeError(f"the callback wanted to end: {text_of(error)}")
                 )
             if process.forked:
                 return  # a child that a callback has made, and let return: its parent goes on
             worker.delivery = None
+            if outcome is _AWAITED:
+                continue
             took = now() - began
             spent += took
             if took > longest:
@@ -243,23 +235,27 @@ class Workers:
                 lines.handled(delivery, took, outcome)
         self._workers.remove(worker)
 
-    def _handle_carefully(self, worker: _Worker, delivery: Delivery) -> str:
+    def _handle_carefully(self, worker: Busy, delivery: Delivery) -> str:
         verdict = self._suspicion.verdict(delivery)
         if verdict:
-            return self._failed(delivery, Culprit(verdict))
-        outcome = ""
+            return self.settling.failed(delivery, Culprit(verdict))
         was_careful = self._suspicion.is_careful
         suspected = self._suspicion.suspects(delivery)
-        if suspected:
-            outcome = self.handle(delivery)
-            self._suspicion.passed()
-        if was_careful and not self._suspicion.is_careful:
+        if was_careful and not suspected:
             self._on_pace()
-        if not suspected:
-            outcome = self.handle(delivery)
-        if worker.late is not delivery:
-            self._suspicion.returned(delivery)
+        outcome = self.handle(delivery)
+        if outcome is not _AWAITED:
+            self._was_careful(worker, delivery, suspected)
         return outcome
+
+    def _was_careful(self, busy: Busy, delivery: Delivery, suspected: bool) -> None:
+        """A message was handled while there was something to be said of it."""
+        if suspected:
+            self._suspicion.passed()
+            if not self._suspicion.is_careful:
+                self._on_pace()
+        if busy.late is not delivery:
+            self._suspicion.returned(delivery)
 
     def handle(self, delivery: Delivery) -> str:
         """Hand one delivery to the callback and see that it is settled afterwards.
@@ -268,71 +264,42 @@ class Workers:
         """
         channel = self._channel_of(delivery)
         try:
-            self._callback(channel, delivery.method, delivery.properties, delivery.body)
-        except RetryMessage as error:
-            return self._retry(delivery, error)
+            left = self._callback(channel, delivery.method, delivery.properties, delivery.body)
+            if left is not None and self.tasks.take(delivery, channel, left):
+                return _AWAITED
         except Exception as error:  # whatever a handler raises, the next message is handled
-            return self._failed(delivery, error)
+            return self.settling.raised(delivery, error)
+        if delivery.confirms is None and self._ack_on_return:
+            delivery.opened.ack(delivery.tag)
+            return "handled"
+        return self.settle(delivery, channel)
+
+    # ---- mq_connector.consumer.workers.tasks.Settler
+
+    def settle(self, delivery: Delivery, channel: Channel) -> str:
+        """A callback has returned, or was awaited."""
         if delivery.confirms is not None:
-            self._settle_when_confirmed(delivery, delivery.confirms)
+            self.settling.confirmed(delivery, delivery.confirms)
         elif self._ack_on_return:
             delivery.opened.ack(delivery.tag)
             return "handled"
         if self._ack_on_return:
             return "handled, waits for confirms"
-        channel.leave(self._on_close)
+        channel.leave(self.settling.on_close)
         return "returned"
 
-    def _settle_when_confirmed(self, delivery: Delivery, confirms: Confirms) -> None:
-        """The broker's no to a publish is the failure of the message whose callback has published."""
+    def failed(self, delivery: Delivery, error: Exception) -> str:
+        """It has raised."""
+        return self.settling.raised(delivery, error)
 
-        def confirmed() -> None:
-            if self._ack_on_return:
-                delivery.opened.ack(delivery.tag)
-
-        # By a worker, as who is told of it may take his time.
-        confirms.then(
-            confirmed, lambda error: self.inbox.put(partial(self._failed, delivery, error))
-        )
-
-    def _on_close(self, delivery: Delivery) -> None:
-        """Nobody can settle the message any more, so it comes again, as AMQP has it for a closed channel."""
-        if delivery.opened.is_open and not delivery.opened.is_settled(delivery.tag):
-            self._retry(delivery, RetryMessage(_CLOSED_PAUSE))
-
-    def _retry(self, delivery: Delivery, error: RetryMessage) -> str:
-        """Hand the message back after a pause, in a way that the broker counts."""
-        count = deliveries_before(delivery)
-        # A queue that doesn't count would never have enough.
-        if delivery.method.redelivered if count is None else count >= _MOST_RETRIES:
-            return self._failed(delivery, error)
-        pause = min(error.delay * 2 ** min(count or 0, 16), _LONGEST_RETRY)
-        delivery.opened.reject_later(delivery.tag, pause)
-        lines.retried(delivery, pause, count)
-        self._on_pace()
-        return "to come again"
-
-    def _failed(self, delivery: Delivery, error: Exception) -> str:
-        """Dead-letter the message, answer who waits for it, tell who wants to know.
-
-        :returns: what has become of the message, in words
-        """
-        if self._process.forked:
-            lines.forked(delivery, error)
-            return ""
-        opened, tag = delivery.opened, delivery.tag
-        lines.failed(delivery, error)
-        try:
-            reply = error_reply(delivery.body, delivery.properties, error)
-            if reply is not None and not opened.is_settled(tag):
-                delivery.confirms = None  # what was published before is of no importance any more
-                self._channel_of(delivery).basic_publish("", *reply)
-        except Exception:  # no reply is worth losing the message for
-            lines.unanswered(delivery)
-        self.bury(delivery, error)
-        self._on_error(error)
-        return "dead-lettered"
-
-
-def _reject(delivery: Delivery, _: Exception) -> None:
-    delivery.opened.reject(delivery.tag, requeue=False)
+    def was_away(self, busy: Busy, delivery: Delivery, took: float) -> None:
+        """A task is over."""
+        self.pace.note(took)
+        if self.observer is not None:
+            try:
+                observe = self._by_thread.observe
+            except AttributeError:
+                observe = self._by_thread.observe = self.observer.observe()
+            observe(took)
+        if self._suspicion.is_alert and delivery.opened.is_open:
+            self._was_careful(busy, delivery, self._suspicion.is_careful)

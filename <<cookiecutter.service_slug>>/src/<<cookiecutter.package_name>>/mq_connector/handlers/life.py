@@ -1,0 +1,187 @@
+"""A service's life beside its messages: what it does before the first, after the last, and now and then."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeVar
+
+from ..errors import StartError
+from ..logs import Logger, text_of
+from .event_loop import Errand, event_loop
+from .typed import reader_of
+
+_log = Logger(__name__)
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+#: Attribute of a method that is called now and then: seconds from one beginning to the next.
+_SECONDS = "_mq_every"
+#: Seconds that what runs now and then gets to end once it was cancelled, and `on_stop` at the least.
+_AT_LEAST = 1.0
+
+
+def every(seconds: float) -> Callable[[_Method], _Method]:
+    """Have a method of a service called again and again while it runs, first after this time.
+
+    It never overlaps itself: where it takes longer, the next time begins when it is over. What it raises is
+    logged, and it goes on. It may be async. No time begins once the service is asked to stop, and one
+    that runs then has as long as the messages in hand.
+
+    :raises ValueError: it isn't more than 0 s
+    """
+    if not seconds > 0:
+        raise ValueError(f"every({seconds}): it must be more than 0 s")
+
+    def mark(method: _Method) -> _Method:
+        setattr(method, _SECONDS, float(seconds))
+        return method
+
+    return mark
+
+
+class Life:
+    """Calls what a service has of `on_start`, `on_stop`, `worker_context` and methods that are `every`.
+
+    :param service: whose methods they are; it needs none of them
+    """
+
+    def __init__(self, service: object) -> None:
+        self._service = service
+        #: Whether `on_start` is being called.
+        self.is_starting = False
+        self._has_begun = False
+        self._errand: Errand | None = None
+        self._stopping = threading.Event()
+        self._periodic: list[_Periodic] = []
+        #: One worker's `worker_context`, entered; None where there is none.
+        self.around: Callable[[], AbstractContextManager[object]] | None = None
+        if callable(getattr(service, "worker_context", None)):
+            self.around = self._around
+
+    def begin(self) -> None:
+        """See that the handlers' types can be read, and call `on_start`.
+
+        :raises StartError: it has failed
+        :raises ConfigurationError: a type can't be read
+        """
+        for name in dir(type(self._service)):
+            if name.startswith("answer") and callable(getattr(type(self._service), name)):
+                reader_of(getattr(self._service, name))
+        self.is_starting = True
+        try:
+            self._call("on_start")
+        except Exception as error:
+            if self._stopping.is_set():
+                return
+            _log.debug("on_start() has failed", exc_info=error)
+            raise StartError(f"on_start() has failed: {text_of(error)}") from error
+        finally:
+            self.is_starting = False
+        self._has_begun = True
+
+    def go_on(self) -> None:
+        """Begin what is done now and then."""
+        for name in dir(type(self._service)):
+            seconds = getattr(getattr(type(self._service), name), _SECONDS, None)
+            if seconds is not None:
+                method = getattr(self._service, name)
+                self._periodic.append(_Periodic(name, method, seconds, self._stopping))
+        for each in self._periodic:
+            each.start()
+
+    def ask_to_stop(self) -> None:
+        """Begin nothing any more; an async `on_start` is cancelled."""
+        self._stopping.set()
+        errand = self._errand
+        if self.is_starting and errand is not None:
+            errand.cancel()
+
+    def end(self, consumers: list[Any], timeout: float) -> bool:
+        """Wait for what runs now and then, and for the workers' contexts; then call `on_stop`.
+
+        :param consumers: which have been stopped
+        :param timeout: seconds
+        :returns: whether all is well
+        """
+        if not self._has_begun:
+            return True
+        self._has_begun = False
+        deadline = time.monotonic() + timeout
+        for each in self._periodic:
+            each.end(deadline)
+        if self.around is not None:
+            for consumer in consumers:
+                if consumer is not threading.current_thread() and consumer.ident is not None:
+                    left = max(_AT_LEAST, deadline - time.monotonic())
+                    threading.Thread.join(consumer, left)
+        try:
+            self._call("on_stop", max(_AT_LEAST, deadline - time.monotonic()))
+        except Exception as error:
+            _log.error("on_stop() has failed: %s", text_of(error), exc_info=error)
+            return False
+        return True
+
+    def _call(self, name: str, timeout: float | None = None) -> None:
+        hook = getattr(self._service, name, None)
+        if callable(hook):
+            left = hook()
+            if isinstance(left, Awaitable):
+                self._errand = event_loop().send(left)
+                if self._stopping.is_set() and self.is_starting:
+                    self._errand.cancel()
+                self._errand.wait(timeout)
+
+    @contextmanager
+    def _around(self) -> Iterator[None]:
+        context: Any = self._service.worker_context()  # type: ignore[attr-defined]
+        if hasattr(context, "__aenter__"):
+            loop = event_loop()
+            loop.run(context.__aenter__())
+            try:
+                yield
+            finally:
+                loop.run(context.__aexit__(None, None, None))
+        else:
+            with context:
+                yield
+
+
+class _Periodic(threading.Thread):
+    """Calls a method now and then."""
+
+    def __init__(
+        self, name: str, method: Callable[[], Any], seconds: float, stopping: threading.Event
+    ) -> None:
+        super().__init__(name=f"every-{name}", daemon=True)
+        self._method = method
+        self._seconds = seconds
+        self._stopping = stopping
+        self._errand: Errand | None = None
+
+    def run(self) -> None:
+        pause = self._seconds
+        while not self._stopping.wait(pause):
+            began = time.monotonic()
+            try:
+                left = self._method()
+                if isinstance(left, Awaitable):
+                    self._errand = event_loop().send(left)
+                    self._errand.wait()
+            except BaseException as error:  # SystemExit, too: it goes on
+                what = "%s(), which is called every %g s, has failed: %s"
+                _log.error(
+                    what, self._method.__name__, self._seconds, text_of(error), exc_info=error
+                )
+            pause = max(0.0, self._seconds - (time.monotonic() - began))
+
+    def end(self, deadline: float) -> None:
+        """Wait until it is over, and cancel it if that is later than the deadline (`time.monotonic`)."""
+        if self is threading.current_thread():
+            return
+        self.join(max(0.0, deadline - time.monotonic()))
+        if self.is_alive() and self._errand is not None:
+            self._errand.cancel()
+            self.join(_AT_LEAST)

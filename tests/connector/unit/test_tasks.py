@@ -1,0 +1,425 @@
+"""Callbacks that are async: what a task may do costs no more than what a thread may do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from mq_connector import RetryMessage
+from mq_connector.config import Limits
+from mq_connector.consumer.opened import Confirms
+from mq_connector.consumer.outbox.hurried import Hurried
+from mq_connector.consumer.workers import Workers
+from mq_connector.handlers.event_loop import event_loop
+from mq_connector.handlers.shapes import is_async
+from waiting import eventually
+
+from .test_channel import Setup
+from .test_workers import PATIENCE, Delivered, Running, channels
+
+Make = Callable[..., Running]
+
+
+@pytest.fixture
+def errors() -> list[Exception]:
+    return []
+
+
+@pytest.fixture
+def make(errors: list[Exception]) -> Iterator[Make]:
+    """Start workers; all of them end with the test."""
+    made: list[Running] = []
+
+    def start(callback: Any, count: int = 1, **options: Any) -> Running:
+        limits = options.pop("limits", None) or Limits(workers=count)
+        made.append(Running(callback, errors, limits, **options).start())
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.workers.stop()
+        for thread in each.threads():
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+    channels.clear()
+
+
+def test_a_context_variable_that_the_callback_sets_is_there_in_its_task(make: Make) -> None:
+    variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable")
+    seen: list[int] = []
+
+    async def go_on() -> None:
+        await asyncio.sleep(0)
+        seen.append(variable.get())
+
+    def callback(_channel: Any, method: Any, *_: Any) -> Any:
+        variable.set(method.delivery_tag)
+        return go_on()
+
+    one = make(callback, 2)
+    deliveries = [Delivered(tag) for tag in range(1, 11)]
+    one.put(*deliveries)
+    for each in deliveries:
+        assert each.wait().settled == "ack"
+    assert sorted(seen) == [*range(1, 11)]
+
+
+async def leave(*_: Any) -> None:
+    raise SystemExit(3)
+
+
+async def interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+async def cancel(*_: Any) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(1)
+
+
+async def divide(*_: Any) -> None:
+    1 / 0  # noqa: B018
+
+
+@pytest.mark.parametrize("callback", [leave, interrupt, cancel, divide])
+def test_whatever_a_task_raises_the_next_message_is_handled(
+    callback: Any, make: Make, errors: list[Exception]
+) -> None:
+    one = make(lambda *rest: callback() if rest[3] == b"bad" else None)
+    bad, good = Delivered(1, b"bad"), Delivered(2)
+    one.put(bad, good)
+    assert bad.wait().settled == "dead-letter"
+    assert good.wait().settled == "ack"
+    eventually(lambda: len(errors) == 1)
+    # And the loop goes on as well.
+    assert event_loop().run(asyncio.sleep(0, "turns"), PATIENCE) == "turns"
+
+
+def test_what_a_handler_begins_by_itself_cannot_end_the_loop(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def callback(*_: Any) -> None:
+        asyncio.get_running_loop().call_soon(leave_now)
+
+    def leave_now() -> None:
+        raise SystemExit(3)
+
+    one = make(callback)
+    first, second = Delivered(1), Delivered(2)
+    one.put(first)
+    first.wait()
+    eventually(lambda: "wanted to end the event loop" in caplog.text)
+    one.put(second)
+    assert second.wait().settled == "ack"
+
+
+def test_a_task_may_ask_for_a_retry(make: Make) -> None:
+    async def callback(*_: Any) -> None:
+        raise RetryMessage(2)
+
+    delivered = Delivered()
+    make(callback).put(delivered)
+    assert delivered.wait().settled == "requeue after 2 s"
+
+
+def test_a_task_s_line_has_its_duration(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    async def callback(*_: Any) -> None:
+        await asyncio.sleep(0.05)
+
+    with caplog.at_level(logging.DEBUG, "mq_connector"):
+        delivered = Delivered(message_id="m1")
+        make(callback).put(delivered)
+        delivered.wait()
+        eventually(lambda: "'m1' of 'input': handled, " in caplog.text)
+    [record] = [each for each in caplog.records if "handled" in each.getMessage()]
+    assert record.about["duration"] >= 0.05  # type: ignore[attr-defined]
+
+
+def test_the_pace_of_tasks_is_measured(make: Make) -> None:
+    async def callback(*_: Any) -> None:
+        await asyncio.sleep(0.05)
+
+    one = make(callback, 4)
+    assert one.workers.pace.wanted(0) == 8
+    deliveries = [Delivered(tag) for tag in range(1, 9)]
+    one.put(*deliveries)
+    for each in deliveries:
+        each.wait()
+    eventually(lambda: 8 < one.workers.pace.wanted(0) <= 16)
+
+
+def test_a_message_is_settled_when_what_its_task_has_published_is_confirmed(make: Make) -> None:
+    delivered = Delivered()
+    calls: list[Callable[[], object]] = []
+
+    async def callback(*_: Any) -> None:
+        confirms = delivered.delivery.confirms = Confirms(calls.append)
+        confirms.expect()
+
+    one = make(callback)
+    one.put(delivered)
+    eventually(lambda: calls)
+    calls.pop()()
+    assert delivered.outcome.settled == ""
+    assert delivered.delivery.confirms is not None
+    delivered.delivery.confirms.outcome(None)
+    calls.pop()()
+    assert delivered.wait().settled == "ack"
+
+
+def test_without_ack_on_return_a_message_is_left_to_its_task(make: Make) -> None:
+    done = threading.Event()
+
+    async def callback(channel: Any, method: Any, *_: Any) -> None:
+        done.set()
+
+    delivered = Delivered()
+    one = make(callback, ack_on_return=False)
+    one.put(delivered)
+    assert done.wait(PATIENCE)
+    eventually(lambda: one.workers.tasks.places[0].delivery is None)
+    assert delivered.outcome.settled == ""
+
+
+def test_others_take_over_from_a_task_that_is_late_and_its_message_is_struck(make: Make) -> None:
+    may_end = threading.Event()
+
+    async def callback(_channel: Any, _method: Any, _properties: Any, body: bytes) -> None:
+        while body == b"late" and not may_end.is_set():
+            await asyncio.sleep(0.01)
+
+    one = make(callback)
+    late, next_one = Delivered(1, b"late"), Delivered(2)
+    one.put(late)
+    eventually(lambda: any(each.delivery for each in one.workers.tasks.places))
+    one.workers.replace_late(late.delivery.opened)
+    assert one.suspicion.is_alert
+    one.put(next_one)
+    assert next_one.wait().settled == "ack"
+    assert late.outcome.settled == ""
+    may_end.set()
+    late.wait()
+    eventually(lambda: len(one.workers.tasks.places) == 1, PATIENCE)
+
+
+def in_hand(one: Running) -> int:
+    return sum(place.delivery is not None for place in one.workers.tasks.places)
+
+
+def test_every_place_that_hangs_is_told_of(make: Make) -> None:
+    may_end = threading.Event()
+
+    async def callback(*_: Any) -> None:
+        while not may_end.is_set():
+            await asyncio.sleep(0.01)
+
+    one = make(callback)
+    for tag in range(1, 5):
+        delivered = Delivered(tag, b"%d" % tag)
+        one.put(delivered)
+        eventually(lambda: in_hand(one) == tag, PATIENCE)  # noqa: B023
+        one.workers.replace_late(delivered.delivery.opened)
+    assert "longer than the broker waits" in one.workers.why_unhealthy
+    may_end.set()
+    eventually(lambda: not one.workers.why_unhealthy, PATIENCE)
+
+
+def test_while_there_is_a_suspicion_a_task_counts_when_it_is_over(make: Make) -> None:
+    may_end = threading.Event()
+
+    async def callback(*_: Any) -> None:
+        while not may_end.is_set():
+            await asyncio.sleep(0.01)
+
+    one = make(callback)
+    one.suspicion.lost(1, None)
+    one.suspicion.relax()
+    one.suspicion.lost(0, None)  # for 20 messages
+    before = one.suspicion._careful_for
+    delivered = Delivered(redelivered=True)
+    one.put(delivered)
+    eventually(lambda: any(each.delivery for each in one.workers.tasks.places))
+    assert one.suspicion._careful_for == before
+    may_end.set()
+    delivered.wait()
+    eventually(lambda: one.suspicion._careful_for == before - 1)
+
+
+def test_what_waits_for_a_place_at_the_end_is_not_begun(make: Make) -> None:
+    begun: list[int] = []
+
+    async def callback(_channel: Any, method: Any, *_: Any) -> None:
+        begun.append(method.delivery_tag)
+        await asyncio.sleep(60)
+
+    one = make(callback)
+    first, second = Delivered(1), Delivered(2)
+    one.put(first, second)
+    eventually(lambda: begun and one.workers.inbox.empty())
+    one.workers.stop()
+    for thread in one.threads():
+        thread.join(PATIENCE)
+    assert begun == [1]
+    assert first.outcome.settled == second.outcome.settled == ""
+
+
+def test_a_child_that_returns_from_a_task_settles_nothing_and_ends(make: Make) -> None:
+    children: list[int] = []
+    parent = os.getpid()
+
+    async def callback(*_: Any) -> None:
+        child = os.fork()
+        if child:
+            children.append(child)
+
+    delivered = Delivered()
+    one = make(callback)
+    one.put(delivered)
+    delivered.wait()
+    assert os.getpid() == parent
+    [child] = children
+    try:
+        ended = eventually(lambda: os.waitpid(child, os.WNOHANG)[0], PATIENCE)
+    except AssertionError:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
+    assert ended == child
+
+
+class Named:
+    async def answer(self, _: Any) -> Any:
+        return {}
+
+    def stream(self, _: Any) -> Any:
+        yield {}
+
+    def to_answer(self, *_: Any) -> Any:
+        return self.answer(None)
+
+    def to_stream(self, *_: Any) -> Any:
+        return self.stream(None)
+
+
+def test_one_thread_is_enough_for_a_callback_that_only_begins_tasks() -> None:
+    named = Named()
+    assert is_async(named.answer) and is_async(named.to_answer) and is_async(divide)
+    assert not is_async(named.to_stream) and not is_async(print) and not is_async(lambda: 0)
+
+    def threads(callback: Any) -> int:
+        started: list[Any] = []
+        workers = Workers(
+            Limits(workers=5),
+            "x",
+            callback,
+            channels.__getitem__,
+            started.append,
+            None,  # type: ignore[arg-type]
+        )
+        workers._start_one = lambda: started.append(None)  # type: ignore[method-assign]
+        workers.start()
+        return 1 + len(started)
+
+    assert threads(named.to_answer) == 1
+    assert threads(named.to_stream) == 5
+
+
+# ---- publishing where nothing may wait
+
+
+class Crowded:
+    """A channel on which there may be no room, and what is to be done aside."""
+
+    def __init__(self) -> None:
+        self.setup = Setup()
+        self.setup.deliver(1)
+        assert self.setup.opened.latest is not None
+        self.delivery = self.setup.opened.latest
+        self.aside: list[Callable[[], object]] = []
+        self.is_full = True
+        setup = self.setup
+        setup.outbox.on_channel(setup.opened, lambda _: None)
+        outbox: Any = setup.outbox
+        outbox.may_have_to_wait = lambda _: self.is_full
+        self.channel = setup.channel
+        self.channel._delivery = self.delivery
+        self.channel.go_on_aside(self.aside.append)
+
+    @property
+    def sent(self) -> list[str]:
+        """Routing keys of what has left."""
+        return [
+            frame.method.routing_key
+            for burst in self.setup.transport.bursts
+            for frame in burst
+            if hasattr(getattr(frame, "method", None), "routing_key")
+        ]
+
+
+def test_what_may_have_to_wait_is_published_aside_and_its_message_waits_for_it() -> None:
+    crowded = Crowded()
+    crowded.channel.basic_publish("", "one", b"1")
+    crowded.is_full = False
+    crowded.channel.basic_publish("", "two", b"2")  # not before the other
+    assert crowded.sent == []
+    confirms = crowded.delivery.confirms
+    assert confirms is not None
+    done: list[str] = []
+    confirms.then(lambda: done.append("ok"), lambda error: done.append(str(error)))
+    crowded.setup.link.run_calls()
+    assert done == []
+    for each in crowded.aside:
+        each()
+    crowded.setup.link.run_calls()
+    assert crowded.sent == ["one", "two"]
+    assert done == ["ok"]
+
+
+def test_where_there_is_room_a_task_publishes_at_once() -> None:
+    crowded = Crowded()
+    crowded.is_full = False
+    crowded.channel.basic_publish("", "one", b"1")
+    assert crowded.sent == ["one"]
+    assert crowded.delivery.confirms is None
+
+
+def test_what_cannot_be_encoded_is_an_error_at_once() -> None:
+    crowded = Crowded()
+    with pytest.raises(ValueError, match="255"):
+        crowded.channel.basic_publish("", "x" * 300, b"1")
+    assert crowded.aside == []
+
+
+def test_a_publish_that_finds_no_room_after_all_fails_its_message() -> None:
+    crowded = Crowded()
+
+    def refuse(*_: Any) -> None:
+        raise ValueError("no room")
+
+    outbox: Any = crowded.setup.outbox
+    outbox.publish = refuse
+    crowded.channel.basic_publish("", "one", b"1")
+    crowded.aside.pop()()
+    done: list[str] = []
+    assert crowded.delivery.confirms is not None
+    crowded.delivery.confirms.then(lambda: done.append("ok"), lambda error: done.append(str(error)))
+    crowded.setup.link.run_calls()
+    assert done == ["no room"]
+
+
+def test_what_was_declared_just_now_is_waited_for_aside() -> None:
+    crowded = Crowded()
+    crowded.is_full = False
+    crowded.channel.queue_declare("q")
+    crowded.channel.basic_publish("x", "one", b"1")
+    assert isinstance(crowded.channel._outbox, Hurried)
+    assert len(crowded.aside) == 2
