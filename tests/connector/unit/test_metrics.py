@@ -22,8 +22,7 @@ from mq_connector.connection import Connection
 from mq_connector.connection.address import Address
 from mq_connector.connection.supervised import is_responsive
 from mq_connector.consumer.opened import Delivery
-from mq_connector.consumer.suspicion import Suspicion
-from mq_connector.consumer.workers import Workers
+from mq_connector.consumer.workers import Suspicion, Workers
 from mq_connector.errors import ConfigurationError, RetryMessage
 from mq_connector.metrics import Metrics
 from mq_connector.metrics.counts import BOUNDS, Counts, Durations, TimedDelivery
