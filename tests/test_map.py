@@ -29,7 +29,7 @@ ORDER = (
     ("config",),
     ("connection.wire",),
     ("connection",),
-    ("channels",),
+    ("channels", "topology"),
     ("publisher",),
     ("consumer.opened",),
     ("consumer.outbox",),

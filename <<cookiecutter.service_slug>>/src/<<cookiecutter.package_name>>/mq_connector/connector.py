@@ -15,6 +15,7 @@ from .connection import Connection
 from .connection.address import Address, parameters
 from .consumer import ConsumerThread
 from .ending import Signals, end_after_main, end_within
+from .errors import ConfigurationError
 from .health import HealthServer
 from .logs import Logger
 
@@ -96,7 +97,11 @@ class MQConnector:
         )
 
     def run(self) -> None:
-        """Start the consumers and return."""
+        """Start the consumers and return.
+
+        :raises ConfigurationError: two of them consume one queue
+        """
+        self._check_queues()
         for consumer in self.consumers.values():
             consumer.on_change = self._on_change
             consumer.start()
@@ -161,6 +166,17 @@ class MQConnector:
                 consumer.connection.call(partial(consumer.look, partial(looked, name)))
             else:
                 consumer.look(partial(looked, name))
+
+    def _check_queues(self) -> None:
+        """Two handlers of one queue would each get every other message, whichever it is for."""
+        taken: dict[tuple[Connection, str], str] = {}
+        for name, consumer in self.consumers.items():
+            other = taken.setdefault((consumer.connection, consumer.queue), name)
+            if other != name:
+                raise ConfigurationError(
+                    f"the consumers {other!r} and {name!r} have one queue, {consumer.queue!r}: a queue has one "
+                    "handler; for more messages at a time give its consumer workers=…"
+                )
 
     def _ask_to_stop(self, timeout: float) -> None:
         self._asked_to_stop = True
