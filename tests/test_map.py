@@ -36,6 +36,7 @@ ORDER = (
     ("consumer.channel",),
     ("consumer",),
     ("client",),
+    ("calling",),
     ("connector",),
     ("testing",),
     ("commands.letters",),

@@ -9,6 +9,7 @@ import pika
 import pytest
 from mq_connector import ConsumerThread, MQConnector
 from mq_connector.config import Limits
+from mq_connector.consumer.handling import Handling
 from mq_connector.errors import ChannelError, ConfigurationError
 from mq_connector.topology import Subscription
 
@@ -131,10 +132,12 @@ def test_another_refusal_is_the_consumers_to_hear() -> None:
 def test_workers_and_prefetch_of_a_consumers_own_come_before_those_of_all() -> None:
     one = consumer(queue="q", workers=3, limits=Limits(workers=7, prefetch=9))
     started: list[Limits] = []
-    one._supervision.start = lambda handling: (  # type: ignore[method-assign]
-        started.append(handling.limits),
-        handling.workers.stop(),
-    )[0]
+
+    def start(handling: Handling) -> None:
+        started.append(handling.limits)
+        handling.workers.stop()
+
+    one._supervision.start = start  # type: ignore[method-assign]
     one.start()
     one.join(30)
     assert [(each.workers, each.prefetch) for each in started] == [(3, 9)]

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from . import config as configuration
+from .calling import Caller, Calling
 from .connection import Connection
 from .connection.address import Address, parameters
 from .consumer import ConsumerThread
@@ -31,7 +32,7 @@ _LAST_STEPS, _AT_ONCE = 2.0, 2.0
 _ECHO = 0.2
 
 
-class MQConnector:
+class MQConnector(Calling):
     """Runs the consumers that a subclass puts into `consumers`.
 
     :param config: a configuration as in ``mq_config.json``; by default it is looked for, when it is
@@ -53,6 +54,7 @@ class MQConnector:
         self._first_signal = 0.0
         #: What ends the process if `serve` doesn't come to its end.
         self._ends: list[threading.Timer] = []
+        self._mq_caller = Caller(self)
 
     @property
     def vhost(self) -> str:
@@ -70,10 +72,19 @@ class MQConnector:
 
         :param vhost: by default the service's own
         """
-        name = self.vhost if vhost is None else vhost
-        if name not in self._connections:
-            self._connections[name] = Connection(self.address(name))
-        return self._connections[name]
+        return self._mq_connection(self.vhost if vhost is None else vhost)
+
+    def _mq_connection(self, vhost: str) -> Connection:
+        """The same where a subclass means something else by it."""
+        if vhost not in self._connections:
+            # In one step, as several threads may ask.
+            self._connections.setdefault(vhost, Connection(self.address(vhost)))
+        return self._connections[vhost]
+
+    def _mq_is_on_loop(self) -> bool:
+        """Whether we are on the thread of one of the connections, on which nobody may wait."""
+        consumers = [each.connection for each in list(self.consumers.values())]
+        return any(each.is_own_thread for each in [*self._connections.values(), *consumers])
 
     def address(self, vhost: str | None = None) -> Address:
         """Where a vhost is, for a connection apart from the service's own.
@@ -115,6 +126,7 @@ class MQConnector:
         for consumer in self.consumers.values():
             if consumer.is_alive() and consumer is not threading.current_thread():
                 consumer.join(timeout + 5.0)
+        self._mq_caller.close()
 
     def serve(self) -> int:
         """Run until SIGTERM, SIGINT or a failure; for the main thread of a process.

@@ -14,13 +14,14 @@ import pika
 from pika.spec import Basic
 
 from ..config import Limits
-from ..errors import Culprit, RetryMessage
+from ..errors import Culprit, Expired, RetryMessage
 from ..fork import Process
 from ..logs import text_of
 from ..payload import Bounds, bounds
 from ..payload.request import error_reply
 from .channel import Channel
 from .opened import Confirms, Delivery, OpenedChannel, Prefetch, Sizes, lines
+from .opened.current import TIMED, expired_for, in_hand
 from .opened.messages import deliveries_before
 from .pace import Pace
 from .suspicion import Suspicion
@@ -187,6 +188,7 @@ class Workers:
         bounds.set(self._bounds)
         worker = _Worker(threading.current_thread())
         self._workers.append(worker)
+        in_hand.set(worker)
         get, handle, suspicion, now = self.inbox.get, self.handle, self._suspicion, time.monotonic
         pace, is_said, debug = self.pace, lines.is_said, logging.DEBUG
         while not worker.is_replaced:
@@ -246,9 +248,15 @@ class Workers:
 
         :returns: what has become of it so far, in words
         """
+        properties = delivery.properties
+        if getattr(properties, "flags", TIMED) & TIMED == TIMED:
+            ago = expired_for(properties)
+            if ago is not None:
+                self.bury(delivery, Expired(ago))  # nobody waits for a reply
+                return lines.expired(delivery, ago)
         channel = self._channel_of(delivery)
         try:
-            self._callback(channel, delivery.method, delivery.properties, delivery.body)
+            self._callback(channel, delivery.method, properties, delivery.body)
         except RetryMessage as error:
             return self._retry(delivery, error)
         except Exception as error:  # whatever a handler raises, the next message is handled

@@ -68,7 +68,12 @@ class Subscription:
         known = kind or (KINDS[2] if routing_keys else KINDS[0])
         if known == KINDS[0] and routing_keys:
             raise ValueError("a fanout exchange knows no routing keys: leave routing_keys out")
-        return cls(exchange, known, tuple(routing_keys or ()), durable=known == KINDS[2])
+        return cls.made(exchange, known, tuple(routing_keys or ()))
+
+    @classmethod
+    def made(cls, exchange: str, kind: str, routing_keys: tuple[str, ...] = ()) -> Subscription:
+        """As we make an exchange of this kind."""
+        return cls(exchange, kind, routing_keys, durable=kind == KINDS[2])
 
     def draw_queue(self) -> str:
         """A new name for the queue of one subscriber alone."""
@@ -84,6 +89,15 @@ class Subscription:
 
         :raises ChannelError: the broker refuses
         """
+        yield from self.make()
+        for key in self.routing_keys or (_EVERYTHING if self.kind == KINDS[2] else queue,):
+            yield _binding(queue, self.exchange, key)
+
+    def make(self) -> Steps:
+        """Make the exchange.
+
+        :raises ChannelError: the broker refuses
+        """
         try:
             yield lambda channel, done: channel.exchange_declare(
                 self.exchange, self.kind, durable=self.durable, callback=done
@@ -92,8 +106,6 @@ class Subscription:
             if error.code not in _ACCEPTABLE:
                 raise
             _log.warning("exchange %r is used as it is: %s", self.exchange, error)
-        for key in self.routing_keys or (_EVERYTHING if self.kind == KINDS[2] else queue,):
-            yield _binding(queue, self.exchange, key)
 
 
 def _binding(queue: str, exchange: str, key: str) -> Operation:

@@ -1,0 +1,52 @@
+"""Who asks and publishes, and how it names whom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from ..connection import Connection
+
+#: Names, or pairs of a name and what it needs beside it.
+Named = Sequence["str | tuple[str, str]"]
+
+
+class Service(Protocol):
+    """Who asks and publishes."""
+
+    service_name: str
+
+    @property
+    def vhost(self) -> str:
+        """Its own."""
+
+    @property
+    def publishes(self) -> Named:
+        """See `mq_connector.calling.words.Calling`."""
+
+    @property
+    def calls(self) -> Named:
+        """See `mq_connector.calling.words.Calling`."""
+
+    @property
+    def consumers(self) -> Mapping[str, Any]:
+        """What it consumes."""
+
+    def _mq_connection(self, vhost: str) -> Connection:
+        """The one that it has to a vhost."""
+
+    def _mq_is_on_loop(self) -> bool:
+        """Whether we are on the thread of one of its connections."""
+
+
+def pairs(named: Named, default: str) -> dict[str, str]:
+    """What each name has beside it.
+
+    :param default: what a name alone means
+    """
+    if not isinstance(named, (tuple, list)):
+        return {}  # a service may call something else so
+    found = (
+        (each, default) if isinstance(each, str) else (each[0], each[1]) for each in named if each
+    )
+    return dict(found)
