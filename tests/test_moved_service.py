@@ -30,7 +30,7 @@ def blocks(language: str) -> list[str]:
     return [textwrap.dedent(each) for each in found]
 
 
-GENERATE, PROVISION, COPY, RENAME, SHIM, LOCK, UNINSTALL, DOCTOR = blocks("sh")
+GENERATE, COPY, PROVISION, RENAME, SHIM, LOCK, UNINSTALL, DOCTOR = blocks("sh")
 QUEUES, MAKE_SERVICE = blocks("python")
 PACKAGE, KEY, VHOST = "neon_metrics_service", "neon_metrics_connector", "/neon_metrics"
 INPUT, CONNECTIONS = "neon_metrics_input", "neon_connections_input"
@@ -169,7 +169,9 @@ def moved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     answers = {"package_name": PACKAGE, "vhost": VHOST, "input_queue": INPUT}
     made = BakedProject(folder / "neon-metrics", answers)
 
-    put_in_place(made / "rabbitmq" / "topology.py", r"^QUEUES = .*?\n", QUEUES)
+    type_in(COPY, made.path)
+    if request.param == "a library":
+        put_in_place(made / "rabbitmq" / "topology.py", r"^QUEUES\b.*?\n", QUEUES)
     config = json.loads(made.read("mq_config.json"))
     assert KEY in config["users"]
     # The incumbent's code reads only `user`.
@@ -178,7 +180,6 @@ def moved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     type_in(PROVISION, made.path)
     assert password_fits(made, KEY, PASSWORD)
 
-    type_in(COPY, made.path)
     put_in_place(
         made.package / "__main__.py", r"^def make_service\(.*?(?=^\n\n|^if )", MAKE_SERVICE
     )

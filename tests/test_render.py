@@ -37,6 +37,7 @@ DEFAULT_TREE = {
     "mq_config.json",
     "pyproject.toml",
     "rabbitmq/accounts.py",
+    "rabbitmq/declared.py",
     "rabbitmq/definitions.json",
     "rabbitmq/documents.py",
     "rabbitmq/enabled_plugins",

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from mq_connector import ConsumerThread
 from mq_connector.connection import Connection
+from mq_connector.topology import Subscription
 from pika.exceptions import ChannelClosedByBroker
 from waiting import eventually
 
@@ -76,6 +77,24 @@ def test_a_topic_is_heard_by_its_routing_keys(consume: Consume, exchange: str, p
         peer.channel.basic_publish(exchange, key, key.encode())
     eventually(lambda: len(all_of_it.bodies) == 4, 30)
     eventually(lambda: heard.has(b"weather.rain", b"sea.north.storm"), 30)
+
+
+def test_the_harness_knows_as_the_broker_does_what_a_topic_takes(exchange: str, peer: Peer) -> None:
+    patterns = ("#", "a.*", "a.#", "a.#.c", "*", "", "*.#", "#.#", "a..b")
+    keys = ("", "a", "a.b", "a.b.c", "a.b.b.c", "c", "a.", ".", "a..b", "#", "a.*")
+    peer.channel.exchange_declare(exchange, "topic")
+    for pattern in patterns:
+        queue = peer.declare("", exclusive=True)
+        peer.channel.queue_bind(queue, exchange, pattern)
+        for key in keys:
+            peer.channel.basic_publish(exchange, key, key.encode())
+        expected = [
+            key
+            for key in keys
+            if Subscription(exchange, "topic", (pattern,)).takes("q", exchange, key)
+        ]
+        taken = [peer.take(queue, 30)[1].decode() for _ in expected]
+        assert (taken, peer.count(queue)[0]) == (expected, 0), pattern
 
 
 def test_a_lost_channel_and_a_deleted_exchange_are_recovered_from(

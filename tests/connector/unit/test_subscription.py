@@ -151,3 +151,30 @@ def test_two_handlers_of_one_queue_are_a_failed_start() -> None:
     with pytest.raises(ConfigurationError, match="'one' and 'other' have one queue, 'q'"):
         service.run()
     assert not any(each.is_alive() for each in service.consumers.values())
+
+
+@pytest.mark.parametrize(
+    ("pattern", "key", "takes"),
+    [
+        ("#", "", True),
+        ("#", "a.b", True),
+        ("a.*", "a.b", True),
+        ("a.*", "a", False),
+        ("a.*", "a.b.c", False),
+        ("a.#", "a", True),
+        ("a.#.c", "a.b.b.c", True),
+        ("a.#.c", "a.b.b", False),
+        ("*", "", False),
+        ("", "", True),
+    ],
+)
+def test_a_topic_takes_what_its_pattern_fits(pattern: str, key: str, takes: bool) -> None:
+    assert Subscription("e", "topic", (pattern,)).takes("q", "e", key) is takes
+
+
+def test_fanout_takes_all_and_direct_what_it_names() -> None:
+    assert Subscription("e").takes("q", "e", "any")
+    assert not Subscription("e").takes("q", "other", "any")
+    assert Subscription("e", "direct", ("a",)).takes("q", "e", "a")
+    assert not Subscription("e", "direct", ("a",)).takes("q", "e", "q")
+    assert Subscription("e", "direct").takes("q", "e", "q")

@@ -11,8 +11,11 @@ exception dead-letters the message and answers with an error.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pika
@@ -20,11 +23,14 @@ from pika.exceptions import ChannelWrongStateError
 from pika.spec import Basic, Queue
 
 from . import payload
+from .calling.canned import Answer, CannedCaller, Question
+from .calling.message import Publication
 from .config import Limits
 from .connection.scratch import Result
 from .consumer.channel.apart import Got
 from .consumer.channel.instead import CONFIRMS, GET_UNSETTLED, refuse_the_rest
 from .consumer.opened import Delivery
+from .consumer.opened.current import in_hand
 from .consumer.suspicion import Suspicion
 from .consumer.workers import Callback, Workers
 from .errors import NotInCallback
@@ -55,6 +61,8 @@ class Outcome:
     #: ``ack``, ``dead-letter`` or ``requeue``.
     settled: str = ""
     published: list[Publish] = field(default_factory=list)
+    #: What the handler has asked other services, in order.
+    asked: list[Question] = field(default_factory=list)
     #: Queues and exchanges that the handler declared, by name.
     declared: list[str] = field(default_factory=list)
     #: Where the request asked its reply to go.
@@ -83,10 +91,14 @@ class Harness:
     """Hands messages to a callback, one at a time.
 
     :param callback: such as a service's ``handle_api_input``
+    :param answers: what the services say that the handler asks, by their queues: a reply, a function that makes
+        one of the request, or an exception that `MQConnector.ask` raises. Another queue isn't there
     """
 
-    def __init__(self, callback: Callback) -> None:
+    def __init__(self, callback: Callback, answers: Mapping[str, Answer] | None = None) -> None:
         self._callback = callback
+        self._answers = answers or {}
+        self._service: Any = getattr(callback, "__self__", None)
         self._sent = 0
 
     def send(
@@ -101,23 +113,82 @@ class Harness:
         outcome.reply_queue = message["routing_key"]
         return outcome
 
-    def send_body(self, body: bytes, properties: pika.BasicProperties | None = None) -> Outcome:
-        """Send a raw body."""
+    def publish(self, exchange: str, routing_key: str, message: Mapping[Any, Any]) -> Outcome:
+        """Publish a message to an exchange that the callback's consumer hears.
+
+        :raises AssertionError: it doesn't
+        """
+        consumers = getattr(self._service, "consumers", {}).values()
+        ours = [each for each in consumers if each.callback_func == self._callback]
+        heard = [
+            each
+            for each in ours
+            if each.subscription and each.subscription.takes(each.queue, exchange, routing_key)
+        ]
+        assert heard or not ours, f"no consumer hears {routing_key!r} of exchange {exchange!r}"
+        sent = Publication.of(exchange, routing_key, message)
+        return self.send_body(sent.body, sent.properties, exchange, routing_key)
+
+    def send_body(
+        self,
+        body: bytes,
+        properties: pika.BasicProperties | None = None,
+        exchange: str = "",
+        routing_key: str = "harness",
+    ) -> Outcome:
+        """Send a raw body.
+
+        :param exchange: that it was published to
+        :param routing_key: with which it was
+        """
         self._sent += 1
         outcome = Outcome(reply_queue=properties.reply_to if properties else None)
 
         def remember(error: Exception) -> None:
             outcome.error = error
 
-        method = Basic.Deliver("harness", self._sent, False, "", "harness")
+        method = Basic.Deliver("harness", self._sent, False, exchange, routing_key)
         opened: Any = _RecordingOpened(outcome)
 
         def channel_of(_: Delivery) -> Any:
             return _RecordingChannel(outcome)
 
         worker = Workers(Limits(), "harness", self._callback, channel_of, remember, Suspicion())
-        worker.handle(Delivery(opened, method, properties or pika.BasicProperties(), body))
+        delivery = Delivery(opened, method, properties or pika.BasicProperties(), body)
+        with self._calls_canned(outcome), _held(delivery):
+            worker.handle(delivery)
         return outcome
+
+    @contextmanager
+    def _calls_canned(self, outcome: Outcome) -> Iterator[None]:
+        """While the callback runs, whom its service asks answers from here."""
+        before = getattr(self._service, "_mq_caller", None)
+        if before is None:  # a callback that belongs to no service
+            yield
+            return
+
+        def published(sent: Publication) -> None:
+            outcome.published.append(
+                Publish(sent.exchange, sent.routing_key, sent.body, sent.properties)
+            )
+
+        self._service._mq_caller = CannedCaller(
+            self._service, self._answers, outcome.asked.append, published
+        )
+        try:
+            yield
+        finally:
+            self._service._mq_caller = before
+
+
+@contextmanager
+def _held(delivery: Delivery) -> Iterator[None]:
+    """As a worker has it in hand."""
+    token = in_hand.set(SimpleNamespace(thread=None, delivery=delivery, began=time.monotonic()))
+    try:
+        yield
+    finally:
+        in_hand.reset(token)
 
 
 class _RecordingOpened:

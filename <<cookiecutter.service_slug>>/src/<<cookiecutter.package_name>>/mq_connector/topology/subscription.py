@@ -75,6 +75,15 @@ class Subscription:
         """As we make an exchange of this kind."""
         return cls(exchange, kind, routing_keys, durable=kind == KINDS[2])
 
+    def takes(self, queue: str, exchange: str, routing_key: str) -> bool:
+        """Whether a message that is published there comes to a queue."""
+        if exchange != self.exchange:
+            return False
+        if self.kind == KINDS[2]:
+            patterns = self.routing_keys or (_EVERYTHING,)
+            return any(_fits(_words(each), _words(routing_key)) for each in patterns)
+        return self.kind == KINDS[0] or routing_key in (self.routing_keys or (queue,))
+
     def draw_queue(self) -> str:
         """A new name for the queue of one subscriber alone."""
         return f"subscriber_{self.exchange}_{secrets.token_hex(_DRAWN // 2)}"
@@ -110,6 +119,19 @@ class Subscription:
 
 def _binding(queue: str, exchange: str, key: str) -> Operation:
     return lambda channel, done: channel.queue_bind(queue, exchange, key, callback=done)
+
+
+def _words(key: str) -> list[str]:
+    return key.split(".") if key else []
+
+
+def _fits(pattern: list[str], words: list[str]) -> bool:
+    """Whether a topic's pattern fits: ``*`` stands for one word, ``#`` for any number of them."""
+    if not pattern:
+        return not words
+    if pattern[0] == _EVERYTHING:
+        return any(_fits(pattern[1:], words[start:]) for start in range(len(words) + 1))
+    return bool(words) and pattern[0] in ("*", words[0]) and _fits(pattern[1:], words[1:])
 
 
 def private(queue: str) -> Operation:
