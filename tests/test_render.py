@@ -34,6 +34,7 @@ DEFAULT_TREE = {
     "Makefile",
     "README.md",
     "compose.yaml",
+    "docs/calling.md",
     "mq_config.json",
     "pyproject.toml",
     "rabbitmq/accounts.py",

@@ -46,6 +46,7 @@ RUN = {
         "make link": "test_cruft",
         "cruft update --skip-apply-ask": "test_cruft",
     },
+    f"{TREE.name}/docs/calling.md": {"python3 rabbitmq/provision.py": "test_calling_page"},
     f"{TREE.name}/CONTRIBUTING.md": {"make lint": "test_generated_repository"},
 }
 #: Blocks that no test runs, and why.

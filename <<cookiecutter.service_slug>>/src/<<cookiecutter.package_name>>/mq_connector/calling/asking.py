@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +11,15 @@ from ..channels.pending import Pending
 from ..client import Client
 from ..errors import NotConnected, RequestTimeout, StartError
 from .message import origin, question, time_for
-from .service import Service, pairs
+from .service import Service, pairs, reply_queue
+
+
+def remedy(queue: str, vhost: str) -> str:
+    """What to do where a service may not ask in another virtual host."""
+    return (
+        f"name the queue with its vhost in `calls` of the class, as {(queue, vhost)!r}, and run "
+        "rabbitmq/provision.py"
+    )
 
 
 class Asked(NamedTuple):
@@ -80,7 +87,7 @@ class Asking:
             if vhost not in self._clients:
                 # Not exclusive, as Neon's services declare the queue that they reply to (405). What a killed
                 # process leaves goes by a policy of rabbitmq/topology.py.
-                name = f"{self._service.service_name}.reply.{secrets.token_hex(8)}"
+                name = reply_queue(self._service)
                 connection = self._service._mq_connection(vhost)
                 self._clients[vhost] = Client(connection, name, exclusive=False)
             return self._clients[vhost]
@@ -96,10 +103,7 @@ class Asking:
                 self._clients.pop(vhost, None)  # it stays refused, and the next one may not be
             if own:
                 raise
-            raise StartError(
-                f"{error}; name the queue with its vhost in `calls` of the class, "
-                f"as {(queue, vhost)!r}, and run rabbitmq/provision.py"
-            ) from None
+            raise StartError(f"{error}; {remedy(queue, vhost)}") from None
         except RequestTimeout as error:
             if own and any(each.queue == queue for each in self._service.consumers.values()):
                 raise RequestTimeout(

@@ -10,7 +10,7 @@ from ..errors import WouldWait
 from .asking import Asking
 from .message import Publication
 from .publishing import Publishing
-from .service import Service
+from .service import Service, enlist
 
 #: Seconds for the broker to take what is published, connecting included.
 CONFIRMED_WITHIN = 30.0
@@ -26,6 +26,7 @@ class Caller:
         self._service = service
         self.asking = Asking(service)
         self.publishing = Publishing(service)
+        enlist(service)
 
     def ask(
         self, queue: str, request: Mapping[Any, Any], vhost: str | None, timeout: float | None
