@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 
 INPUT, ADMIN, EVENTS = "neon_echo_input", "neon_echo_admin", "neon_events"
 #: As services of Neon's are written that have more than one consumer.
-SERVICE = f"""
+COMPAT = f"""
 from .mq_connector.compat.connector import MQConnector
 from .mq_connector.compat.utils.network_utils import b64_to_dict
 
@@ -53,29 +53,75 @@ class NeonEchoService(MQConnector):
         self.events.append(event["text"])
 """
 
+#: The same in the core's own words.
+CORE = f"""
+from .mq_connector import ConsumerThread, MQConnector, Request
+
+INPUT = "{INPUT}"
+
+
+class NeonEchoService(MQConnector):
+    def __init__(self, config=None):
+        super().__init__(config, "neon_echo")
+        self.vhost = "/neon_echo"
+        self.events = []
+        connection = self.create_mq_connection()
+        self.consumers = {{
+            queue: ConsumerThread(connection=connection, queue=queue, callback_func=self.handle)
+            for queue in (INPUT, "{ADMIN}")
+        }}
+        self.consumers["events"] = ConsumerThread(
+            connection=connection, exchange="{EVENTS}", callback_func=self.listen, workers=1
+        )
+
+    def handle(self, channel, method, properties, body):
+        request = Request.decode(body, properties)
+        if request.data["text"] == "bad":
+            raise ValueError("can't be handled")
+        reply = {{"queue": method.routing_key, "events": self.events}}
+        channel.basic_publish(
+            "", request.reply_queue, request.encode_reply(reply), request.reply_properties
+        )
+
+    def listen(self, channel, method, properties, body):
+        event = Request.decode(body, properties).data
+        if event["text"] == "bad":
+            raise ValueError("can't be handled")
+        self.events.append(event["text"])
+"""
+
+
+_CONTAINERS = [pytest.mark.containers, pytest.mark.slow]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((CORE, "installed"), id="core"),
+        pytest.param((COMPAT, "installed"), id="compat"),
+        *(pytest.param((CORE, each), id=each, marks=_CONTAINERS) for each in brokers.IMAGES),
+    ],
+)
+def written(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """The service's source, and where its broker comes from."""
+    text, where = request.param
+    return text, where
+
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> BakedProject:
-    """Named in topology.py as its docstring says, by an editor's search and replace."""
+def project(written: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> BakedProject:
+    """Nothing is named but in the service itself."""
     made = bake_into(tmp_path_factory.mktemp("more"))
-    script = made / "rabbitmq" / "topology.py"
-    text = script.read_text(encoding="utf-8")
-    for old, new in {
-        f'QUEUES = ("{INPUT}",)': f'QUEUES = ("{INPUT}", "{ADMIN}")',
-        "EXCHANGES: tuple[str, ...] = ()": f'EXCHANGES: tuple[str, ...] = ("{EVENTS}",)',
-    }.items():
-        assert text.count(old) == 1
-        text = text.replace(old, new)
-    script.write_text(text, encoding="utf-8")
-    (made / "rabbitmq" / "definitions.json").unlink()
+    (made.package / "service.py").write_text(written[0])
+    assert provision(made, "--check").returncode == 1
     assert provision(made, "--client-user").returncode == 0
-    (made.package / "service.py").write_text(SERVICE)
+    assert provision(made, "--check").returncode == 0
     return made
 
 
-@pytest.fixture(scope="module", params=brokers.EVERYWHERE)
-def port(request: pytest.FixtureRequest, project: BakedProject) -> Iterator[int]:
-    with brokers.at(request.param, project) as number:
+@pytest.fixture(scope="module")
+def port(written: tuple[str, str], project: BakedProject) -> Iterator[int]:
+    with brokers.at(written[1], project) as number:
         yield number
 
 

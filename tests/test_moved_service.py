@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(900)]
 PAGE = (TEMPLATE / "docs" / "move-a-service.md").read_text(encoding="utf-8")
 
 
-GENERATE, PROVISION, COPY, RENAME, SHIM, LOCK, UNINSTALL, DOCTOR = shell_blocks(PAGE)
+GENERATE, COPY, PROVISION, RENAME, SHIM, LOCK, UNINSTALL, DOCTOR = shell_blocks(PAGE)
 QUEUES, MAKE_SERVICE = shell_blocks(PAGE, "python")
 PACKAGE, KEY, VHOST = "neon_metrics_service", "neon_metrics_connector", "/neon_metrics"
 INPUT, CONNECTIONS = "neon_metrics_input", "neon_connections_input"
@@ -149,7 +149,9 @@ def moved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     answers = {"package_name": PACKAGE, "vhost": VHOST, "input_queue": INPUT}
     made = BakedProject(folder / "neon-metrics", answers)
 
-    put_in_place(made / "rabbitmq" / "topology.py", r"^QUEUES = .*?\n", QUEUES)
+    type_in(COPY, made.path)
+    if request.param == "a library":
+        put_in_place(made / "rabbitmq" / "topology.py", r"^QUEUES\b.*?\n", QUEUES)
     config = json.loads(made.read("mq_config.json"))
     assert KEY in config["users"]
     # The incumbent's code reads only `user`.
@@ -158,7 +160,6 @@ def moved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     type_in(PROVISION, made.path)
     assert password_fits(made, KEY, PASSWORD)
 
-    type_in(COPY, made.path)
     put_in_place(
         made.package / "__main__.py", r"^def make_service\(.*?(?=^\n\n|^if )", MAKE_SERVICE
     )

@@ -8,19 +8,27 @@ import hmac
 import os
 import secrets
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
+from declared import Declared
 from documents import Broken, Document
 from topology import (
     CLIENT_KEY,
     CLIENT_USER,
     SERVICE,
     VHOST,
+    asking_rights,
     client_rights,
+    declared,
     service_rights,
     topology,
 )
 
+#: Key under which the definitions keep the names that they were made for; RabbitMQ passes over it.
+MADE_FOR = "made_for"
+#: What ends the name of a queue for dead letters.
+DEAD = ".dead"
 #: How RabbitMQ calls its way to keep a password.
 HASHING = "rabbit_password_hashing_sha256"
 
@@ -76,19 +84,71 @@ def complete_user(file: Document, users: dict[str, Any], key: str, name: str) ->
 
 
 def complete_definitions(file: Document, logins: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
-    """The definitions, in which the configured users can log in with their passwords."""
-    definitions = file.load() or topology()
-    rights = {SERVICE: service_rights(), CLIENT_KEY: client_rights()}
+    """The definitions, in which the configured users can log in with their passwords, and have what the
+    service's source names; what somebody has changed in them stays."""
+    names = declared()
+    definitions = file.load()
+    known = made_for(file, definitions) if definitions else names
+    definitions = definitions or topology()
+    if MADE_FOR not in definitions or known != names:
+        definitions[MADE_FOR] = {key: list(each) for key, each in asdict(names).items()}
+    update_objects(file, definitions, topology(known), topology(names))
     for key, (name, password) in logins.items():
-        known = entry(file, definitions, "users", name=name)
-        if not fits(known, password):
-            known["password_hash"] = hashed(password, os.urandom(4))
-            known["hashing_algorithm"] = HASHING
-        known.setdefault("tags", [])  # No tag: neither the management pages nor administration.
+        user = entry(file, definitions, "users", name=name)
+        if not fits(user, password):
+            user["password_hash"] = hashed(password, os.urandom(4))
+            user["hashing_algorithm"] = HASHING
+        user.setdefault("tags", [])  # No tag: neither the management pages nor administration.
+        rights = service_rights if key == SERVICE else client_rights
         permission = entry(file, definitions, "permissions", user=name, vhost=VHOST)
-        for right, pattern in rights[key].items():
-            permission.setdefault(right, pattern)
+        update_rights(file, permission, rights(known), rights(names))
+    for vhost in names.vhosts:
+        user_name = logins[SERVICE][0]
+        permission = entry(file, definitions, "permissions", user=user_name, vhost=vhost)
+        update_rights(file, permission, asking_rights(), asking_rights())
+    for vhost in {*known.vhosts} - {*names.vhosts}:
+        gone = {"user": logins[SERVICE][0], "vhost": vhost, **asking_rights()}
+        definitions["permissions"] = [each for each in definitions["permissions"] if each != gone]
     return definitions
+
+
+def made_for(file: Document, definitions: dict[str, Any]) -> Declared:
+    """The names that definitions were made for; where they don't say it, as of an earlier version, those of
+    the queues whose dead letters they keep."""
+    noted = file.typed(definitions.get(MADE_FOR, {}), dict, MADE_FOR)
+    kinds = Declared.__dataclass_fields__
+    if not noted:
+        queues = file.typed(definitions.get("queues", []), list, "queues")
+        names = [str(each.get("name")) for each in queues if isinstance(each, dict)]
+        found = tuple(each.removesuffix(DEAD) for each in names if each.endswith(DEAD))
+        return Declared(queues=found)
+    lists = {kind: file.typed(noted.get(kind, []), list, f"{MADE_FOR}.{kind}") for kind in kinds}
+    return Declared(**{kind: tuple(map(str, names)) for kind, names in lists.items()})
+
+
+def update_objects(
+    file: Document, definitions: dict[str, Any], old: dict[str, Any], new: dict[str, Any]
+) -> None:
+    """Add what is new in the topology, and take out what is no more, if nobody has changed it."""
+    for kind, wanted in new.items():
+        was = old[kind]
+        objects: list[Any] = file.typed(definitions.setdefault(kind, []), list, kind)
+        kept = [each for each in objects if each in wanted or each not in was]
+        definitions[kind] = kept + [each for each in wanted if each not in was and each not in kept]
+
+
+def update_rights(
+    file: Document, permission: dict[str, Any], old: dict[str, str], new: dict[str, str]
+) -> None:
+    """Give the rights that are needed now in the place of those that were needed before."""
+    for right, pattern in new.items():
+        if permission.setdefault(right, pattern) == old[right]:
+            permission[right] = pattern
+        elif permission[right] != pattern and old[right] != pattern:
+            print(
+                f"{file.name}: the right to {right} of user {permission['user']} was changed by hand and "
+                f"stays; see that it fits what is needed now, {pattern}, or remove it and run this again"
+            )
 
 
 def entry(file: Document, definitions: dict[str, Any], key: str, **names: str) -> dict[str, Any]:

@@ -14,7 +14,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from documents import CONFIG, DEFINITIONS, Broken, Document
-from topology import SERVICE, VHOST, client_rights, service_rights
+from topology import (
+    SERVICE,
+    VHOST,
+    asking_rights,
+    client_rights,
+    declared,
+    service_rights,
+)
 
 #: Folder, image and container are called after the repository.
 SLUG = "<< cookiecutter.service_slug >>"
@@ -38,10 +45,12 @@ def credentials() -> tuple[str, str]:
 
 
 def rights(user: str, client: str) -> list[dict[str, str]]:
-    """Permissions on our vhost for the service and for the user that Neon's clients share."""
+    """Permissions on our vhost for the service and for the user that Neon's clients share, and on the vhosts
+    of those whom the service asks."""
     return [
         {"user": user, "vhost": VHOST, **service_rights()},
         {"user": client, "vhost": VHOST, **client_rights()},
+        *({"user": user, "vhost": each, **asking_rights()} for each in declared().vhosts),
     ]
 
 
@@ -56,6 +65,8 @@ def definitions(user: str, client: str) -> dict[str, Any]:
     users = [
         each for each in kept.pop("users") if isinstance(each, dict) and each.get("name") == user
     ]
+    # Vhosts of others are there already.
+    kept["vhosts"] = [each for each in kept["vhosts"] if each == {"name": VHOST}]
     return {"users": users, "permissions": rights(user, client), **kept}
 
 

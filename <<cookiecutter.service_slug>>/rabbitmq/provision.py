@@ -5,8 +5,9 @@
     python rabbitmq/provision.py --check          only say what is missing
     python rabbitmq/provision.py --print neon     what an existing Neon installation needs
 
-Whatever is there is kept: to change a password, take it out of mq_config.json, run this and restart
-the broker. To make the definitions anew, delete them: they get the passwords that exist.
+Queues and exchanges are those that the service's source names: after a change there, run this and
+restart the broker. Whatever else is there is kept: to change a password, take it out of mq_config.json,
+run this and restart the broker. To make the definitions anew, delete them: they get the passwords that exist.
 Needs nothing but Python 3.10 and prints no secret, but for --print.
 """
 

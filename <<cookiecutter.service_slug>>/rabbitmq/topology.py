@@ -1,19 +1,23 @@
-"""What the service has at the broker, and who may do what there: add a queue or an exchange here.
+"""What the service has at the broker, and who may do what there.
 
-Then remove rabbitmq/definitions.json, run `python rabbitmq/provision.py`, and restart the broker.
+Its queues and exchanges are those that its source names; after a change there, run `python
+rabbitmq/provision.py` and restart the broker.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
+
+from declared import Declared, Reader
 
 #: The service's user at the broker, and its key under `users` in mq_config.json: SERVICE_NAME in service.py.
 SERVICE = "<< cookiecutter.__user_key >>"
 VHOST = "<< cookiecutter.vhost >>"<< '  # fmt: skip' if cookiecutter.vhost[45:] else '' >>
-#: What the service consumes.
-QUEUES = ("<< cookiecutter.input_queue >>",)<< '  # fmt: skip' if cookiecutter.input_queue[43:] else '' >>
-#: Exchanges that it subscribes to or publishes to; Neon's are of the kind `fanout`.
+#: Beside what the source of the service says, such as where a library makes the consumers: queues that it
+#: consumes, and exchanges that it hears or publishes to. Neon's are of the kind `fanout`.
+QUEUES: tuple[str, ...] = ()
 EXCHANGES: tuple[str, ...] = ()
 
 #: Key under `users` where Neon's clients look for their credentials, and the user they have there.
@@ -31,6 +35,9 @@ REPLY_QUEUES = (
     "neon_chat_api_error",
 )
 
+#: A queue for replies goes when nobody has waited at it for so long, in milliseconds: a process that is killed
+#: leaves its own. Neon's services declare it, too, so that this can only be a policy.
+REPLIES = {"expires": 300_000}
 DAY = 24 * 60 * 60 * 1000  # Milliseconds, as the broker counts.
 #: Bounds of an input queue. Unbounded, a backlog would fill the disk, and then the broker would
 #: block everybody; a full queue refuses further requests (basic.nack where the client asked for it).
@@ -55,27 +62,52 @@ def exactly(*patterns: str, but: tuple[str, ...] = ()) -> str:
     return f"^{never}({'|'.join(patterns)})$"
 
 
-def service_rights() -> dict[str, str]:
+@functools.cache
+def declared() -> Declared:
+    """What the service says of itself, and what is named above.
+
+    :raises Broken: it can't be read
+    """
+    return Reader(QUEUES, EXCHANGES, VHOST).read()
+
+
+def reply_queues() -> str:
+    """A pattern for the queues at which the service waits for replies."""
+    return rf"{re.escape(SERVICE)}\.reply\.[0-9a-f]+"
+
+
+def service_rights(names: Declared | None = None) -> dict[str, str]:
     """The least that works for the service, in RabbitMQ's three kinds.
 
     It makes, consumes and probes its own queues, reads what was dead-lettered, and has reply queues
-    for `request`; a subscriber makes its exchange and a queue, and binds the two. It may not make the
+    for what it asks; a subscriber makes its exchange and a queue, and binds the two. It may not make the
     queues that clients wait for replies at: what it answers goes there through the default exchange,
     and a queue that it made after its client had gone would stay for ever.
     """
-    queues, exchanges = escaped(QUEUES), escaped(EXCHANGES)
+    names = names or declared()
+    queues, hears, publishes = map(escaped, (names.queues, names.hears, names.publishes))
     dead = [rf"{queue}\.dead" for queue in queues]
     probes = [rf"{queue}\.probe\.[0-9a-f]+" for queue in queues]
-    replies = rf"{re.escape(SERVICE)}\.reply\.[0-9a-f]+"
-    bound = [*queues, *subscribers()] if exchanges else []  # To bind a queue is to write to it.
+    own = subscribers(names)
+    exchanges = [*hears, *(each for each in publishes if each not in hears)]
+    bound = [*queues, *own] if hears else []  # To bind a queue is to write to it.
     return {
-        "configure": exactly(*queues, *probes, replies, *exchanges, *subscribers()),
-        "write": exactly(r"amq\.default", *exchanges, *bound),
-        "read": exactly(*queues, *dead, replies, *exchanges, *subscribers()),
+        "configure": exactly(*queues, *probes, reply_queues(), *exchanges, *own),
+        "write": exactly(r"amq\.default", *publishes, *bound),
+        "read": exactly(*queues, *dead, reply_queues(), *hears, *own),
     }
 
 
-def client_rights() -> dict[str, str]:
+def asking_rights() -> dict[str, str]:
+    """What the service needs in another virtual host to ask somebody there."""
+    return {
+        "configure": exactly(reply_queues()),
+        "write": exactly(r"amq\.default"),
+        "read": exactly(reply_queues()),
+    }
+
+
+def client_rights(names: Declared | None = None) -> dict[str, str]:
     """The least that works for the user that Neon's clients share.
 
     They declare the queue they publish to, and RabbitMQ has no right to declare that is not also a
@@ -85,7 +117,8 @@ def client_rights() -> dict[str, str]:
     What no right can forbid: everybody who may publish to the default exchange, which is how requests
     and replies travel, reaches every queue of the vhost by its name, that of the dead letters included.
     """
-    queues, exchanges = escaped(QUEUES), escaped(EXCHANGES)
+    names = names or declared()
+    queues, exchanges = escaped(names.queues), escaped(names.hears)
     kept = tuple(rf"{queue}\.(dead|probe\..*)" for queue in queues)
     replies = [*REPLY_QUEUES, *(rf"{queue}\.response\.[0-9a-f]+" for queue in queues)]
     return {
@@ -100,12 +133,12 @@ def escaped(names: tuple[str, ...]) -> list[str]:
     return [re.escape(name) for name in names]
 
 
-def subscribers() -> list[str]:
-    """Patterns of the names that `register_subscriber` gives its queues."""
-    return [rf"subscriber_{exchange}_[0-9a-f]{{6}}" for exchange in escaped(EXCHANGES)]
+def subscribers(names: Declared) -> list[str]:
+    """Patterns of the names that subscribers without a queue give theirs."""
+    return [rf"subscriber_{exchange}_[0-9a-f]{{6}}" for exchange in escaped(names.hears)]
 
 
-def topology() -> dict[str, Any]:
+def topology(names: Declared | None = None) -> dict[str, Any]:
     """Definitions without users. The input queues are missing: the service declares them by itself.
 
     It does so without arguments of its own, because with them Neon's clients, who declare it too,
@@ -115,15 +148,19 @@ def topology() -> dict[str, Any]:
     but 3.10 doesn't know that and silently imports no queue at all.
 
     Each input queue has a queue for what can't be handled, and an exchange of the same name that leads
-    there; what subscribers can't handle joins that of the first.
+    there; what subscribers can't handle joins that of the first, or has the service's own.
     """
+    names = names or declared()
     # A quorum queue keeps a rejected message until the dead-letter queue has confirmed it. It counts lost
     # connections, too, of which an innocent message may see many; what is to blame for one, or comes back
     # on purpose, the service itself bounds much earlier.
     safely = {"dead-letter-strategy": "at-least-once", "delivery-limit": 100}
     made: dict[str, list[dict[str, Any]]] = {"exchanges": [], "queues": [], "bindings": []}
     policies: list[dict[str, Any]] = []
-    for queue in QUEUES:
+    graves = list(names.queues)
+    if names.hears and not graves:
+        graves = [SERVICE]
+    for queue in graves:
         dead, pattern = f"{queue}.dead", re.escape(queue)
         letters = {"dead-letter-exchange": dead}
         durable = {"name": dead, "vhost": VHOST, "durable": True, "auto_delete": False}
@@ -136,13 +173,15 @@ def topology() -> dict[str, Any]:
             policy(f"{queue} classic", pattern, 1, {**letters, **BACKLOG}),
             policy(dead, re.escape(dead), 1, KEPT_DEAD),
         ]
-    if EXCHANGES:
-        letters = {"dead-letter-exchange": f"{QUEUES[0]}.dead"}
-        policies.append(
-            policy(f"{SERVICE} subscribers", "|".join(subscribers()), 1, {**letters, **BACKLOG})
-        )
+    if names.hears:
+        letters = {"dead-letter-exchange": f"{graves[0]}.dead"}
+        pattern = "|".join(subscribers(names))
+        policies.append(policy(f"{SERVICE} subscribers", pattern, 1, {**letters, **BACKLOG}))
+    for vhost in (VHOST, *names.vhosts):
+        replies = policy(f"{SERVICE} replies", reply_queues(), 1, REPLIES)
+        policies.append({**replies, "vhost": vhost})
     return {
-        "vhosts": [{"name": VHOST}],
+        "vhosts": [{"name": vhost} for vhost in (VHOST, *names.vhosts)],
         "users": [],
         "permissions": [],
         **made,

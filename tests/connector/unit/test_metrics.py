@@ -27,7 +27,8 @@ from mq_connector.errors import ConfigurationError, RetryMessage
 from mq_connector.metrics import Metrics
 from mq_connector.metrics.counts import BOUNDS, Counts, Durations, TimedDelivery
 from mq_connector.metrics.endpoint import Endpoint, _Handler
-from mq_connector.testing import Outcome, _RecordingChannel
+from mq_connector.testing import Outcome
+from mq_connector.testing.recording import RecordingChannel
 from pika import BasicProperties
 from pika.spec import Basic
 from prometheus_client.parser import text_string_to_metric_families
@@ -121,7 +122,7 @@ def working(counts: Counts, callback: Callable[..., object], *bodies: bytes) -> 
         opened_by.append(opened)
         method = Basic.Deliver("ctag", tag, False, "", "input")
         delivery = TimedDelivery(opened, method, BasicProperties(message_id="id"), body)
-        channels[delivery] = _RecordingChannel(outcome)
+        channels[delivery] = RecordingChannel(outcome)
         workers.inbox.put(delivery)
     workers.inbox.put(None)
     thread = threading.Thread(target=workers.work)

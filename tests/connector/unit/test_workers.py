@@ -18,7 +18,8 @@ from mq_connector.consumer.opened import Confirms, Delivery, Prefetch
 from mq_connector.consumer.workers import Workers
 from mq_connector.consumer.workers.suspicion import Suspicion, _mark
 from mq_connector.errors import PublishError
-from mq_connector.testing import Outcome, _RecordingChannel, _RecordingOpened
+from mq_connector.testing import Outcome
+from mq_connector.testing.recording import RecordingChannel, RecordingOpened
 from pika.spec import Basic
 from waiting import eventually
 
@@ -26,7 +27,7 @@ PATIENCE = 60.0
 Callback = Callable[..., None]
 
 
-class Opened(_RecordingOpened):
+class Opened(RecordingOpened):
     """The channel that one message has come by; notes how it is settled, and in which order with what."""
 
     def __init__(self, outcome: Outcome) -> None:
@@ -61,7 +62,7 @@ class Delivered:
     ) -> None:
         self.outcome = Outcome()
         self.opened = Opened(self.outcome)
-        self.channel: Any = _RecordingChannel(self.outcome)
+        self.channel: Any = RecordingChannel(self.outcome)
         method = Basic.Deliver("ctag", tag, redelivered, "", "input")
         opened: Any = self.opened
         self.delivery = Delivery(opened, method, pika.BasicProperties(**properties), body)

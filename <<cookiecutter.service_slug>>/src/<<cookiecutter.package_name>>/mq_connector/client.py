@@ -15,11 +15,19 @@ from . import payload
 from .channels.kept import KeptChannel
 from .channels.pending import Pending, PendingRequests
 from .channels.replies import ReplyChannel, ReplyQueue
-from .connection import Connection
+from .connection import Connection, input_queue
 from .connection.attempts import Attempts
 from .connection.broker import INTERNAL_ERROR
 from .connection.link import Link
-from .errors import EXCERPT, ChannelError, NotConnected, PayloadError, RequestTimeout, StartError
+from .errors import (
+    EXCERPT,
+    ChannelError,
+    MQError,
+    NotConnected,
+    PayloadError,
+    RequestTimeout,
+    StartError,
+)
 from .logs import Logger
 from .payload.request import message_ids
 
@@ -81,18 +89,28 @@ class Client:
         :raises StartError: the broker refuses us
         :raises ConfigurationError: the configuration lacks something
         """
-        return self._ask(queue, data, timeout, wants_reply=True)
+        return self.outcome(self.begin(queue, data, timeout))
 
     def send(self, queue: str, data: Mapping[Any, Any], timeout: float = 30.0) -> None:
         """Send a request that nobody answers; returns when the broker has taken it.
 
         :param timeout: seconds; parameters and errors otherwise as for `request`
         """
-        self._ask(queue, data, timeout, wants_reply=False)
+        self.outcome(self.begin(queue, data, timeout, wants_reply=False))
 
-    def _ask(
-        self, queue: str, data: Mapping[Any, Any], timeout: float, wants_reply: bool
-    ) -> dict[Any, Any]:
+    def begin(
+        self,
+        queue: str,
+        data: Mapping[Any, Any],
+        timeout: float = 30.0,
+        wants_reply: bool = True,
+        **more: Any,
+    ) -> Pending:
+        """Send a request, and don't wait: `outcome` does, and has to be called.
+
+        :param wants_reply: whether the end is the reply, or the broker's confirm
+        :param more: what else `Pending` takes; parameters and errors otherwise as for `request`
+        """
         own = data.get("message_id")
         if own is None:  # an empty one is one, too
             own = next(iter(message_ids(data)), None)
@@ -103,19 +121,33 @@ class Client:
         reply_to = self.reply_queue if wants_reply else None
         if wants_reply:
             message["routing_key"] = reply_to
-        request = Pending(payload.encode(message), queue, timeout, reply_to)
+        body = payload.encode(message)
+        request = Pending(message_id, body, queue, timeout, reply_to, **more)
         self._kept.check()
-        self._requests.add(message_id, request, before=self._kept.join)
+        self._requests.add(request, before=self._kept.join)
         self.connection.call(lambda: self._send(message_id))
-        request.wait(timeout)
-        self._requests.forget(message_id, request)
+        return request
+
+    def outcome(self, request: Pending) -> dict[Any, Any]:
+        """What a request has come to; waits for that.
+
+        :returns: the reply; an empty dict where none was wanted
+        """
+        request.wait()
+        self.forget(request)
         if request.error is not None:
             raise request.error
         if request.reply is None:
-            what = "reply from" if wants_reply else "confirmation of a message to"
+            what = "reply from" if request.reply_to else "confirmation of a message to"
             reason = f": {self.connection.last_error}" if self.connection.last_error else ""
-            raise RequestTimeout(f"no {what} {queue!r} within {timeout:g} s{reason}")
+            raise RequestTimeout(
+                f"no {what} {request.queue!r} within {request.timeout:g} s{reason}"
+            )
         return request.reply
+
+    def forget(self, request: Pending) -> None:
+        """Nobody waits for it any more; what comes for it is dropped. Twice does no harm."""
+        self._requests.forget(request)
 
     def close(self) -> None:
         """Delete the reply queue and close the connection; requests that wait are ended."""
@@ -138,7 +170,18 @@ class Client:
 
     def on_channel(self, link: Link, channel: pika.channel.Channel) -> None:
         """There is a channel."""
-        self._replies = ReplyChannel(link, channel, self._queue, self._requests, self)
+
+        def use(_: Any, error: MQError | None) -> None:
+            denied = isinstance(error, ChannelError) and error.code == INTERNAL_ERROR
+            self._queue.is_exclusive |= denied
+            if channel.is_open and not self._closed:
+                self._replies = ReplyChannel(link, channel, self._queue, self._requests, self)
+
+        if self._queue.is_exclusive or not link.broker.may_deny_transient:
+            use(None, None)
+        else:
+            # Apart, as a broker that denies such queues closes the connection, which others may share.
+            link.apart.do(input_queue.declare(self.reply_queue), use)
 
     def on_closed(self, reason: ChannelClosedByBroker) -> None:
         """The broker has closed the channel."""

@@ -11,10 +11,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import config as configuration
+from .calling import Caller, Calling
 from .connection import Connection
 from .connection.address import Address, parameters
 from .consumer import ConsumerThread
 from .ending import Signals, end_after_main, end_within
+from .errors import ConfigurationError
 from .handlers.life import Life
 from .health import HealthServer
 from .logs import Logger
@@ -34,7 +36,7 @@ _LAST_STEPS, _AT_ONCE = 2.0, 2.0
 _ECHO = 0.2
 
 
-class MQConnector:
+class MQConnector(Calling):
     """Runs the consumers that a subclass puts into `consumers`.
 
     A subclass may also have `on_start` (called before the first message), `on_stop` (after the last one),
@@ -60,6 +62,7 @@ class MQConnector:
         self._first_signal = 0.0
         #: What ends the process if `serve` doesn't come to its end.
         self._ends: list[threading.Timer] = []
+        self._mq_caller = Caller(self)
 
     @property
     def vhost(self) -> str:
@@ -77,10 +80,19 @@ class MQConnector:
 
         :param vhost: by default the service's own
         """
-        name = self.vhost if vhost is None else vhost
-        if name not in self._connections:
-            self._connections[name] = Connection(self.address(name))
-        return self._connections[name]
+        return self._mq_connection(self.vhost if vhost is None else vhost)
+
+    def _mq_connection(self, vhost: str) -> Connection:
+        """The same where a subclass means something else by it."""
+        if vhost not in self._connections:
+            # In one step, as several threads may ask.
+            self._connections.setdefault(vhost, Connection(self.address(vhost)))
+        return self._connections[vhost]
+
+    def _mq_is_on_loop(self) -> bool:
+        """Whether we are on the thread of one of the connections, on which nobody may wait."""
+        consumers = [each.connection for each in list(self.consumers.values())]
+        return any(each.is_own_thread for each in [*self._connections.values(), *consumers])
 
     def address(self, vhost: str | None = None) -> Address:
         """Where a vhost is, for a connection apart from the service's own.
@@ -107,8 +119,10 @@ class MQConnector:
         """Start the consumers and return; `on_start` comes before.
 
         :raises StartError: `on_start` has failed
-        :raises ConfigurationError: the type of a handler's request can't be read
+        :raises ConfigurationError: the type of a handler's request can't be read, or two consumers have one
+            queue
         """
+        self._check_queues()
         self._life.begin()
         if self._asked_to_stop:
             return
@@ -130,6 +144,7 @@ class MQConnector:
                 consumer.join(timeout + 5.0)
         left = max(0.0, deadline - time.monotonic())
         self._failed |= not self._life.end([*self.consumers.values()], left)
+        self._mq_caller.close()
 
     def serve(self) -> int:
         """Run until SIGTERM, SIGINT or a failure; for the main thread of a process.
@@ -197,6 +212,17 @@ class MQConnector:
                 consumer.connection.call(partial(consumer.look, partial(looked, name)))
             else:
                 consumer.look(partial(looked, name))
+
+    def _check_queues(self) -> None:
+        """Two handlers of one queue would each get every other message, whichever it is for."""
+        taken: dict[tuple[Connection, str], str] = {}
+        for name, consumer in self.consumers.items():
+            other = taken.setdefault((consumer.connection, consumer.queue), name)
+            if other != name:
+                raise ConfigurationError(
+                    f"the consumers {other!r} and {name!r} have one queue, {consumer.queue!r}: a queue has one "
+                    "handler; for more messages at a time give its consumer workers=…"
+                )
 
     def _ask_to_stop(self, timeout: float) -> None:
         self._asked_to_stop = True

@@ -131,3 +131,27 @@ class Culprit(MQError):
 
 class RequestTimeout(MQError, TimeoutError):
     """No reply came within the time allowed."""
+
+
+class Expired(MQError):
+    """A request isn't handled, as whoever has sent it waits no more.
+
+    :param ago: seconds since it has expired
+    """
+
+    def __init__(self, ago: float) -> None:
+        super().__init__(f"it had expired {ago:.3f} s before it was taken")
+        self.ago = ago
+
+
+class WouldWait(MQError, RuntimeError):
+    """What waits was called where waiting would hold up what it waits for: on a connection's own thread,
+    or on an event loop.
+
+    :param name: what was called
+    :param where: in words
+    :param instead: what to use
+    """
+
+    def __init__(self, name: str, where: str, instead: str) -> None:
+        super().__init__(f"{name}() was called on {where}, which it would hold up: {instead}")

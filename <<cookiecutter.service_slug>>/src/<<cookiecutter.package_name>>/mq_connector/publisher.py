@@ -139,6 +139,12 @@ class Publisher:
             self._kept.quit(timeout)
         self._fail_all(NotConnected("closed before the broker had confirmed the message"))
 
+    @property
+    def is_full(self) -> bool:
+        """Whether `publish` would wait."""
+        with self._room:
+            return not self._has_room()
+
     def _has_room(self) -> bool:
         under_way = len(self._waiting) + len(self._unconfirmed)
         return self._closed or self._refusal is not None or under_way < self._window

@@ -12,7 +12,7 @@ from pika.spec import Basic
 
 from .. import payload
 from ..connection.link import Link
-from ..errors import PayloadError, PublishError
+from ..errors import PayloadError, PublishError, Unroutable
 from .pending import PendingRequests
 from .unconfirmed import Unconfirmed
 
@@ -92,9 +92,10 @@ class ReplyChannel:
         request.sent_on = self
         if not request.remaining:
             return
-        properties = request.properties(message_id)
         try:
-            self._channel.basic_publish("", request.queue, request.body, properties, mandatory=True)
+            self._channel.basic_publish(
+                "", request.queue, request.body, request.properties, mandatory=True
+            )
         except Exception as error:  # a name that AMQP can't hold: the broker knows nothing of it
             self._fail(message_id, f"not sent: {type(error).__name__}: {error}")
             return
@@ -184,7 +185,7 @@ class ReplyChannel:
     ) -> None:
         vhost = channel.connection.params.virtual_host
         text = f"vhost {vhost!r} has no queue {method.routing_key!r}; is the service running?"
-        self._fail(str(properties.message_id), text)
+        self._requests.end(str(properties.message_id), error=Unroutable(text))
 
 
 def _put_back(channel: pika.channel.Channel, tag: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pika
 
+from ..calling import Caller
 from ..connection.broker import permanent_reason
 from ..connector import DRAIN
 from ..errors import StartError
@@ -119,6 +120,8 @@ class MQConnector(ConsumingConnector):
         self.stop_sync_thread()
         self.stop_observer_thread()
         self._mq_senders.close()
+        self._mq_caller.close()
+        self._mq_caller = Caller(self)  # it may be run again
         self._mq_was_run = False
         was_stopped(self)
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import pika
@@ -16,6 +17,8 @@ from ..connection.scratch import Done
 from ..connection.supervised import connection_to
 from ..errors import ConfigurationError, MQError, StartError
 from ..logs import Logger, text_of
+from ..topology import Subscription
+from ..topology.subscription import private
 from .channel import Channel
 from .handling import Handling
 from .opened import Observer, OpenedChannel
@@ -29,7 +32,7 @@ _LAST_WAIT = 1.0
 
 
 class ConsumerThread(threading.Thread):
-    """Consumes a queue.
+    """Consumes a queue, and what an exchange sends to it.
 
     The thread is the first worker: callbacks run on it, and on more threads if there are to be more
     workers. It counts as consuming only while the broker has a consumer of ours. Everything else, be it
@@ -37,25 +40,48 @@ class ConsumerThread(threading.Thread):
 
     :param connection: the connection to the vhost, shared with whoever else is given it; pika's
         parameters stand for a connection of its own
-    :param queue: the input queue; made where it is missing, see `mq_connector.connection.input_queue`
+    :param queue: the input queue; made where it is missing, see `mq_connector.connection.input_queue`.
+        Without one, `exchange` sends to a queue of this thread's alone, under a drawn name: each process of
+        the service then gets every message, and what comes while it is down for more than five minutes is lost
     :param callback_func: ``callback(channel, method, properties, body)``. When it returns, the message
         is acknowledged unless the callback has settled it; when it raises, it is dead-lettered
     :param error_func: ``error_func(thread, exception)`` hears of every failed message and of a failed start
+    :param exchange: made where it is missing, and the queue is bound to it
+    :param exchange_type: ``fanout``, ``direct`` or ``topic``; by default a topic where there are routing
+        keys, else fanout, which is what Neon's services publish to
+    :param routing_keys: which of its messages; a topic's may hold ``*`` for one word and ``#`` for any number.
+        Those of before stay bound to a queue that has a name
+    :param workers: threads that run callbacks; by default as ``MQ_WORKERS`` says
+    :param prefetch: messages that the broker sends ahead; by default as ``MQ_PREFETCH`` says
     :param limits: workers, prefetch and so on; by default from the environment
     :param ack_on_return: acknowledge when the callback returns; without, it settles its messages itself,
         in its own time
+    :raises ValueError: what is to be consumed can't be
     """
 
     def __init__(
         self,
         connection: Connection | pika.ConnectionParameters | Sequence[pika.ConnectionParameters],
-        queue: str,
-        callback_func: Callback,
+        queue: str = "",
+        callback_func: Callback | None = None,
         error_func: Callable[[Any, Exception], None] | None = None,
         *,
+        exchange: str = "",
+        exchange_type: str | None = None,
+        routing_keys: Sequence[str] | None = None,
+        workers: int | None = None,
+        prefetch: int | None = None,
         limits: Limits | None = None,
         ack_on_return: bool = True,
     ) -> None:
+        #: What the queue hears beside what is sent to it.
+        self.subscription = Subscription.of(exchange, exchange_type, routing_keys)
+        self._is_drawn = not queue and self.subscription is not None
+        if self._is_drawn:
+            assert self.subscription is not None
+            queue = self.subscription.draw_queue()
+        if not queue or callback_func is None:
+            raise ValueError("a consumer needs a queue, or an exchange, and a callback_func")
         super().__init__(name=f"consumer-{queue}", daemon=True)
         self.connection = connection_to(connection)
         self.queue = queue
@@ -68,6 +94,7 @@ class ConsumerThread(threading.Thread):
         self.observer: Observer | None = None
         #: What each worker is within while it works, if anything.
         self.around: Callable[[], AbstractContextManager[object]] | None = None
+        self._own = _own_limits(workers, prefetch)
         self._limits = limits
         self._supervision = Supervision(self)
 
@@ -81,7 +108,7 @@ class ConsumerThread(threading.Thread):
     @property
     def is_private(self) -> bool:
         """Whether the queue is this thread's alone, with a name that nobody else knows."""
-        return False
+        return self._is_drawn
 
     @property
     def failure(self) -> MQError | None:
@@ -158,7 +185,7 @@ class ConsumerThread(threading.Thread):
         handling.close()
 
     def _start(self) -> Handling:
-        self._limits = self._limits or Limits.from_environment()
+        self._limits = replace(self._limits or Limits.from_environment(), **self._own)
         handling = Handling(
             self.connection,
             self._limits,
@@ -195,10 +222,37 @@ class ConsumerThread(threading.Thread):
     # ---- for subclasses
 
     def ready_queue(self, opened: OpenedChannel, done: Done) -> None:
-        """Find the queue or make it, on every new channel; a subclass may do more before or after.
+        """Find the queue or make it, and bind it, on every new channel; a subclass may do more before or after.
 
         :param opened: its `scratch` channels are for this
         :param done: called with nothing, or with the error that keeps us from consuming
         """
         assert self._limits is not None  # there is a channel only after the start
-        input_queue.ready(opened, self.queue, self._limits.queue_type, done)
+        subscription = self.subscription
+
+        def bind(_: Any, error: MQError | None) -> None:
+            if error is not None or subscription is None:
+                done(None, error)
+            else:
+                opened.scratch.run(subscription.bind(self.queue), done)
+
+        if self._is_drawn:
+            opened.scratch.do(private(self.queue), bind)
+        else:
+            input_queue.ready(opened, self.queue, self._limits.queue_type, bind)
+
+
+def _own_limits(workers: int | None, prefetch: int | None) -> dict[str, Any]:
+    """A consumer's own, where it has any.
+
+    :raises ValueError: one is out of its range
+    """
+    given = {"workers": (workers, 1000), "prefetch": (prefetch, 65535)}
+    own: dict[str, Any] = {}
+    for name, (value, most) in given.items():
+        if value is None:
+            continue
+        if type(value) is not int or not 1 <= value <= most:
+            raise ValueError(f"{name} is {value!r}: it must be a whole number from 1 to {most}")
+        own[name] = value
+    return own

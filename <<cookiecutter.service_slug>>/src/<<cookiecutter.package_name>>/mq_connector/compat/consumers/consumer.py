@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import secrets
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +10,6 @@ import pika
 from pika.exchange_type import ExchangeType
 
 from ...connection import Connection, input_queue
-from ...connection.broker import ACCESS_REFUSED, PRECONDITION_FAILED
 from ...connection.scratch import Done, Operation, Steps
 from ...consumer import ConsumerThread
 from ...consumer.channel import Channel
@@ -20,6 +17,8 @@ from ...consumer.opened import OpenedChannel
 from ...consumer.workers import Callback
 from ...errors import ChannelError, MQError
 from ...logs import Logger
+from ...topology import Subscription
+from ...topology.subscription import private
 from ..utils.consumer_utils import default_error_handler
 from .hooks import Hooks, State, Teller
 
@@ -31,16 +30,11 @@ _HOOKS_WITHIN = 1.0
 _DRAIN = 25.0
 #: Part of the time of `join` that is for the callbacks; the rest is for closing the connection.
 SHARE = 0.8
-#: A subscriber's queue goes when nobody has consumed it for so long, in milliseconds: it outlives a
-#: lost connection, not its service. The incumbent's stay for ever.
-_EXPIRES = 300_000
-#: Reply codes that leave an exchange usable: it is of another kind, or ours to use but not to make.
-_ACCEPTABLE = frozenset((ACCESS_REFUSED, PRECONDITION_FAILED))
 
 
 def subscriber_queue(exchange: str | None) -> str:
     """A new name for the queue of one subscriber."""
-    return f"subscriber_{exchange}_{secrets.token_hex(3)}"
+    return Subscription(str(exchange)).draw_queue()
 
 
 class NeonConsumerThread(Hooks, ConsumerThread):
@@ -154,7 +148,9 @@ class NeonConsumerThread(Hooks, ConsumerThread):
             if error is not None or not self.exchange:
                 ready(None, error)
             else:
-                opened.scratch.run(self._bind(), ready)
+                kind = getattr(self.exchange_type, "value", self.exchange_type)
+                heard = Subscription(self.exchange, kind, (self.queue,))
+                opened.scratch.run(heard.bind(self.queue), ready)
 
         opened.scratch.run(self._reset(), reset)
 
@@ -182,13 +178,12 @@ class NeonConsumerThread(Hooks, ConsumerThread):
     @property
     def is_private(self) -> bool:
         """Part of `ConsumerThread`: nobody else will ever declare the queue, it may be of any kind."""
-        pattern = rf"subscriber_{re.escape(self.exchange)}_[0-9a-f]{{6}}"
-        return self.queue_exclusive or bool(re.fullmatch(pattern, self.queue))
+        return self.queue_exclusive or Subscription(self.exchange).is_drawn(self.queue)
 
     def _declaration(self) -> Operation:
         if self.queue_exclusive:
             return input_queue.declare(self.queue, exclusive=True)
-        return input_queue.declare(self.queue, durable=True, arguments={"x-expires": _EXPIRES})
+        return private(self.queue)
 
     def _reset(self) -> Steps:
         first, self._was_reset = not self._was_reset, True
@@ -208,14 +203,3 @@ class NeonConsumerThread(Hooks, ConsumerThread):
                 yield operation
             except ChannelError as error:
                 _log.warning("%r is used as it is: %s", self.queue, error)
-
-    def _bind(self) -> Steps:
-        try:
-            yield lambda channel, done: channel.exchange_declare(
-                self.exchange, self.exchange_type, callback=done
-            )
-        except ChannelError as error:
-            if error.code not in _ACCEPTABLE:
-                raise
-            _log.warning("exchange %r is used as it is: %s", self.exchange, error)
-        yield lambda channel, done: channel.queue_bind(self.queue, self.exchange, callback=done)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
 
 import pika
 
 from ... import config as configuration
+from ...calling.asking import remedy
+from ...calling.service import Service, only_one, reply_queue
 from ...client import Client
 from ...config import neon
 from ...config.files import users
@@ -83,13 +86,23 @@ def send_mq_request(
     :returns: the reply; an empty dict when none came in time, none was expected, or what came can't be
         read
     :raises ValueError: the broker refuses this user on this vhost
-    :raises ConfigurationError: there are no credentials for ``mq_handler``
+    :raises ConfigurationError: there are no credentials for ``mq_handler``, nor a service in this process
+        whose own would do
+
+    In a service, `MQConnector.ask` does the same over the connection that there is.
     """
-    where = parameters(_settings(), vhost if vhost.startswith("/") else f"/{vhost}", CLIENT_USER)
+    where = vhost if vhost.startswith("/") else f"/{vhost}"
+    settings, service = _login()
+    own_queue = None if service is None else reply_queue(service)
     deadline = time.monotonic() + (timeout if expect_response else min(timeout, _EXPIRATION))
     with (
         _Parts(stream_callback, deadline) as parts,
-        _StreamClient(Connection(where), response_queue, parts.take) as client,
+        _StreamClient(
+            Connection(parameters(settings, where, CLIENT_USER)),
+            response_queue or own_queue,
+            response_queue is not None,
+            parts.take,
+        ) as client,
     ):
         while True:
             remaining = max(0.0, deadline - time.monotonic())
@@ -99,7 +112,9 @@ def send_mq_request(
                 client.send(target_queue, request_data, timeout)
                 return {}
             except StartError as error:
-                raise ValueError(str(error)) from None
+                other = service is not None and where != service.vhost
+                what_to_do = f"; {remedy(target_queue, where)}" if other else ""
+                raise ValueError(f"{error}{what_to_do}") from None
             except ConfigurationError:
                 raise
             except PublishError as error:
@@ -110,6 +125,22 @@ def send_mq_request(
             except MQError as error:
                 _log.error("%s", error)
                 return {}
+
+
+def _login() -> tuple[configuration.Settings, Service | None]:
+    """Who sends: the clients' user or, where there is none, the service that this process is. It has rights
+    for reply queues of certain names only."""
+    service = only_one()
+    try:
+        settings = _settings()
+    except ConfigurationError:
+        if service is None:
+            raise
+        return service.settings(), service
+    with suppress(ConfigurationError):
+        if service is not None and service.settings().username == settings.username:
+            return settings, service
+    return settings, None
 
 
 def _settings() -> configuration.Settings:
@@ -165,6 +196,7 @@ class _StreamClient(Client):
     """A client for one request that hears of every part of the reply, and gives up on one that can't be
     read, as no better one will come.
 
+    :param shared: whether the queue is somebody else's, too
     :param on_part: called, on the connection's loop, with each part
     """
 
@@ -172,9 +204,10 @@ class _StreamClient(Client):
         self,
         connection: Connection,
         reply_queue: str | None,
+        shared: bool,
         on_part: Callable[[dict[Any, Any]], None],
     ) -> None:
-        super().__init__(connection, reply_queue, exclusive=False, shared=reply_queue is not None)
+        super().__init__(connection, reply_queue, exclusive=False, shared=shared)
         self._on_part = on_part
 
     def on_reply(self, reply: dict[Any, Any]) -> bool:

@@ -111,6 +111,20 @@ def late(delivery: Delivery, took: float) -> None:
     )
 
 
+def expired(delivery: Delivery, ago: float) -> str:
+    """It is dead-lettered without having been handled, as the broker does with what expires in a queue.
+
+    :param ago: seconds since it has expired
+    :returns: what has become of it, in words
+    """
+    if is_said(logging.INFO):
+        message = Named(delivery, SHORT)
+        about = message.fields(outcome="expired", expired_for=round(ago, 3))
+        what = "%s isn't handled: it had expired %.3f s before, if the clocks of both machines are right"
+        _log.info(what, message, ago, about=about)
+    return "expired, dead-lettered"
+
+
 def failed(delivery: Delivery, error: Exception) -> None:
     """It is dead-lettered; with a traceback, unless the error is one of ours."""
     if delivery.opened.observer is not None:

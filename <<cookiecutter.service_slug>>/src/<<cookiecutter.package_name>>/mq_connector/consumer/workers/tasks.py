@@ -17,6 +17,7 @@ from ...logs import text_of
 from ..opened import Delivery, lines
 from .aside import Aside
 from .busy import Busy
+from .current import in_hand
 
 if TYPE_CHECKING:
     from ..channel import Channel
@@ -94,6 +95,7 @@ class Tasks:
         place.delivery = delivery
         place.channel = channel
         place.context = contextvars.copy_context()
+        place.context.run(in_hand.set, place)
         place.coroutine = self._run(place, delivery, left)
         channel.go_on_aside(self.aside.call)
         loop.begin(place)

@@ -13,7 +13,7 @@ import pika
 from pika.spec import Basic
 
 from ...config import Limits
-from ...errors import Culprit
+from ...errors import Culprit, Expired
 from ...fork import Process
 from ...handlers.shapes import is_async
 from ...logs import text_of
@@ -21,6 +21,7 @@ from ...payload import Bounds, bounds
 from ..channel import Channel
 from ..opened import Delivery, Observer, OpenedChannel, Prefetch, Sizes, lines
 from .busy import Busy, latest, why_unhealthy
+from .current import TIMED, expired_for, in_hand
 from .pace import SOON, TOGETHER, Pace
 from .settling import Settling
 from .suspicion import Suspicion
@@ -172,6 +173,7 @@ class Workers:
         bounds.set(self._bounds)
         worker = Busy(threading.current_thread())
         self._workers.append(worker)
+        in_hand.set(worker)
         if self.around is None:
             self._work(worker)
             return
@@ -262,9 +264,15 @@ class Workers:
 
         :returns: what has become of it so far, in words
         """
+        properties = delivery.properties
+        if getattr(properties, "flags", TIMED) & TIMED == TIMED:
+            ago = expired_for(properties)
+            if ago is not None:
+                self.settling.bury(delivery, Expired(ago))  # nobody waits for a reply
+                return lines.expired(delivery, ago)
         channel = self._channel_of(delivery)
         try:
-            left = self._callback(channel, delivery.method, delivery.properties, delivery.body)
+            left = self._callback(channel, delivery.method, properties, delivery.body)
             if left is not None and self.tasks.take(delivery, channel, left):
                 return _AWAITED
         except Exception as error:  # whatever a handler raises, the next message is handled

@@ -1,0 +1,80 @@
+"""Asks and publishes for a service, from threads that may wait and from event loops that may not."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import WouldWait
+from .asking import Asking
+from .message import Publication
+from .publishing import Publishing
+from .service import Service, enlist
+
+#: Seconds for the broker to take what is published, connecting included.
+CONFIRMED_WITHIN = 30.0
+
+
+class Caller:
+    """What `mq_connector.calling.words.Calling` does; its methods are those of that class.
+
+    :param service: over whose connections it asks and publishes
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self.asking = Asking(service)
+        self.publishing = Publishing(service)
+        enlist(service)
+
+    def ask(
+        self, queue: str, request: Mapping[Any, Any], vhost: str | None, timeout: float | None
+    ) -> dict[Any, Any]:
+        """Ask, and wait for the reply."""
+        self._check_wait("ask")
+        return self.asking.end(self.asking.begin(queue, request, vhost, timeout))
+
+    async def ask_async(
+        self, queue: str, request: Mapping[Any, Any], vhost: str | None, timeout: float | None
+    ) -> dict[Any, Any]:
+        """The same without a thread that waits."""
+        from .on_loop import ask  # which imports asyncio, and that takes 60 ms
+
+        return await ask(self.asking, queue, request, vhost, timeout)
+
+    def publish(
+        self,
+        exchange: str,
+        routing_key: str,
+        message: Mapping[Any, Any] | bytes,
+        timeout: float,
+    ) -> None:
+        """Publish, and wait for the broker's confirm."""
+        self._check_wait("publish")
+        self.publishing.publish(Publication.of(exchange, routing_key, message), timeout)
+
+    async def publish_async(
+        self,
+        exchange: str,
+        routing_key: str,
+        message: Mapping[Any, Any] | bytes,
+        timeout: float,
+    ) -> None:
+        """The same without a thread that waits."""
+        from .on_loop import publish
+
+        await publish(self.publishing, Publication.of(exchange, routing_key, message), timeout)
+
+    def close(self) -> None:
+        """Leave the connections."""
+        self.asking.close()
+        self.publishing.close()
+
+    def _check_wait(self, name: str) -> None:
+        """:raises WouldWait: whatever is waited for could not come"""
+        if self._service._mq_is_on_loop():
+            raise WouldWait(name, "a connection's own thread", "call it in a handler or a thread")
+        asyncio = sys.modules.get("asyncio")  # who runs an event loop has imported it
+        if asyncio is not None and asyncio._get_running_loop() is not None:
+            raise WouldWait(name, "an event loop", f"use `await self.{name}_async(…)`")

@@ -1,0 +1,87 @@
+"""The words by which a service asks and publishes; it inherits them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from .caller import CONFIRMED_WITHIN, Caller
+
+
+class Calling:
+    """Part of `mq_connector.connector.MQConnector`."""
+
+    #: Exchanges that the service publishes to: names, or pairs of a name and ``fanout`` (which a name alone
+    #: means), ``direct`` or ``topic``. `rabbitmq/provision.py` gives the rights, and `publish` makes what is missing.
+    publishes: ClassVar[Sequence[str | tuple[str, str]]] = ()
+    #: Queues of other services that it asks: names or, for those in other virtual hosts, pairs of a queue and a vhost.
+    calls: ClassVar[Sequence[str | tuple[str, str]]] = ()
+
+    _mq_caller: Caller
+
+    def ask(
+        self,
+        queue: str,
+        request: Mapping[Any, Any],
+        vhost: str | None = None,
+        timeout: float | None = None,
+    ) -> dict[Any, Any]:
+        """Ask another service, and wait for its reply.
+
+        In a handler, it waits no longer than the handler's own client does, as far as that says so by its
+        request's expiration. The id of the request in hand goes along as ``correlation_id``, and its trace.
+
+        :param queue: the other's input queue
+        :param request: has a ``message_id`` of its own, unless it brings one
+        :param vhost: by default the one that `calls` names with the queue, else the service's own
+        :param timeout: seconds; by default what the handler's client has left, or 30
+        :returns: the reply; one that says ``"success": False`` is an answer as well
+        :raises Unroutable: there is no such queue
+        :raises RequestTimeout: no reply in time
+        :raises WouldWait: called on an event loop, or where the connection does its work
+        :raises PublishError: the request can't be sent
+        :raises StartError: the broker refuses us
+        :raises NotConnected: the service has been stopped
+        """
+        return self._mq_caller.ask(queue, request, vhost, timeout)
+
+    async def ask_async(
+        self,
+        queue: str,
+        request: Mapping[Any, Any],
+        vhost: str | None = None,
+        timeout: float | None = None,
+    ) -> dict[Any, Any]:
+        """The same for an ``async`` handler, on whose event loop others run meanwhile."""
+        return await self._mq_caller.ask_async(queue, request, vhost, timeout)
+
+    def publish(
+        self,
+        exchange: str,
+        routing_key: str,
+        message: Mapping[Any, Any] | bytes,
+        timeout: float = CONFIRMED_WITHIN,
+    ) -> None:
+        """Publish a message on the service's own virtual host; returns when the broker has taken it.
+
+        :param exchange: one that `publishes` names is made where it is missing. To an exchange it is no failure that
+            nobody listens; ``""`` sends to the queue that is called as the routing key
+        :param message: gets a ``message_id``, if it has none; bytes are sent as they are
+        :param timeout: seconds
+        :raises Unroutable: there is no such queue
+        :raises PublishError: the broker hasn't taken it
+        :raises WouldWait: called on an event loop, or where the connection does its work
+        :raises StartError: the broker refuses us
+        :raises NotConnected: there is no connection, or the service has been stopped
+        """
+        self._mq_caller.publish(exchange, routing_key, message, timeout)
+
+    async def publish_async(
+        self,
+        exchange: str,
+        routing_key: str,
+        message: Mapping[Any, Any] | bytes,
+        timeout: float = CONFIRMED_WITHIN,
+    ) -> None:
+        """The same for an ``async`` handler, on whose event loop others run meanwhile."""
+        await self._mq_caller.publish_async(exchange, routing_key, message, timeout)
