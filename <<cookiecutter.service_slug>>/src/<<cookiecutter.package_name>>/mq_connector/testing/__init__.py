@@ -1,4 +1,6 @@
-"""Try a handler without a broker::
+"""Gives a handler messages without a broker.
+
+Such as::
 
     harness = Harness(MyService(config={}).handle_api_input)
     outcome = harness.send({"text": "hi"})
