@@ -96,6 +96,40 @@ def longest_first(
     return sorted(range(len(tests)), key=order)
 
 
+class _Sharing(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives groups to processes, and outlives one that dies.
+
+    pytest-xdist would have the next process run once more what killed the last, and would wait for ever
+    for one whose last test comes after all others have ended.
+    """
+
+    def __init__(self, config: pytest.Config, log: Any, controller: Controller) -> None:
+        super().__init__(config, log)
+        self._controller = controller
+
+    def _split_scope(self, nodeid: str) -> str:
+        return self._controller.groups.get(nodeid) or nodeid
+
+    def remove_node(self, node: Any) -> str | None:
+        units: dict[str, dict[str, bool]] = self.assigned_work.get(node, {})
+        todo = ((unit, test) for unit in units.values() for test, done in unit.items() if not done)
+        unit, culprit = next(todo, ({}, None))
+        if culprit is not None:
+            unit[culprit] = True
+        for name in [name for name, unit in units.items() if all(unit.values())]:
+            del units[name]
+        super().remove_node(node)
+        return culprit
+
+    def schedule(self) -> None:
+        again = self.collection is not None
+        super().schedule()
+        if again:
+            # A process begins its last test when it knows that there is none behind it.
+            for node in list(self.nodes):
+                self._reschedule(node)
+
+
 class Controller:
     """The plugin of the process that starts the others.
 
@@ -126,9 +160,7 @@ class Controller:
         if config.getoption("dist") != "loadgroup":
             return None  # the command wants another way of sharing out
         config.option.loadscopereorder = False  # by the number of tests, which says little
-        scheduler = LoadScopeScheduling(config, log)
-        scheduler._split_scope = lambda test: self.groups.get(test) or test
-        return scheduler
+        return _Sharing(config, log, self)
 
     def pytest_testnodedown(self, node: Any) -> None:
         self._deselected = getattr(node, "workeroutput", {}).get("deselected", self._deselected)

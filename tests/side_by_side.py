@@ -1,4 +1,4 @@
-"""The plugin of pytest that looks after tests in several processes; without these it does nothing."""
+"""The plugin of pytest that looks after tests in several processes, and leaves word of what came of them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from estimate import Estimate, read
 from groups import Controller, Worker
 from leftovers import Leftovers
+from outcome import FILE, Outcome
 
 #: What tests took where that was noted last for everybody.
 DURATIONS = Path(__file__).with_name("durations.json")
@@ -18,7 +19,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """See to it that no process disturbs another, say how long all will take, leave nothing behind."""
     if hasattr(config, "workerinput"):
         config.pluginmanager.register(Worker(config))
-    elif config.getoption("numprocesses", None):
+        return
+    config.pluginmanager.register(Outcome(config.rootpath / FILE))
+    if config.getoption("numprocesses", None):
         here = config.rootpath / ".cache" / "durations.json"
         seconds = read(DURATIONS, here)
         controller = Controller(seconds)
