@@ -200,3 +200,21 @@ def test_a_text_is_translated_token_by_token(source: str, made: str) -> None:
     assert TWIN.Translator(settings).text(source) == made
     original, other = Environment(**settings), Environment(**{**settings, **TWIN.DELIMITERS})
     assert other.from_string(made).render(a=1) == original.from_string(source).render(a=1)
+
+
+def test_the_release_carries_the_archive_that_the_readme_names() -> None:
+    archive = f"{TWIN.NAME}.zip"
+    address = (
+        f"cookiecutter https://github.com/org/neon-mq-template/releases/latest/download/{archive}"
+    )
+    assert f"`{address}`" in (TEMPLATE / "README.md").read_text("utf-8")
+    for name in (".github/workflows/release.yml", ".github/workflows/ci.yml", "docs/releasing.md"):
+        text = (TEMPLATE / name).read_text("utf-8")
+        assert "make twin" in text and f".cache/twin/{archive}" in text, name
+    made = subprocess.run(
+        ["make", "--dry-run", "twin", "ADDRESS=https://x.org/t"],
+        cwd=TEMPLATE,
+        capture_output=True,
+        text=True,
+    )
+    assert "scripts/twin.py --template 'https://x.org/t'" in made.stdout, made.stderr
