@@ -124,7 +124,7 @@ def test_a_cookiecutter_that_is_too_old_says_so_and_leaves_nothing(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("version", FIT)
-def test_every_cookiecutter_from_2_6_on_renders_the_same(
+def test_every_cookiecutter_from_2_6_on_makes_the_same(
     tmp_path: Path, template: Path, default_project: BakedProject, version: str
 ) -> None:
     done = rendered(version, FIT[version], template, tmp_path / "out")

@@ -81,7 +81,7 @@ def without_secrets(entry: dict[str, object]) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("answers", ANSWERS.values(), ids=ANSWERS.keys())
-def test_the_twin_renders_the_same_but_for_the_passwords(
+def test_the_twin_makes_the_same_but_for_the_passwords(
     tmp_path: Path,
     twin: Path,
     answers: dict[str, str],
@@ -125,7 +125,7 @@ def test_names_that_differ_by_case_alone_would_be_found(tmp_path: Path) -> None:
     assert sorted(names_refused(tmp_path)) == ["README", "readme"]
 
 
-def test_what_is_rendered_of_the_longest_names_fits_windows(bake_longest: BakedProject) -> None:
+def test_paths_of_the_longest_names_fit_windows(bake_longest: BakedProject) -> None:
     """In a folder of up to 50 characters, with the bytecode that Python puts beside."""
     longest = max(map(len, bake_longest.files())) + len(f"{63 * 's'}/__pycache__/.cpython-313")
     assert longest + 50 <= LONGEST_PATH
@@ -136,7 +136,7 @@ def bake_longest(tmp_path: Path) -> BakedProject:
     return bake_into(tmp_path, ANSWERS["longest"])
 
 
-def test_the_archive_is_rendered_as_it_is(tmp_path: Path, archive: Path) -> None:
+def test_the_archive_is_taken_as_it_is(tmp_path: Path, archive: Path) -> None:
     done = command_line(tmp_path / "out", template=archive)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "neon-echo" / "mq_config.json").is_file()
@@ -200,3 +200,21 @@ def test_a_text_is_translated_token_by_token(source: str, made: str) -> None:
     assert TWIN.Translator(settings).text(source) == made
     original, other = Environment(**settings), Environment(**{**settings, **TWIN.DELIMITERS})
     assert other.from_string(made).render(a=1) == original.from_string(source).render(a=1)
+
+
+def test_the_release_carries_the_archive_that_the_readme_names() -> None:
+    archive = f"{TWIN.NAME}.zip"
+    address = (
+        f"cookiecutter https://github.com/org/neon-mq-template/releases/latest/download/{archive}"
+    )
+    assert f"`{address}`" in (TEMPLATE / "README.md").read_text("utf-8")
+    for name in (".github/workflows/release.yml", ".github/workflows/ci.yml", "docs/releasing.md"):
+        text = (TEMPLATE / name).read_text("utf-8")
+        assert "make twin" in text and f".cache/twin/{archive}" in text, name
+    made = subprocess.run(
+        ["make", "--dry-run", "twin", "ADDRESS=https://x.org/t"],
+        cwd=TEMPLATE,
+        capture_output=True,
+        text=True,
+    )
+    assert "scripts/twin.py --template 'https://x.org/t'" in made.stdout, made.stderr

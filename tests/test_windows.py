@@ -88,7 +88,7 @@ def provision(project: BakedProject, *words: str, **env: str) -> subprocess.Comp
     return project.run("python", "rabbitmq/provision.py", *words, env=env, check=False)
 
 
-def test_rendering_and_the_credentials_need_nothing_that_only_unix_has(
+def test_hooks_and_credentials_need_nothing_that_only_unix_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_unix: dict[str, str]
 ) -> None:
     for name, value in without_unix.items():
@@ -216,7 +216,7 @@ def test_commands_work_on_a_console_of_eight_bits(
     assert done.returncode in (0, 1, 2) and "Traceback" not in done.stdout + done.stderr
 
 
-def test_a_checkout_with_the_line_ends_of_windows_renders_those_of_unix(tmp_path: Path) -> None:
+def test_a_checkout_with_the_line_ends_of_windows_makes_those_of_unix(tmp_path: Path) -> None:
     """But for the connector, which is copied as it is, and works: that is what Python doesn't mind."""
     template = copy_template(tmp_path / "template")
     for path in template.rglob("*"):
