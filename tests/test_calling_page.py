@@ -134,7 +134,7 @@ class Forecaster:
             channel = connection.channel()
             channel.queue_declare(FORECAST)
             while not self._ended.is_set():
-                connection.process_data_events(0.05)  # type: ignore[no-untyped-call]
+                connection.process_data_events(0.05)
                 _, _, body = channel.basic_get(FORECAST, auto_ack=True)
                 if body is None:
                     continue

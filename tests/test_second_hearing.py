@@ -118,7 +118,7 @@ def test_other_ends_than_a_few_failures_get_none(
     (tmp_path / "Makefile").write_text("test:\n\techo they run again\n")
     (tmp_path / ".cache").mkdir()
     if outcome is not None:
-        known = {"skipped": [], "died": []}
+        known: dict[str, list[str]] = {"skipped": [], "died": []}
         text = outcome if isinstance(outcome, str) else json.dumps({**known, **outcome})
         (tmp_path / ".cache" / "outcome.json").write_text(text)
     heard = hear(tmp_path)

@@ -12,7 +12,7 @@ from ..shapes import SCENARIOS, Scenario
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda each: each.name)
 def test_the_harness_does_with_each_handler_what_the_table_says(scenario: Scenario) -> None:
     service = scenario.service()
-    with Harness(service.handle_api_input, Limits(rejected=scenario.rejected)) as harness:
+    with Harness(service.handle_api_input, limits=Limits(rejected=scenario.rejected)) as harness:
         outcome = harness.send(scenario.request)
         while outcome.settled == "requeue":
             outcome = harness.send_again()

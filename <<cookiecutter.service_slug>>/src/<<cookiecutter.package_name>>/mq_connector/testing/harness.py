@@ -130,9 +130,7 @@ class Harness:
         def remember(error: Exception) -> None:
             outcome.error = error
 
-        method = Basic.Deliver(
-            "harness", self._sent, self._deliveries > 0, exchange, routing_key
-        )
+        method = Basic.Deliver("harness", self._sent, self._deliveries > 0, exchange, routing_key)
         opened: Any = RecordingOpened(outcome)
 
         def channel_of(_: Delivery) -> Any:
