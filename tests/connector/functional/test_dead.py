@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import signal
 import struct
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
+from types import SimpleNamespace
 from typing import Any
 
 import pika
@@ -18,6 +20,7 @@ import pytest
 from baked import IMPORTABLE, TEMPLATE
 from mq_connector import MQConnector, payload
 from mq_connector.commands import dead
+from running import free_port
 from waiting import eventually
 
 from .broker import LIMITED, PASSWORD, USER, VHOST, Broker
@@ -115,7 +118,7 @@ def test_requeueing_loses_nothing_and_takes_the_obituary_away(
         assert (properties.message_id, properties.priority) == (f"m{number}", 3)
 
 
-def test_what_fails_again_at_once_is_put_back_once(
+def test_what_fails_again_at_once_ends_it_and_nothing_is_lost(
     peer: Peer,
     bury: Callable[..., str],
     show: Show,
@@ -124,15 +127,68 @@ def test_what_fails_again_at_once_is_put_back_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The service runs meanwhile and fills the dead-letter queue as fast as it is emptied."""
-    where = bury(20)
+    where = bury(100)
 
     def fail(*_: Any) -> None:
         raise ValueError("still bad")
 
     consume(fail)
-    assert show(True) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == f"20 dead letters of {queue!r} put back"
-    peer.rests_at(where, 20)
+    assert show(True) == 1
+    *_, why, last = capsys.readouterr().out.splitlines()
+    assert why == f"stopped: dead letters have come to {queue!r} since it began"
+    assert re.fullmatch(rf"\d+ dead letters of {queue!r} put back", last)
+    assert int(last.split()[0]) < 100
+    peer.rests_at(where, 100)
+
+
+@pytest.fixture
+def between(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """What happens between the looks of who watches, who is interrupted after the last."""
+
+    def between(*steps: Callable[[], object]) -> None:
+        left = iter(steps)
+
+        def sleep(_: float) -> None:
+            step = next(left, None)
+            if step is None:
+                raise KeyboardInterrupt
+            step()
+
+        monkeypatch.setattr(dead, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+
+    return between
+
+
+def test_who_watches_sees_each_letter_once_and_new_ones_as_they_come(
+    broker: Broker,
+    peer: Peer,
+    bury: Callable[..., str],
+    between: Callable[..., None],
+    queue: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    where = bury(3)
+    seen: list[int] = []
+
+    def look() -> None:
+        seen.append(capsys.readouterr().out.count("  rejected  "))
+
+    def come() -> None:
+        look()
+        peer.publish(where, b"{}", message_id="new", headers={"x-exception-type": "Oddity"})
+
+    between(come, look, look)
+    assert dead.follow(service(broker.port, queue), dead.Task()) == 0
+    assert seen == [3, 1, 0]
+    peer.rests_at(where, 4)
+
+
+def test_who_watches_outlives_a_broker_that_is_away(
+    between: Callable[..., None], queue: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    between(lambda: None, lambda: None)
+    assert dead.follow(service(free_port(), queue), dead.Task()) == 0
+    assert capsys.readouterr().err.count("; trying again\n") == 1
 
 
 def test_what_was_put_back_is_handled_as_new(

@@ -95,13 +95,15 @@ def _run(name: str, make_service: Callable[[], MQConnector], words: list[str]) -
 
             return examine(make_service())
         if options.command == "dead":
-            from .dead import Task, show
+            from .dead import Task, follow, show
             from .letters import Selection
 
             selection = Selection(tuple(options.id), options.reason, options.since, options.limit)
             task = Task(
                 selection, options.json, options.export, options.rate, options.purge, options.yes
             )
+            if options.watch:
+                return follow(make_service(), task)
             return show(make_service(), options.requeue, task)
         if options.command == "top":
             from .session import Session
@@ -133,13 +135,16 @@ def _add_dead(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--export", default="", metavar="FILE", help="write all of them there, too")
     end = parser.add_mutually_exclusive_group()
-    end.add_argument("--requeue", action="store_true", help="put them back into the queue")
+    end.add_argument(
+        "--requeue", action="store_true", help="put them back into the queue; ends when others come"
+    )
     end.add_argument("--purge", action="store_true", help="remove them for good; asks first")
+    end.add_argument("--watch", action="store_true", help="go on, and print those that come")
     parser.add_argument(
         "--rate",
         type=_rate,
         default=0.0,
-        help="put back so many a second, and stop when dead letters come meanwhile",
+        help="put back so many a second",
     )
     parser.add_argument("--yes", action="store_true", help="let --purge not ask")
 

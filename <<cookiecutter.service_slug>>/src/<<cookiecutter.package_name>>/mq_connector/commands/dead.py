@@ -9,24 +9,27 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
 import pika
 
+from ..connection import input_queue
 from ..connection.wire.frames import OVERHEAD
 from ..errors import MQError, NotConnected, PublishError, Unroutable, printable
 from ..publisher import Publisher
 from .broker import family, publisher, session, why_not
 from .letters import EVERY, DeadLetter, DeadLetterQueue, Selection
-from .terminal import OutputError, say
+from .terminal import OutputError, complain, say
 
 if TYPE_CHECKING:
     from ..connector import MQConnector
 
 #: Seconds that the broker has to confirm what is put back.
 _CONFIRM_WITHIN = 30.0
+#: Seconds between two looks of who watches, and until all letters are looked at though they are as many as before.
+_LOOK_EVERY, _LOOK_AGAIN = 2.0, 30.0
 #: Bytes of a content header beside its properties (AMQP 0-9-1, 4.2.6.1).
 _CONTENT_HEADER = 12
 
@@ -44,7 +47,7 @@ class Task:
     json: bool = False
     #: A file that doesn't exist yet, for all that is in them; empty for none.
     export: str = ""
-    #: Letters a second that are put back at the most; 0 for no bound. With one, it ends when letters come.
+    #: Letters a second that are put back at the most; 0 for no bound. It ends when letters come meanwhile.
     rate: float = 0.0
     purge: bool = False
     #: Whether nobody is asked before they are removed.
@@ -76,6 +79,63 @@ def show(service: MQConnector, requeue: bool, task: Task | None = None) -> int:
                 frame_max = opened.link.amqp.params.frame_max
                 stayed |= visit.go(back if requeue else None, frame_max)
     return int(stayed)
+
+
+def follow(service: MQConnector, task: Task) -> int:
+    """Print the dead letters of each input queue, and then those that come, until it is interrupted.
+
+    Where the broker can't be asked it says so once, and goes on.
+
+    :param task: of which the selection, without its limit, and the form count
+    :returns: exit code: 0
+    """
+    queues = [each.queue for each in service.consumers.values() if not each.is_private]
+    watched = [_Watched(service, queue, task) for queue in queues]
+    trouble = ""
+    with suppress(KeyboardInterrupt):
+        while True:
+            try:
+                for each in watched:
+                    each.look()
+                trouble = ""
+            except OutputError:
+                raise
+            except MQError as error:
+                if str(error) != trouble:
+                    complain(f"{error}; trying again")
+                trouble = str(error)
+            time.sleep(_LOOK_EVERY)
+    return 0
+
+
+class _Watched:
+    """The dead letters of one queue, with what is known of them."""
+
+    def __init__(self, service: MQConnector, queue: str, task: Task) -> None:
+        self._service = service
+        self._queue = queue
+        self._task = task
+        self._count = 0
+        self._due = 0.0
+        #: What tells those apart that were there at the last look.
+        self._known: set[int] = set()
+
+    def look(self) -> None:
+        """Print those that have come. To look at all of them costs as much as there are, to count them nothing."""
+        with session(self._service) as opened:
+            dead = DeadLetterQueue(opened, self._queue)
+            found = opened.run(input_queue.exists(dead.name))
+            count = 0 if found is None else found.message_count
+            if count == self._count and time.monotonic() < self._due:
+                return
+            there = set()
+            for letter in dead:
+                mark = hash((letter.message_id, letter.died_at, letter.body))
+                there.add(mark)
+                if mark not in self._known and self._task.selection.takes(letter):
+                    _say(letter, self._queue, self._task.json)
+            self._known, self._count = there, count
+            self._due = time.monotonic() + _LOOK_AGAIN
 
 
 class _Visit:
@@ -114,7 +174,7 @@ class _Visit:
         ready: int | None = None
         selection = self._task.selection
         for letter in self._dead:
-            if self._task.rate and ready is not None and letter.behind >= ready:
+            if back is not None and ready is not None and letter.behind >= ready:
                 say(f"stopped: dead letters have come to {self._queue!r} since it began")
                 stayed = True
                 break
@@ -139,10 +199,7 @@ class _Visit:
         return stayed
 
     def _show(self, letter: DeadLetter) -> None:
-        if self._task.json:
-            say(json.dumps(letter.fields(self._queue), default=repr))
-        else:
-            say(str(letter))
+        _say(letter, self._queue, self._task.json)
         if self._export is not None:
             _write(self._export, json.dumps(letter.export(self._queue), default=repr))
 
@@ -176,6 +233,10 @@ class _Visit:
         for letter in doomed:
             self._dead.remove(letter)
         return False, "removed"
+
+
+def _say(letter: DeadLetter, queue: str, as_json: bool) -> None:
+    say(json.dumps(letter.fields(queue), default=repr) if as_json else str(letter))
 
 
 @contextmanager
