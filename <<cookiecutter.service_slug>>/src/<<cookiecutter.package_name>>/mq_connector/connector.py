@@ -107,8 +107,6 @@ class MQConnector:
         :raises ConfigurationError: the type of a handler's request can't be read
         """
         self._life.begin()
-        if self._asked_to_stop:
-            return
         for consumer in self.consumers.values():
             consumer.on_change = self._on_change
             consumer.around = self._life.around
