@@ -145,7 +145,7 @@ def test_a_drain_lets_a_task_end(peer: Peer, queue: str, serve: Serve) -> None:
 
 
 def test_at_a_drain_s_deadline_a_task_is_cancelled_and_its_message_comes_again(
-    peer: Peer, queue: str, serve: Serve
+    peer: Peer, queue: str, serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     dead = peer.declare_dead(queue)
     service = Lasting()
@@ -158,6 +158,7 @@ def test_at_a_drain_s_deadline_a_task_is_cancelled_and_its_message_comes_again(
     assert consumer.unfinished == 1
     peer.rests_at(queue, 1)
     peer.rests_at(dead, 0)
+    assert "dead-lettered" not in caplog.text
 
 
 def test_a_task_s_reply_leaves_before_its_message_is_acknowledged_and_after_a_loss_as_well(

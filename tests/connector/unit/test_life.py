@@ -93,7 +93,8 @@ def test_a_start_that_fails_is_told_in_one_line(body: str, line: str, tmp_path: 
     "body",
     [
         "def on_start(self):\n    print('hangs', flush=True)\n    time.sleep(600)",
-        "async def on_start(self):\n    print('hangs', flush=True)\n    await asyncio.sleep(600)",
+        "async def on_start(self):\n    print('hangs', flush=True)\n"
+        "    try:\n        await asyncio.sleep(600)\n    finally:\n        print('cancelled', flush=True)",
     ],
 )
 def test_a_start_that_hangs_is_told_by_the_health_check_and_ends_with_a_signal(
@@ -106,10 +107,12 @@ def test_a_start_that_hangs_is_told_by_the_health_check_and_ends_with_a_signal(
         asked, _ = program(body, tmp_path, "health").communicate(timeout=60)
         assert "starting: on_start() hasn't returned yet" in asked
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert ("cancelled" in output) == ("async" in body)
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
 
 
 class Service(MQConnector):
@@ -191,6 +194,7 @@ def test_worker_contexts_are_entered_once_in_each_worker_and_left_before_on_stop
         def worker_context(self) -> Iterator[None]:
             entered.append(threading.current_thread().name)
             yield
+            time.sleep(1.2)  # longer than a worker is waited for that has none
             self.log.append("left")
 
         def on_stop(self) -> None:

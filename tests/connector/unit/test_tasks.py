@@ -256,20 +256,28 @@ def test_while_there_is_a_suspicion_a_task_counts_when_it_is_over(make: Make) ->
 
 def test_what_waits_for_a_place_at_the_end_is_not_begun(make: Make) -> None:
     begun: list[int] = []
+    cancelled: list[int] = []
 
-    async def callback(_channel: Any, method: Any, *_: Any) -> None:
-        begun.append(method.delivery_tag)
-        await asyncio.sleep(60)
+    async def go_on(tag: int) -> None:
+        begun.append(tag)
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            cancelled.append(tag)
+            raise
 
-    one = make(callback)
-    first, second = Delivered(1), Delivered(2)
-    one.put(first, second)
-    eventually(lambda: begun and one.workers.inbox.empty())
+    # With two threads, both of which wait in the end.
+    one = make(lambda _channel, method, *_: go_on(method.delivery_tag), 2)
+    deliveries = [Delivered(tag) for tag in range(1, 5)]
+    one.put(*deliveries)
+    eventually(lambda: len(begun) == 2 and one.workers.inbox.empty())
     one.workers.stop()
     for thread in one.threads():
         thread.join(PATIENCE)
-    assert begun == [1]
-    assert first.outcome.settled == second.outcome.settled == ""
+        assert not thread.is_alive()
+    eventually(lambda: sorted(cancelled) == sorted(begun), PATIENCE)
+    assert len(begun) == 2
+    assert [each.outcome.settled for each in deliveries] == [""] * 4
 
 
 def test_a_child_that_returns_from_a_task_settles_nothing_and_ends(make: Make) -> None:
@@ -306,6 +314,9 @@ class Named:
     def to_answer(self, *_: Any) -> Any:
         return self.answer(None)
 
+    def to_both(self, *_: Any) -> Any:
+        return self.stream(None) if self.to_stream() else self.answer(None)
+
     def to_stream(self, *_: Any) -> Any:
         return self.stream(None)
 
@@ -313,7 +324,8 @@ class Named:
 def test_one_thread_is_enough_for_a_callback_that_only_begins_tasks() -> None:
     named = Named()
     assert is_async(named.answer) and is_async(named.to_answer) and is_async(divide)
-    assert not is_async(named.to_stream) and not is_async(print) and not is_async(lambda: 0)
+    assert not is_async(named.to_stream) and not is_async(named.to_both)
+    assert not is_async(print) and not is_async(lambda: 0)
 
     def threads(callback: Any) -> int:
         started: list[Any] = []

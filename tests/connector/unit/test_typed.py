@@ -53,6 +53,7 @@ class All:
     either: Union[int, str] = 0  # noqa: UP007
     new: int | list[int] = 0
     choice: Literal["a", 1, True] = "a"
+    one: Literal[1] = 1
     color: Color = Color.RED
     items: list[int] = field(default_factory=list)
     any_items: list = field(default_factory=list)  # type: ignore[type-arg]
@@ -143,6 +144,7 @@ def test_what_is_of_its_type_is_read_into_it(name: str, given: Any, seen: Any) -
         ("maybe", "x", "maybe must be int or None, it is 'x'"),
         ("either", [], "either must be int or str, it is a list"),
         ("choice", 2, "choice must be 'a' or 1 or True, it is 2"),
+        ("one", True, "one must be 1, it is True"),
         ("color", "green", "color must be 'red' or 2, it is 'green'"),
         ("items", [1, "a"], "items[1] must be int, it is 'a'"),
         ("items", {"a": 1}, "items must be a list, it is a dict"),

@@ -124,8 +124,6 @@ class MQConnector(Calling):
         """
         self._check_queues()
         self._life.begin()
-        if self._asked_to_stop:
-            return
         for consumer in self.consumers.values():
             consumer.on_change = self._on_change
             consumer.around = self._life.around

@@ -21,7 +21,8 @@ MOST_PROBLEMS = 5
 #: Characters of a value that an error repeats.
 _SHOWN = 40
 _NONE = type(None)
-_REQUIRED = [getattr(typing, name, None) for name in ("Required", "NotRequired")]
+#: Python 3.10 has neither; there, something stands for each that is no type's origin.
+_REQUIRED = [getattr(typing, name, object()) for name in ("Required", "NotRequired")]
 
 
 class Unreadable(Exception):
