@@ -23,6 +23,7 @@ from mq_connector.errors import (
 )
 from waiting import eventually
 
+from ..asking import REQUEST, SCENARIOS, Scenario, without_id
 from .broker import PASSWORD, SERVICE_VHOST, USER, VHOST, Broker
 from .peer import Peer
 
@@ -87,6 +88,97 @@ def make(broker: Broker, peer: Peer) -> Iterator[Make]:
         each.stop(1)
     for each in made:
         peer.channel.queue_delete(each.queue)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda each: each.name)
+def test_on_a_broker_comes_what_the_table_says(
+    scenario: Scenario, broker: Broker, make: Make, peer: Peer, queue: str
+) -> None:
+    asked: list[dict[Any, Any]] = []
+
+    def other(request: dict[Any, Any]) -> Mapping[Any, Any]:
+        asked.append(request)
+        return scenario.other(request)
+
+    login = {"username": USER, "password": PASSWORD}
+    config = {"server": "127.0.0.1", "port": broker.port, "users": {"calling": login}}
+    service = scenario.service(config, "calling")
+    service.vhost = VHOST
+    service.other = make(other).queue
+    service.events = f"events.{uuid.uuid4().hex[:12]}"
+    peer.channel.exchange_declare(service.events, "fanout")
+    heard = peer.declare("", exclusive=True)
+    peer.channel.queue_bind(heard, service.events)
+    service.consumers["input"] = ConsumerThread(
+        service.create_mq_connection(), queue, service.handle_api_input
+    )
+    service.run()
+    try:
+        eventually(service.check_health, 30)
+        reply = peer.ask(queue, 30, **{"message_id": "mine", **REQUEST})
+    finally:
+        service.stop(1)
+        peer.channel.exchange_delete(service.events)
+        peer.channel.queue_delete(queue)
+    assert reply["message_id"] == "mine"
+    if isinstance(scenario.reply, str):
+        assert reply["error"].startswith(scenario.reply)
+    else:
+        assert without_id(reply) == scenario.reply
+    assert sorted(asked, key=str) == sorted(scenario.asked, key=str)
+    events = [payload.decode(peer.take(heard, 30)[1]) for _ in scenario.events]
+    assert ([without_id(each) for each in events], peer.count(heard)[0]) == (
+        list(scenario.events),
+        0,
+    )
+
+
+class BoundedAsync(MQConnector):
+    """Awaits a reply for as long as its own client does."""
+
+    async def handle(self, channel: Any, _method: Any, properties: Any, body: bytes) -> None:
+        request = Request.decode(body, properties)
+        try:
+            reply = await self.ask_async(request.data["of"], {})
+        except RequestTimeout as error:
+            reply = {"error": str(error)}
+        assert request.reply_queue
+        channel.basic_publish("", request.reply_queue, request.encode_reply(reply))
+
+
+def test_a_task_knows_the_request_that_it_handles(
+    broker: Broker, make: Make, peer: Peer, queue: str
+) -> None:
+    """Its time, its id and its trace, with others under way on the same event loop."""
+    slow: Service = make(lambda request: time.sleep(0.5) or {})  # type: ignore[func-returns-value]
+    login = {"username": USER, "password": PASSWORD}
+    config = {"server": "127.0.0.1", "port": broker.port, "users": {"calling": login}}
+    service = BoundedAsync(config, "calling")
+    service.vhost = VHOST
+    service.consumers["input"] = ConsumerThread(
+        service.create_mq_connection(), queue, service.handle, workers=10
+    )
+    service.run()
+    try:
+        eventually(service.check_health, 30)
+        replies = peer.declare("")
+        for number in range(5):
+            message = {"message_id": str(number), "routing_key": replies, "of": slow.queue}
+            # The last one's time is over before its turn comes.
+            expiration = "1300" if number == 4 else "60000"
+            trace = f"00-{'1' * 32}-{number + 1:016x}-01"
+            peer.publish(queue, message, expiration=expiration, headers={"traceparent": trace})
+        found = {each["message_id"]: each for each in (peer.reply(replies, 60) for _ in range(5))}
+    finally:
+        service.stop(1)
+        peer.channel.queue_delete(queue)
+    assert "no reply" in found["4"]["error"]
+    assert not any("error" in found[str(number)] for number in range(4))
+    seen = {str(each.correlation_id): each for each in slow.seen}
+    for number in range(4):
+        headers = seen[str(number)].headers
+        assert headers is not None
+        assert headers["traceparent"] == f"00-{'1' * 32}-{number + 1:016x}-01"
 
 
 def sockets(service: Service) -> int:

@@ -20,6 +20,8 @@ from mq_connector.errors import PayloadError, RequestTimeout, Unroutable, WouldW
 from mq_connector.testing import Harness
 from pika.spec import Basic
 
+from ..asking import REQUEST, SCENARIOS, Scenario, without_id
+
 TRACE = f"00-{'1' * 32}-{'2' * 16}-01"
 
 
@@ -171,6 +173,23 @@ def test_what_says_when_it_was_sent_expires_by_that(
 
 
 # ---- the harness
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda each: each.name)
+def test_the_harness_does_what_the_table_says(scenario: Scenario) -> None:
+    service = scenario.service()
+    outcome = Harness(service.handle_api_input, {"other": scenario.other}).send(REQUEST)
+    if isinstance(scenario.reply, str):
+        assert outcome.reply["error"].startswith(scenario.reply)
+        assert outcome.settled == "dead-letter"
+    else:
+        assert without_id(outcome.reply) == scenario.reply
+        assert outcome.reply["message_id"] == "message-1"
+        assert outcome.settled == "ack"
+    asked = [each.request for each in outcome.asked if each.queue == "other"]
+    assert sorted(asked, key=str) == sorted(scenario.asked, key=str)
+    events = [without_id(each.data) for each in outcome.published if each.exchange == "events"]
+    assert events == list(scenario.events)
 
 
 class Service(MQConnector):

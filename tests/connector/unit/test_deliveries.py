@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mq_connector.connection.wire import deliveries
-from mq_connector.connection.wire.deliveries import DeliveryReader, Properties
+from mq_connector.connection.wire.deliveries import DeliveryReader, Properties, Timed
 from mq_connector.connection.wire.frames import HEARTBEAT_FRAME
 from pika import spec
 from pika.exceptions import InvalidFrameError
@@ -443,3 +443,25 @@ def test_names_that_stay_the_same_on_a_channel_are_decoded_once_however_many_cha
         assert (first.consumer_tag, first.routing_key) == (f"ctag{number}", f"queue.{number}")
         assert second.consumer_tag is first.consumer_tag
         assert second.routing_key is first.routing_key
+
+
+@pytest.mark.parametrize(
+    ("properties", "kind"),
+    [
+        ({}, Properties),
+        ({"expiration": "1000", "message_id": "m", "headers": {"timestamp": 1}}, Properties),
+        ({"timestamp": 1}, Timed),
+        ({"timestamp": 1, "expiration": "1000", "headers": {"a": "b"}, "app_id": "x"}, Timed),
+    ],
+)
+def test_only_what_says_when_it_was_sent_is_looked_at_for_its_age(
+    properties: dict[str, Any], kind: type[Properties]
+) -> None:
+    sink = Sink()
+    reader = DeliveryReader(lambda _: None)
+    reader.attach(OURS, sink)
+    sent = pika.BasicProperties(**properties)
+    reader.feed(b"".join(wire.delivery(OURS, 1, b"body", sent)))
+    [(_, found, _)] = sink.delivered
+    assert type(found) is kind
+    assert found == sent

@@ -33,6 +33,8 @@ _SIGN_OF_LIFE = 1.0
 _unpack_prefix = struct.Struct(">BHL").unpack_from
 _unpack_delivery = struct.Struct(">Q?").unpack_from
 _ALL = 0xFFFF
+#: In the second of the two bytes of flags.
+_HAS_TIMESTAMP = pika.BasicProperties.FLAG_TIMESTAMP
 _unpack_size = struct.Struct(">Q").unpack_from
 #: From the beginning of a frame to the body's size in it, which is the content of a content header.
 _unpack_header = struct.Struct(">BHLLQ").unpack_from
@@ -92,6 +94,10 @@ class Properties(pika.BasicProperties):
                 values.setdefault(key, value)
             values.pop("_raw", None)
         return values
+
+
+class Timed(Properties):
+    """Properties that say when their message was sent: it alone may be found to have expired."""
 
 
 class Sink(Protocol):
@@ -221,7 +227,9 @@ class DeliveryReader:
             return False  # the content of a basic.return
         if kind == HEADER:
             (delivery.missing,) = _unpack_size(data, start + 4)
-            delivery.properties = Properties(data[start + 12 : stop])
+            raw = data[start + 12 : stop]
+            timed = len(raw) > 1 and raw[1] & _HAS_TIMESTAMP
+            delivery.properties = Timed(raw) if timed else Properties(raw)
             if delivery.missing:
                 return True
             body = b""

@@ -14,8 +14,6 @@ import pika
 from ...channels.origin import SENT_AT
 from ..opened import Delivery
 
-#: The two properties without which no message is known to have expired.
-TIMED = pika.BasicProperties.FLAG_TIMESTAMP | pika.BasicProperties.FLAG_EXPIRATION
 #: What all requests of Neon's clients expire after, however long they wait for the reply.
 _NEONS = "1000"
 #: Some put milliseconds into the property that AMQP has for seconds: as such this is the year 5138.

@@ -13,6 +13,7 @@ import pika
 from pika.spec import Basic
 
 from ...config import Limits
+from ...connection.wire.deliveries import Properties
 from ...errors import Culprit, Expired
 from ...fork import Process
 from ...handlers.shapes import is_async
@@ -21,7 +22,7 @@ from ...payload import Bounds, bounds
 from ..channel import Channel
 from ..opened import Delivery, Observer, OpenedChannel, Prefetch, Sizes, lines
 from .busy import Busy, latest, why_unhealthy
-from .current import TIMED, expired_for, in_hand
+from .current import expired_for, in_hand
 from .pace import SOON, TOGETHER, Pace
 from .settling import Settling
 from .suspicion import Suspicion
@@ -265,7 +266,7 @@ class Workers:
         :returns: what has become of it so far, in words
         """
         properties = delivery.properties
-        if getattr(properties, "flags", TIMED) & TIMED == TIMED:
+        if type(properties) is not Properties:  # of those that are, none says when it was sent
             ago = expired_for(properties)
             if ago is not None:
                 self.settling.bury(delivery, Expired(ago))  # nobody waits for a reply
