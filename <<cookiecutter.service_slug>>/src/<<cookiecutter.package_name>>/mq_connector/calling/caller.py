@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import WouldWait
-from .asking import Asking
 from .message import Publication
-from .publishing import Publishing
 from .service import Service, enlist
+
+if TYPE_CHECKING:
+    from .asking import Asking
+    from .publishing import Publishing
 
 #: Seconds for the broker to take what is published, connecting included.
 CONFIRMED_WITHIN = 30.0
@@ -24,9 +27,33 @@ class Caller:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self.asking = Asking(service)
-        self.publishing = Publishing(service)
+        # Guards that there is one of each.
+        self._lock = threading.Lock()
+        self._asking: Asking | None = None
+        self._publishing: Publishing | None = None
         enlist(service)
+
+    # Most services neither ask nor publish: they don't load what that takes.
+
+    @property
+    def asking(self) -> Asking:
+        """What waits for replies."""
+        with self._lock:
+            if self._asking is None:
+                from .asking import Asking
+
+                self._asking = Asking(self._service)
+            return self._asking
+
+    @property
+    def publishing(self) -> Publishing:
+        """What waits for confirms."""
+        with self._lock:
+            if self._publishing is None:
+                from .publishing import Publishing
+
+                self._publishing = Publishing(self._service)
+            return self._publishing
 
     def ask(
         self, queue: str, request: Mapping[Any, Any], vhost: str | None, timeout: float | None
@@ -68,8 +95,9 @@ class Caller:
 
     def close(self) -> None:
         """Leave the connections."""
-        self.asking.close()
-        self.publishing.close()
+        for used in (self._asking, self._publishing):
+            if used is not None:
+                used.close()
 
     def _check_wait(self, name: str) -> None:
         """:raises WouldWait: whatever is waited for could not come"""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
@@ -62,7 +62,7 @@ def only_one() -> Service | None:
 
 def reply_queue(service: Service) -> str:
     """A new name for a queue at which a service waits for replies, of those that its rights are for."""
-    return f"{service.service_name}.reply.{secrets.token_hex(8)}"
+    return f"{service.service_name}.reply.{uuid.uuid4().hex[:16]}"
 
 
 def pairs(named: Named, default: str) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import secrets
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -86,7 +86,7 @@ class Subscription:
 
     def draw_queue(self) -> str:
         """A new name for the queue of one subscriber alone."""
-        return f"subscriber_{self.exchange}_{secrets.token_hex(_DRAWN // 2)}"
+        return f"subscriber_{self.exchange}_{uuid.uuid4().hex[:_DRAWN]}"
 
     def is_drawn(self, queue: str) -> bool:
         """Whether a queue's name is such a one."""
