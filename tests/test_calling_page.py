@@ -6,7 +6,6 @@ import ast
 import base64
 import json
 import re
-import subprocess
 import textwrap
 import threading
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import brokers
 import pika
 import pytest
 from baked import BakedProject, bake_into
+from pages import shell_blocks, type_in
 from provisioning import DEFINITIONS, load
 from running import Service, running
 from waiting import eventually
@@ -50,11 +50,6 @@ NeonEchoService = Tried
 """
 
 
-def blocks(project: BakedProject, language: str) -> list[str]:
-    page = project.read("docs/calling.md")
-    return re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-
-
 def indented(text: str, by: int) -> str:
     return textwrap.indent(text, " " * by)
 
@@ -65,7 +60,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> BakedProject:
     made = bake_into(tmp_path_factory.mktemp("calling"))
     source = made.package / "service.py"
     text = source.read_text()
-    for block in blocks(made, "python"):
+    page = made.read("docs/calling.md")
+    for block in shell_blocks(page, "python"):
         if block.startswith("self.consumers["):
             text = text.replace("    def answer(", f"{indented(block, 8)}\n    def answer(", 1)
         elif block.startswith(("publishes", "calls")):
@@ -89,8 +85,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> BakedProject:
             assert block.startswith("def "), block
             text += f"\n{indented(block, 4)}"
     source.write_text(text + TRIALS)
-    [command] = blocks(made, "sh")
-    subprocess.run(["bash", "-euc", command], cwd=made.path, check=True, capture_output=True)
+    [command] = shell_blocks(page)
+    type_in(command, made.path)
     made.run("python", "rabbitmq/provision.py", "--check")
     return made
 
