@@ -58,9 +58,9 @@ def indented(text: str, by: int) -> str:
 def project(tmp_path_factory: pytest.TempPathFactory) -> BakedProject:
     """A repository into which somebody has typed the whole page."""
     made = bake_into(tmp_path_factory.mktemp("calling"))
-    page = made.read("docs/calling.md")
     source = made.package / "service.py"
     text = source.read_text()
+    page = made.read("docs/calling.md")
     for block in shell_blocks(page, "python"):
         if block.startswith("self.consumers["):
             text = text.replace("    def answer(", f"{indented(block, 8)}\n    def answer(", 1)
