@@ -27,8 +27,9 @@ class Caller:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        # Guards that there is one of each.
+        # Guards that there is one of each, and that both are closed once we are.
         self._lock = threading.Lock()
+        self._is_closed = False
         self._asking: Asking | None = None
         self._publishing: Publishing | None = None
         enlist(service)
@@ -43,6 +44,8 @@ class Caller:
                 from .asking import Asking
 
                 self._asking = Asking(self._service)
+                if self._is_closed:
+                    self._asking.close()
             return self._asking
 
     @property
@@ -53,6 +56,8 @@ class Caller:
                 from .publishing import Publishing
 
                 self._publishing = Publishing(self._service)
+                if self._is_closed:
+                    self._publishing.close()
             return self._publishing
 
     def ask(
@@ -95,6 +100,8 @@ class Caller:
 
     def close(self) -> None:
         """Leave the connections."""
+        with self._lock:
+            self._is_closed = True
         for used in (self._asking, self._publishing):
             if used is not None:
                 used.close()
