@@ -51,8 +51,13 @@ def _many(self: {name}, config: Mapping[str, Any] | None = None) -> None:
 
 {name}.__init__ = _many
 """
-_WORK = {"sleep": _SLEEP, "spin": _SPIN, "pace": _PACE, "event": _EVENT}
-_IMPORTS = "import atexit\nimport itertools\nimport os\nimport time\nfrom pathlib import Path\n"
+_REST = """\
+        if {seconds}:
+            await asyncio.sleep({seconds})
+"""
+_WORK = {"async": _REST, "sleep": _SLEEP, "spin": _SPIN, "pace": _PACE, "event": _EVENT}
+_IMPORTS = "import asyncio\nimport atexit\nimport itertools\nimport os\nimport time\nfrom pathlib import Path\n"
+_SYNC, _ASYNC = "    def answer(", "    async def answer("
 
 
 class RenderFailed(Exception):
@@ -102,7 +107,8 @@ class Service:
         """Folder to import from; another one for every way of handling a request.
 
         :param task: ``echo`` for the handler as generated, or ``sleep SECONDS``, ``spin SECONDS``,
-            ``pace SECONDS`` (waits, and counts), ``event`` (publishes one)
+            ``pace SECONDS`` (waits, and counts), ``event`` (publishes one), ``async SECONDS`` (is async, and
+            sleeps)
         :param consumers: queues that it consumes, each on a thread of its own
         """
         kind, _, seconds = task.partition(" ")
@@ -120,7 +126,9 @@ class Service:
             before = _ASKED if kind == "event" else _ANSWER
             if text.count(before) != 1:
                 raise RenderFailed(f"{file} has no line {before.strip()!r} to put work before")
-            work = _WORK[kind].format(seconds=seconds)
+            work = _WORK[kind].format(seconds=seconds or 0)
+            if kind == "async":
+                text = text.replace(_SYNC, _ASYNC)
             text = text.replace(before, work + before).replace(
                 "import pika\n", f"{_IMPORTS}\nimport pika\n"
             )

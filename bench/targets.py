@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from .contenders import BLOCKING, GO, OURS, RAW, WIDE, C
-from .jobs import pace
+from .jobs import asynchronous, pace
 from .jobs.growth import LONGEST
 from .jobs.start import IDLING
 from .results import Results, Spread
@@ -105,6 +105,14 @@ RENDERING = Figure(8, "rendering", "seconds")
 IMAGE = Figure(8, "image", "size_mb")
 LONG_QUEUE = Figure(9, LONGEST, "cpu_us", since="10³ queued")
 MANY_QUEUES = Figure(9, "64 queues", "cpu_us", since="1 queue")
+ASYNC_CPU = Worst(
+    tuple(
+        Figure(12, asynchronous.ECHO, "cpu_us", over, upside_down=True)
+        for over in (asynchronous.FASTSTREAM, asynchronous.AIO_PIKA)
+    ),
+    "lowest",
+)
+ASLEEP = Figure(12, asynchronous.SLEEP, "rate")
 EVENT_CPU = Figure(10, "", "cpu_us", BLOCKING)
 EVENT_RATE = Figure(10, "", "rate", BLOCKING)
 
@@ -170,6 +178,8 @@ TARGETS = (
     ),
     Target("an event for each request: CPU against pika with confirms", "≤", 1, "", 2, EVENT_CPU),
     Target("the same: requests/s", "≥", 1, "", 2, EVENT_RATE),
+    Target("CPU of FastStream and aio-pika against an async handler's", "≥", 5, "×", 1, ASYNC_CPU),
+    Target("1000 async handlers that sleep 100 ms", "≥", 3000, "requests/s", 0, ASLEEP),
     Target(
         "in hand as found out, against 200: CPU of quick handlers (the worst)",
         "≤",

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import aio_pika
 import aio_pika.abc
-from common import ARGUMENTS, DURABLE, PREFETCH, QUEUE, TASK, URL, WORKERS, answer
+from common import ARGUMENTS, DURABLE, PREFETCH, QUEUE, SECONDS, TASK, URL, WORKERS, answer
 
 
 async def main() -> None:
@@ -19,7 +19,9 @@ async def main() -> None:
 
         async def on_message(message: aio_pika.abc.AbstractIncomingMessage) -> None:
             async with message.process():
-                if TASK == "echo":
+                if TASK in ("echo", "async"):
+                    if SECONDS:
+                        await asyncio.sleep(SECONDS)
                     reply_queue, reply = answer(message.body)
                 else:  # what blocks belongs on a thread
                     reply_queue, reply = await asyncio.to_thread(answer, message.body)

@@ -26,7 +26,8 @@ DURABLE = os.environ["BENCH_DURABLE"] == "1"
 ARGUMENTS: dict[str, Any] = {"x-queue-type": "quorum"} if DURABLE else {}
 #: Exchange of events.
 EVENTS = os.environ["BENCH_EVENTS"]
-#: What a handler does: "echo", "sleep SECONDS", "spin SECONDS", or "event": publish one, confirmed.
+#: What a handler does: "echo", "sleep SECONDS", "spin SECONDS", "event": publish one, confirmed; or, where a
+#: handler may be async, "async" for the echo, and "async SECONDS" for one that sleeps before.
 TASK, _, _seconds = os.environ["BENCH_TASK"].partition(" ")
 SECONDS = float(_seconds or 0)
 #: Milliseconds after which a reply that nobody fetched goes, as Neon's services set it.

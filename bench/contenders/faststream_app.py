@@ -3,7 +3,7 @@
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
-from common import DURABLE, PREFETCH, QUEUE, TASK, URL, WORKERS, answer
+from common import DURABLE, PREFETCH, QUEUE, SECONDS, TASK, URL, WORKERS, answer
 from faststream import FastStream
 from faststream.rabbit import Channel, QueueType, RabbitBroker, RabbitQueue
 
@@ -12,10 +12,12 @@ app = FastStream(broker, logger=None)
 kind = QueueType.QUORUM if DURABLE else QueueType.CLASSIC
 queue = RabbitQueue(QUEUE, kind, durable=DURABLE)
 
-if TASK == "echo":
+if TASK in ("echo", "async"):
 
     @broker.subscriber(queue)
     async def on_message(body: bytes) -> None:
+        if SECONDS:
+            await asyncio.sleep(SECONDS)
         reply_queue, reply = answer(body)
         await broker.publish(reply, reply_queue, expiration=1)
 

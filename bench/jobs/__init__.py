@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..job import Job
+from .asynchronous import Asynchronous
 from .bodies import Bodies
 from .decoder import Decoder
 from .drain import Drain
@@ -27,4 +28,5 @@ JOBS: tuple[Job, ...] = (
     Growth(),
     Events(),
     Pace(),
+    Asynchronous(),
 )

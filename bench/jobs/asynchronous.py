@@ -1,0 +1,68 @@
+"""Job 12: handlers that are async."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from ..contenders import BY_NAME, OURS
+from ..job import Job, Metric, Values
+from ..lab import AFTERWARDS, REPLIES, START, Lab
+from ..service import QUEUE
+
+ECHO, SLEEP = "an async echo", "1000 at a time, each asleep for 100 ms"
+#: Seconds after which enough is seen of the echo.
+_LIMIT_S = 2.0
+#: Requests at a time, and in all, where each sleeps.
+_AT_A_TIME, _REQUESTS = 1000, 12_000
+#: Those whose handlers are async.
+FASTSTREAM, AIO_PIKA = "faststream", "aio-pika"
+
+
+class Asynchronous(Job):
+    number = 12
+    slug = "asynchronous"
+    title = "Handlers that are async"
+    text = (
+        "The reference job with a handler that is an `async def`, which in FastStream and aio-pika it always "
+        "is; then one that waits for `asyncio.sleep(0.1)`, a thousand at a time (`MQ_WORKERS=1000`, a prefetch "
+        "of 1000 for the others), counted from the first request to the last reply: "
+        "the bound is 10 000 requests/s."
+    )
+    left_out = "Left out: all whose handlers can't be async."
+    metrics = (
+        Metric("cpu_us", "CPU µs per request", 1, "lower", plot=True),
+        Metric("rate", "requests/s", 0, "higher"),
+    )
+    reference = OURS
+
+    def cases(self, quick: bool) -> Sequence[str]:
+        return ECHO, SLEEP
+
+    def rows(self, case: str, quick: bool) -> Sequence[str]:
+        return OURS, FASTSTREAM, AIO_PIKA
+
+    def measure(self, lab: Lab, case: str, row: str, quick: bool) -> Values:
+        contender = BY_NAME[row]
+        if case == ECHO:
+            count = 3000 if quick else 20_000
+            with lab.client() as client:
+                lab.prepare(client, contender)
+            bodies = {QUEUE: lab.bodies(contender, count)}
+            return lab.drain(contender, bodies, count, _LIMIT_S, task="async")
+        count = _REQUESTS // 3 if quick else _REQUESTS
+        with lab.client() as client, lab.client() as reader:
+            lab.prepare(client, contender)
+            reader.consume(REPLIES)
+            task, several = "async 0.1", _AT_A_TIME
+            with lab.start(contender, task=task, workers=several, prefetch=several) as process:
+                client.wait_for_consumers(QUEUE, 1, START)
+                before, began = process.cpu(), time.monotonic()
+                client.fill(QUEUE, lab.bodies(contender, count), consumed=True)
+                if reader.count_replies(count, began + START) < count:
+                    process.check()
+                    raise TimeoutError(f"{reader.replies} of {count} replies after {START:.0f} s")
+                seconds = time.monotonic() - began
+                time.sleep(AFTERWARDS)
+                used = process.cpu() - before
+        return {"rate": count / seconds, "cpu_us": used / count * 1e6}
