@@ -12,6 +12,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -246,13 +247,11 @@ def test_nothing_is_compiled_when_the_service_starts(stack: Stack) -> None:
     assert [line for line in loaded if not line.endswith(".pyc'")] == []
 
 
-def test_an_edited_handler_is_live_within_seconds(stack: Stack) -> None:
+@contextmanager
+def watched(stack: Stack) -> Iterator[tuple[Path, Path]]:
+    """`docker compose watch`; yields the handler's file, which may be edited, and what the command says."""
     handler = stack.project.package / "service.py"
     original = handler.read_text(encoding="utf-8")
-    edited = original.replace(
-        'return {"echo": request}', 'return {"echo": request, "edited": True}'
-    )
-    assert edited != original
     log = stack.project.path.parent / "watch.log"
     with log.open("w") as output:
         watch = subprocess.Popen(
@@ -267,17 +266,38 @@ def test_an_edited_handler_is_live_within_seconds(stack: Stack) -> None:
         )
     try:
         eventually(lambda: "Watch enabled" in log.read_text(), 60, log.read_text)
-        handler.write_text(edited, encoding="utf-8")
-        # The container is replaced meanwhile, so a question may find none.
-        asked = ["python", "-m", "neon_echo", "request", '{"text": "hi"}']
-        eventually(lambda: "edited" in stack.inside(*asked, check=False).stdout, what=log.read_text)
+        yield handler, log
     finally:
         # As a terminal does it: to docker and to its plugin, because older ones don't pass it on.
         os.killpg(watch.pid, signal.SIGINT)
         watch.wait(30)
         handler.write_text(original, encoding="utf-8")
         stack.up()
+
+
+def test_an_edited_handler_is_live_within_seconds(stack: Stack) -> None:
+    with watched(stack) as (handler, log):
+        original = handler.read_text(encoding="utf-8")
+        edited = original.replace(
+            'return {"echo": request}', 'return {"echo": request, "edited": True}'
+        )
+        assert edited != original
+        handler.write_text(edited, encoding="utf-8")
+        # The container is replaced meanwhile, so a question may find none.
+        asked = ["python", "-m", "neon_echo", "request", '{"text": "hi"}']
+        eventually(lambda: "edited" in stack.inside(*asked, check=False).stdout, 20, log.read_text)
     assert "edited" not in stack.ask(text="hi")
+
+
+def test_what_cant_be_imported_fails_the_build_and_the_container_goes_on(stack: Stack) -> None:
+    before = stack.container("service")["Id"]
+    with watched(stack) as (handler, log):
+        original = handler.read_text(encoding="utf-8")
+        handler.write_text(f"{original}\nimport nothing_there\n", encoding="utf-8")
+        eventually(lambda: "No module named 'nothing_there'" in log.read_text(), 60, log.read_text)
+        assert stack.ask(text="still")["echo"]["text"] == "still"
+        now = stack.container("service")
+        assert (now["Id"], now["RestartCount"]) == (before, 0)
 
 
 def test_the_service_finds_a_restarted_broker_again(stack: Stack) -> None:

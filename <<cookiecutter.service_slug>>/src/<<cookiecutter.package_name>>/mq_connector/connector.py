@@ -109,6 +109,11 @@ class MQConnector(Calling):
         """
         return configuration.load(self.service_name, self._configured)
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._asked_to_stop
+
     def check_health(self) -> bool:
         """Whether every consumer is consuming."""
         return bool(self.consumers) and all(

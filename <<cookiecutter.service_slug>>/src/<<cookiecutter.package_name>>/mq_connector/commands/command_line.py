@@ -51,7 +51,10 @@ def _run(name: str, make_service: Callable[[], MQConnector], words: list[str]) -
         prog=f"python -m {package}", description=f"The {name} service."
     )
     commands = parser.add_subparsers(dest="command", metavar="command")
-    commands.add_parser("run", help="serve requests until SIGTERM (the default)")
+    serving = commands.add_parser("run", help="serve requests until SIGTERM (the default)")
+    serving.add_argument("--reload", action="store_true", help="start anew after each edit")
+    # For the processes that --reload starts: a file descriptor.
+    serving.add_argument("--standby", type=int, help=argparse.SUPPRESS)
     asking = commands.add_parser(
         "request",
         help="send one request and print the reply as JSON; exit 1 if it is an error",
@@ -112,6 +115,14 @@ def _run(name: str, make_service: Callable[[], MQConnector], words: list[str]) -
             service = make_service()
             shown = Options(options.at, options.every, options.once)
             return watch(service, shown, lambda: Session(service.address(), _BROKER_WITHIN))
+        if options.command == "run" and options.reload:
+            from .reload import supervise
+
+            return supervise(package)
+        if options.command == "run" and options.standby is not None:
+            from .reload import stand_by
+
+            return stand_by(make_service, options.standby)
         return make_service().serve()
     except OutputError:
         raise

@@ -1,0 +1,66 @@
+"""The process of one version of a service: imports it, waits for its turn, and serves.
+
+What is wrong with a version is seen here, in an interpreter of its own, while the one before it serves.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ...errors import MQError
+from .version import READY
+
+if TYPE_CHECKING:
+    from ...connector import MQConnector
+
+
+def stand_by(make_service: Callable[[], MQConnector], number: int) -> int:
+    """Make the service, and serve when it is its turn.
+
+    :param number: file descriptor of the link to whoever started this process
+    :returns: the process's exit code
+    """
+    link = socket.socket(fileno=number)
+    link.set_inheritable(False)  # what the service starts isn't meant
+    try:
+        service = make_service()
+    except MQError:
+        raise
+    except Exception as error:
+        _show(error)
+        return 1
+    try:
+        link.sendall(READY)
+        called = link.recv(1)
+    except OSError:
+        called = b""
+    if not called:  # whoever would call has gone
+        return 0
+    follow = threading.Thread(target=_follow, args=(link, service), name="mq-reload", daemon=True)
+    follow.start()
+    return service.serve()
+
+
+def _follow(link: socket.socket, service: MQConnector) -> None:
+    """Stop the service when the link is closed, unless a terminal's Ctrl-C came before."""
+    try:
+        while link.recv(1):
+            pass
+    except OSError:
+        pass
+    if not service.is_stopping:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _show(error: Exception) -> None:
+    """Print where it happened, from the service's own first line on."""
+    trace = error.__traceback__
+    for _ in range(2):  # `stand_by`, and what makes the service
+        trace = trace.tb_next if trace else None
+    traceback.print_exception(type(error), error, trace)

@@ -1,0 +1,71 @@
+"""Which files a service's reload looks at, and when one counts as changed."""
+
+from __future__ import annotations
+
+import os
+import py_compile
+from pathlib import Path
+
+import pytest
+from mq_connector.commands.reload.sources import Sources, forget_compiled
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    source = tmp_path / "src" / "package"
+    source.mkdir(parents=True)
+    (source / "service.py").write_text("one")
+    return tmp_path / "src"
+
+
+def test_nothing_has_changed_at_first(folder: Path) -> None:
+    sources = Sources(folder)
+    assert sources.changed() == []
+
+
+def test_what_is_written_comes_or_goes_is_told_once(folder: Path) -> None:
+    sources = Sources(folder)
+    service, new = folder / "package" / "service.py", folder / "new.py"
+    service.write_text("other")
+    new.touch()
+    assert sources.changed() == sorted([str(new), str(service)])
+    assert sources.changed() == []
+    new.unlink()
+    assert sources.changed() == [str(new)]
+
+
+def test_a_folder_may_go(folder: Path) -> None:
+    sources = Sources(folder)
+    (folder / "package" / "service.py").unlink()
+    (folder / "package").rmdir()
+    assert sources.changed() == [str(folder / "package" / "service.py")]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["data.json", ".#service.py", "service.py~", ".git/hook.py", "__pycache__/a.py", "env/lib/a.py"],
+)
+def test_what_is_no_source_of_the_service_is_left_out(folder: Path, name: str) -> None:
+    (folder / "env").mkdir()
+    (folder / "env" / "pyvenv.cfg").touch()
+    sources = Sources(folder)
+    (folder / name).parent.mkdir(exist_ok=True, parents=True)
+    (folder / name).touch()
+    assert sources.changed() == []
+
+
+def test_a_file_beside_may_be_missing_and_come(folder: Path, tmp_path: Path) -> None:
+    beside = tmp_path / "settings"
+    sources = Sources(folder, [beside])
+    beside.touch()
+    assert sources.changed() == [str(beside)]
+    beside.unlink()
+    assert sources.changed() == [str(beside)]
+
+
+def test_what_was_compiled_of_a_module_is_removed(folder: Path) -> None:
+    source = folder / "package" / "service.py"
+    compiled = py_compile.compile(str(source))
+    assert compiled
+    forget_compiled([str(source), str(folder / "no.py"), str(folder / "settings")])
+    assert not os.path.exists(compiled)
