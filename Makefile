@@ -30,7 +30,8 @@ quick: $(VENV)/.test $(INCUMBENT)/.incumbent  ## Run what needs neither a broker
 coverage: $(VENV)/.test $(INCUMBENT)/.incumbent  ## Measure the connector's branch coverage by its own tests: 95 % or it fails
 	@$(PYTHON) scripts/ensure_broker.py
 	@mkdir -p .cache && rm -f .cache/coverage*
-	$(RUN) -m coverage run -m pytest -k 'not incumbent' tests/connector tests/conformance tests/test_reload.py
+	$(RUN) -m coverage run -m pytest -k 'not incumbent' tests/connector tests/conformance tests/test_reload.py \
+		tests/test_describe.py
 	$(RUN) -m coverage combine --quiet
 	$(RUN) -m coverage report
 

@@ -285,7 +285,7 @@ def test_an_edited_handler_is_live_within_seconds(stack: Stack) -> None:
         handler.write_text(edited, encoding="utf-8")
         # The container is replaced meanwhile, so a question may find none.
         asked = ["python", "-m", "neon_echo", "request", '{"text": "hi"}']
-        eventually(lambda: "edited" in stack.inside(*asked, check=False).stdout, 20, log.read_text)
+        eventually(lambda: "edited" in stack.inside(*asked, check=False).stdout, what=log.read_text)
     assert "edited" not in stack.ask(text="hi")
 
 

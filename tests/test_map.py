@@ -41,7 +41,7 @@ ORDER = (
     ("calling",),
     ("connector",),
     ("testing",),
-    ("commands.letters", "commands.reload", "commands.top"),
+    ("commands.description", "commands.letters", "commands.reload", "commands.top"),
     ("commands",),
     ("compat",),
 )

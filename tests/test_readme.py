@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -59,16 +60,17 @@ def test_the_generated_readme_is_true(
 ) -> None:
     blocks = shell_blocks_but_of_updates(project.read("README.md"))
     seen = [type_in(block, project.path, containers) for block in blocks]
-    assert len(seen) == 5
+    assert len(seen) == 6
     for block in blocks:
         record_property("shell blocks run", block)
     assert REPLY in seen[0]
     assert re.search(r"\d+ passed in", seen[1]), seen[1]
-    assert "FAIL" not in seen[2]
-    assert "0 dead letters" in seen[3]
-    assert "kept" in seen[4]
+    assert json.loads(seen[2])["channels"]["neon_echo_input"]["address"] == "neon_echo_input"
+    assert "FAIL" not in seen[3]
+    assert "0 dead letters" in seen[4]
+    assert "kept" in seen[5]
     assert "`dead --requeue`" in project.read("README.md")
-    again = type_in(blocks[3].replace(" dead", " dead --requeue"), project.path, containers)
+    again = type_in(blocks[4].replace(" dead", " dead --requeue"), project.path, containers)
     assert "0 dead letters of" in again and "put back" in again
 
 

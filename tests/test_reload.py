@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,9 @@ class Load:
     def missing(self) -> set[str]:
         return {*self.sent} - {reply["message_id"] for reply in self.replies}
 
+    def has_heard(self, version: int) -> bool:
+        return any(each.get("version") == version for each in self.replies[-5:])
+
     def finish(self) -> None:
         """Send no more, and wait until all that were sent have their replies."""
         self._enough.set()
@@ -185,13 +189,7 @@ def test_no_request_is_lost_while_three_edits_go_live(service: Reloading) -> Non
     try:
         for version in (1, 2, 3):
             service.edit(f'{{"version": {version}, "took": time.sleep(0.005)}}')
-            eventually(
-                lambda version=version: any(
-                    each.get("version") == version for each in load.replies[-5:]
-                ),
-                PATIENCE,
-                service.log,
-            )
+            eventually(partial(load.has_heard, version), PATIENCE, service.log)
         eventually(lambda: len(load.sent) >= 100, PATIENCE)
     finally:
         load.finish()
@@ -296,7 +294,7 @@ def test_many_files_at_once_are_one_edit(service: Reloading) -> None:
     service.original = service.original.replace(
         "from .mq_connector", f"{imports}from .mq_connector"
     )
-    write_all({path: "VALUE = 2\n" for path in parts})
+    write_all(dict.fromkeys(parts, "VALUE = 2\n"))
     service.edit(f'{{"answer": sum(each.VALUE for each in ({", ".join(names)}))}}')
     service.is_live(120)
     # A busy machine may stop between two of them.

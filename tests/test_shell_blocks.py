@@ -40,6 +40,7 @@ RUN = {
     f"{TREE.name}/README.md": {
         "docker compose up --build --detach --wait": "test_readme",
         "make test": "test_readme",
+        "docker compose exec service python -m << cookiecutter.package_name >> describe": "test_readme",
         "docker compose exec service python -m << cookiecutter.package_name >> doctor": "test_readme",
         "docker compose exec service python -m << cookiecutter.package_name >> dead": "test_readme",
         "python3 rabbitmq/provision.py": "test_readme",

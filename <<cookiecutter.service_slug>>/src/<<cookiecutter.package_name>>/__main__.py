@@ -1,4 +1,4 @@
-"""``python -m << cookiecutter.package_name >> [run | request | doctor | dead | top | health]``."""
+"""``python -m << cookiecutter.package_name >> [run | request | doctor | describe | dead | top | health]``."""
 
 import sys
 

@@ -43,7 +43,14 @@ def test_a_folder_may_go(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["data.json", ".#service.py", "service.py~", ".git/hook.py", "__pycache__/a.py", "env/lib/a.py"],
+    [
+        "data.json",
+        ".#service.py",
+        "service.py~",
+        ".git/hook.py",
+        "__pycache__/a.py",
+        "env/lib/a.py",
+    ],
 )
 def test_what_is_no_source_of_the_service_is_left_out(folder: Path, name: str) -> None:
     (folder / "env").mkdir()

@@ -1,4 +1,4 @@
-"""The command line of a service: ``run``, ``request``, ``doctor``, ``connector``, ``dead``, ``top``, ``health``."""
+"""The command line of a service: ``run``, ``request``, ``doctor``, ``describe``, ``dead``, ``top``, ``health``, …"""
 
 from __future__ import annotations
 
@@ -68,6 +68,10 @@ def _run(name: str, make_service: Callable[[], MQConnector], words: list[str]) -
     commands.add_parser(
         "doctor", help="find out what is wrong between configuration, broker and queue"
     )
+    describing = commands.add_parser(
+        "describe", help="print an AsyncAPI document: queues, messages, types"
+    )
+    describing.add_argument("--html", action="store_true", help="print a page to look at instead")
     commands.add_parser(
         "connector", help="say which version of the connector this is, and what was changed in it"
     )
@@ -97,6 +101,11 @@ def _run(name: str, make_service: Callable[[], MQConnector], words: list[str]) -
             from .doctor import examine
 
             return examine(make_service())
+        if options.command == "describe":
+            from .description import document, page, printed
+
+            say((page if options.html else printed)(document(make_service())))
+            return 0
         if options.command == "dead":
             from .dead import Task, follow, show
             from .letters import Selection
