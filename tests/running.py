@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import secrets
 import signal
 import socket
 import subprocess
@@ -16,8 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pika
 from baked import BakedProject, incumbent_python
 from incumbent import INCUMBENT, GaveNothing, tried
+from mq_connector import Client
+from mq_connector.connection import Connection
 
 #: Asks with the public client, whose configuration is Neon's own; see `Service.ask_as_neon`.
 NEON_CLIENT = """
@@ -44,6 +48,15 @@ def free_port() -> int:
             if port not in _named:
                 _named.add(port)
                 return port
+
+
+def is_running(process: int) -> bool:
+    """Whether there is a process of this id, and it hasn't ended."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
 
 
 class Service:
@@ -119,6 +132,28 @@ class Service:
             self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
+
+    def parameters(self) -> pika.ConnectionParameters:
+        """How to connect as the service's own user."""
+        answers = self.project.answers
+        key = str(answers["__user_key"])
+        user = json.loads(self.project.read("mq_config.json"))["users"][key]
+        login = pika.PlainCredentials(user["username"], user["password"])
+        return pika.ConnectionParameters("localhost", self.port, answers["vhost"], login)
+
+    def client(self) -> Client:
+        """A client in this process, for many requests; to be closed."""
+        key = str(self.project.answers["__user_key"])
+        return Client(Connection([self.parameters()]), f"{key}.reply.{secrets.token_hex(16)}")
+
+    @contextmanager
+    def channel(self) -> Iterator[pika.adapters.blocking_connection.BlockingChannel]:
+        """A channel of the service's own user."""
+        connection = pika.BlockingConnection(self.parameters())
+        try:
+            yield connection.channel()
+        finally:
+            connection.close()
 
     def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Ask with the service's own client."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import secrets
@@ -23,8 +22,7 @@ import pika
 import pytest
 from baked import BakedProject
 from mq_connector import Client, payload
-from mq_connector.connection import Connection
-from running import Service
+from running import Service, is_running
 from waiting import eventually
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
@@ -50,7 +48,7 @@ class Reloading:
         self.project, self.port = project, port
         self.handler = project.package / "service.py"
         self.original = self.handler.read_text(encoding="utf-8")
-        service = Service(project, port, home)
+        self.service = service = Service(project, port, home)
         self._log = service.log
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -62,11 +60,6 @@ class Reloading:
                 start_new_session=True,
             )
         self._client: Client | None = None
-
-    def parameters(self) -> pika.ConnectionParameters:
-        user = json.loads(self.project.read("mq_config.json"))["users"]["neon_echo"]
-        login = pika.PlainCredentials(user["username"], user["password"])
-        return pika.ConnectionParameters("localhost", self.port, "/neon_echo", login)
 
     def log(self) -> str:
         return self._log.read_text(encoding="utf-8")
@@ -87,8 +80,7 @@ class Reloading:
     def ask(self, **request: Any) -> dict[Any, Any]:
         """Ask with a client of this process, whatever the files hold just now."""
         if self._client is None:
-            reply_queue = f"neon_echo.reply.{secrets.token_hex(16)}"
-            self._client = Client(Connection([self.parameters()]), reply_queue)
+            self._client = self.service.client()
         return self._client.request(QUEUE, request, PATIENCE)
 
     def is_live(self, answer: object) -> None:
@@ -122,14 +114,6 @@ def service(project: BakedProject, port: int, tmp_path: Path) -> Iterator[Reload
         yield started
     finally:
         started.close()
-
-
-def is_running(process: int) -> bool:
-    try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
 
 
 def write_all(files: dict[Path, str]) -> None:
@@ -185,7 +169,7 @@ def test_no_request_is_lost_while_three_edits_go_live(service: Reloading) -> Non
         "reply = self.answer(request.data)",
         'reply = {**self.answer(request.data), "again": method.redelivered}',
     ).replace("from typing", "import time\nfrom typing")
-    load = Load(service.parameters())
+    load = Load(service.service.parameters())
     try:
         for version in (1, 2, 3):
             service.edit(f'{{"version": {version}, "took": time.sleep(0.005)}}')

@@ -165,6 +165,29 @@ def test_what_is_answered_in_parts_is_told_part_by_part(kind: type[Service]) -> 
     ]
 
 
+class Second(Service):
+    def answer_other(self, request: Answer) -> dict[str, int]:
+        return {"size": len(request["text"])}
+
+    def handle_other(self, _channel: Any, _method: Any, _properties: Any, body: bytes) -> None:
+        self.answer_other(body)  # type: ignore[arg-type]
+
+
+def test_another_consumer_has_the_types_of_its_own_answer() -> None:
+    service = Second("in")
+    service.consumers["other"] = ConsumerThread(
+        service.create_mq_connection(), "other", service.handle_other
+    )
+    messages = document(service)["components"]["messages"]
+    asked = {
+        key: messages[key]["payload"]["allOf"][1]["$ref"] for key in ("in.request", "other.request")
+    }
+    assert asked == {
+        "in.request": "#/components/schemas/Tree",
+        "other.request": "#/components/schemas/Answer",
+    }
+
+
 def test_a_callback_that_reads_the_body_itself_says_nothing_of_it() -> None:
     made = document(Plain("in"))
     assert made["components"]["schemas"] == {}

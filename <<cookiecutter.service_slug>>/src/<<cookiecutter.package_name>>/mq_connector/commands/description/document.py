@@ -30,7 +30,7 @@ from .schemas import Schema, Schemas
 
 #: Of AsyncAPI's specification, and of its words for AMQP 0-9-1.
 ASYNCAPI, BINDING = "3.0.0", "0.3.0"
-#: The method that a callback may leave the answer to, whose hints are told.
+#: How the methods begin that a callback may leave the answer to, whose hints are told.
 _ANSWER = "answer"
 #: What a handler that answers in parts is said to return.
 _PARTS = (
@@ -231,9 +231,10 @@ def _handler(service: MQConnector, consumer: ConsumerThread) -> Callable[..., An
     """What says by its hints what a consumer's callback takes and returns."""
     callback = consumer.callback_func
     code = getattr(getattr(callback, "__func__", callback), "__code__", None)
-    answer = getattr(service, _ANSWER, None)
-    if code is not None and _ANSWER in code.co_names and callable(answer):
-        return typing.cast("Callable[..., Any]", answer)
+    for name in getattr(code, "co_names", ()):
+        found = getattr(service, name, None) if name.startswith(_ANSWER) else None
+        if callable(found):
+            return typing.cast("Callable[..., Any]", found)
     return None
 
 
