@@ -113,3 +113,26 @@ def test_no_package_may_be_called_like_one_that_the_tools_install(weather: Baked
 def test_make_coverage_reaches_its_threshold(weather: BakedProject) -> None:
     seen = make(weather, "coverage", MQ_PORT=str(free_port()))
     assert re.search(r"^TOTAL .* (9\d|100)%$", seen, re.MULTILINE), seen
+
+
+def test_a_dependency_is_added_as_the_recipe_says(weather: BakedProject) -> None:
+    page = weather.read("docs/recipes.md").partition("## Add a dependency")[2]
+    [wanted] = re.findall(r'`("tabulate[^`]+")`', page)
+    [block] = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    before = {name: weather.read(name) for name in ("pyproject.toml", "requirements.txt")}
+    old = '    "python-dotenv>=1.2,<2",\n'
+    assert old in before["pyproject.toml"]
+    named = before["pyproject.toml"].replace(old, f"{old}    {wanted},\n")
+    (weather / "pyproject.toml").write_text(named, encoding="utf-8")
+    try:
+        for line in block.splitlines():
+            make(weather, *line.split()[1:])
+        assert re.search(
+            r"^tabulate==.*\\\n    --hash=sha256:", weather.read("requirements.txt"), re.M
+        )
+        weather.run(".venv/bin/python", "-c", "import tabulate", env=CLEAN)
+    finally:
+        for name, text in before.items():
+            (weather / name).write_text(text, encoding="utf-8")
+        uninstall = ("-m", "pip", "uninstall", "--yes", "--quiet", "tabulate")
+        weather.run(".venv/bin/python", *uninstall, env=CLEAN, check=False)

@@ -37,6 +37,7 @@ DEFAULT_TREE = {
     "compose.yaml",
     "docs/calling.md",
     "docs/observability.md",
+    "docs/recipes.md",
     "mq_config.json",
     "observability/alerts.yml",
     "observability/grafana/dashboard.json",

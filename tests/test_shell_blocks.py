@@ -55,6 +55,7 @@ RUN = {
         "docker compose exec service python -m << cookiecutter.package_name >> top": "test_readme",
         "curl --silent": "test_readme",
     },
+    f"{TREE.name}/docs/recipes.md": {"make lock": "test_make"},
 }
 #: Blocks that no test runs, and why.
 NOT_RUN = {
