@@ -7,6 +7,14 @@ import re
 import textwrap
 
 TITLE = re.compile(r"^## (.+)$", re.MULTILINE)
+#: What needs rights at the broker, which provision.py takes from the source.
+WITH_RIGHTS = (
+    "Consume another queue",
+    "Hear what others publish",
+    "Hear some of it, by topic",
+    "Publish an event",
+    "Ask another service",
+)
 
 
 def recipes(page: str) -> dict[str, str]:

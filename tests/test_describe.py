@@ -14,6 +14,7 @@ import brokers
 import jsonschema
 import pytest
 from baked import BakedProject, bake_into
+from recipes import WITH_RIGHTS, merged, recipes
 from running import running
 
 #: The schema of AsyncAPI's makers; a test fetches it as it does a peer, none of it is kept.
@@ -80,11 +81,28 @@ def typed(tmp_path_factory: pytest.TempPathFactory) -> BakedProject:
     return project
 
 
-@pytest.fixture(params=["plain", "typed"])
+@pytest.fixture(scope="module")
+def connected(tmp_path_factory: pytest.TempPathFactory) -> BakedProject:
+    """A service with all that the recipes have for queues, exchanges and other services, and the rights to it."""
+    project = bake_into(tmp_path_factory.mktemp("connected"))
+    module = project.package / "service.py"
+    text = module.read_text(encoding="utf-8")
+    pieces = recipes(project.read("docs/recipes.md"))
+    for title in WITH_RIGHTS:
+        text = merged(text, pieces[title])
+    module.write_text(text, encoding="utf-8")
+    project.run("python", "rabbitmq/provision.py")
+    return project
+
+
+@pytest.fixture(params=["plain", "typed", "connected"])
 def any_project(
-    request: pytest.FixtureRequest, default_project: BakedProject, typed: BakedProject
+    request: pytest.FixtureRequest,
+    default_project: BakedProject,
+    typed: BakedProject,
+    connected: BakedProject,
 ) -> BakedProject:
-    return typed if request.param == "typed" else default_project
+    return {"plain": default_project, "typed": typed, "connected": connected}[request.param]
 
 
 @pytest.fixture(scope="session")
@@ -188,41 +206,38 @@ def test_it_needs_no_configuration(project: BakedProject) -> None:
 @pytest.mark.broker
 @pytest.mark.timeout(300)
 def test_its_channels_are_what_the_running_service_has_at_the_broker(
-    project: BakedProject, tmp_path: Path
+    connected: BakedProject, tmp_path: Path
 ) -> None:
-    """Whose service has a second queue, named with what references can't hold."""
-    file = project.package / "service.py"
-    text = file.read_text(encoding="utf-8")
-    for old, new in {
-        "        self.consumers = {\n": "        self.consumers = {\n            'second': ConsumerThread(\n"
-        "                self.create_mq_connection(), 'a/b ~ c', self.handle_api_input),\n",
-    }.items():
-        assert text.count(old) == 1
-        text = text.replace(old, new)
-    file.write_text(text, encoding="utf-8")
-    topology = project / "rabbitmq" / "topology.py"
-    words = topology.read_text(encoding="utf-8")
-    topology.write_text(words.replace('("neon_echo_input",)', '("neon_echo_input", "a/b ~ c")'))
-    (project / "rabbitmq" / "definitions.json").unlink()
-    project.run("python", "rabbitmq/provision.py")
-    document = json.loads(describe(project))
+    document = json.loads(describe(connected))
 
-    def addresses(action: str) -> set[str]:
-        return {
-            resolve(document, each["channel"]["$ref"])["address"]
+    def addresses(action: str, kind: str) -> set[str]:
+        channels = [
+            resolve(document, each["channel"]["$ref"])
             for each in document["operations"].values()
             if each["action"] == action
-        }
+        ]
+        return {each["address"] for each in channels if each["bindings"]["amqp"]["is"] == kind}
 
     with (
-        brokers.installed_node(project) as broker,
-        running(project, broker.port, tmp_path / "home"),
+        brokers.installed_node(connected) as broker,
+        running(connected, broker.port, tmp_path / "home"),
     ):
-        asked = ("--quiet", "--no-table-headers", "-p", "/neon_echo")
-        consumed = broker.ctl("list_consumers", *asked, "queue_name").splitlines()
-        assert addresses("receive") == {*consumed} == {"neon_echo_input", "a/b ~ c"}
-        there = broker.ctl("list_queues", *asked, "name").splitlines()
-        assert addresses("send") | addresses("receive") == {*there}
+
+        def listed(what: str, column: str) -> set[str]:
+            words = ("--quiet", "--no-table-headers", "-p", "/neon_echo")
+            return {*broker.ctl(what, *words, column).splitlines()}
+
+        private = {each for each in listed("list_queues", "name") if each.startswith("subscriber_")}
+        assert len(private) == 2
+        consumed = {"neon_echo_input", "neon_echo_second"}
+        assert listed("list_consumers", "queue_name") - private == consumed
+        assert addresses("receive", "queue") == consumed
+        dead = listed("list_queues", "name") - private - consumed
+        assert addresses("send", "queue") == dead | {"weather_input"}
+        sources = listed("list_bindings", "source_name")
+        heard = {each for each in sources if each and not each.endswith(".dead")}
+        assert addresses("receive", "routingKey") == heard == {"neon_events", "weather"}
+        assert addresses("send", "routingKey") == {"neon_news"}
 
 
 class Page(HTMLParser):

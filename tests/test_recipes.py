@@ -23,7 +23,7 @@ import pytest
 from baked import BakedProject
 from mq_connector import payload
 from pika.adapters.blocking_connection import BlockingChannel
-from recipes import merged, recipes, replaced
+from recipes import WITH_RIGHTS, merged, recipes, replaced
 from running import Service, free_port, is_running
 from waiting import eventually
 
@@ -33,14 +33,6 @@ PATIENCE = 60.0
 QUEUE = "neon_echo_input"
 
 
-#: What needs rights at the broker, which provision.py takes from the source.
-WITH_RIGHTS = (
-    "Consume another queue",
-    "Hear what others publish",
-    "Hear some of it, by topic",
-    "Publish an event",
-    "Ask another service",
-)
 #: A user who may do everything: all the others in these recipes.
 OTHERS = "others"
 

@@ -1,4 +1,4 @@
-"""JSON Schemas of type hints, and what a document tells of a handler."""
+"""JSON Schemas of type hints, and what a document tells of a handler and its queue."""
 
 from __future__ import annotations
 

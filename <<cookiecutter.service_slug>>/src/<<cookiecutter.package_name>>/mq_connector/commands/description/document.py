@@ -17,19 +17,24 @@ from typing import Any
 
 from ...connector import MQConnector
 from ...consumer import ConsumerThread
-from ...consumer.outbox.dead_letters import (
-    DEAD,
-    DELIVERIES,
-    DIED_AT,
-    TEXT,
-    TYPE,
-    VERSION,
+from ...consumer.outbox.dead_letters import DEAD
+from .parts import (
+    ASYNCAPI,
+    BINDING,
+    BODY,
+    DEAD_HEADERS,
+    ENVELOPE,
+    ERROR,
+    ID,
+    exchange_binding,
+    pairs,
+    queue_binding,
+    servers_of,
+    to,
+    vhost_of,
 )
-from ...errors import MQError
 from .schemas import Schema, Schemas
 
-#: Of AsyncAPI's specification, and of its words for AMQP 0-9-1.
-ASYNCAPI, BINDING = "3.0.0", "0.3.0"
 #: How the methods begin that a callback may leave the answer to, whose hints are told.
 _ANSWER = "answer"
 #: What a handler that answers in parts is said to return.
@@ -41,43 +46,8 @@ _PARTS = (
     collections.abc.AsyncIterator,
     collections.abc.AsyncGenerator,
 )
-_REPLIES = "replies"
-_ID: Schema = {"description": "The request's, by which its client knows the reply."}
-_BODY = (
-    "A JSON object as it is or in base64, or as Neon's clients have it: base64 of a JSON string that holds a "
-    "Python literal. The reply comes in the form of its request."
-)
-_ENVELOPE: Schema = {
-    "type": "object",
-    "properties": {
-        "message_id": {"description": "What the reply is known by; also `context.mq.message_id`."},
-        "routing_key": {
-            "type": "string",
-            "description": "The queue that the reply goes to; without one, and without the property "
-            "`reply_to`, there is none.",
-        },
-    },
-}
-_ERROR: Schema = {
-    "type": "object",
-    "required": ["code", "error", "success"],
-    "properties": {
-        "success": {"const": False},
-        "error": {"type": "string", "description": "What was wrong."},
-        "code": {"type": "integer", "description": "400: the request is; 500: its handling was."},
-        "message_id": _ID,
-    },
-}
-_DEAD_HEADERS: Schema = {
-    "type": "object",
-    "properties": {
-        TYPE: {"type": "string", "description": "The exception's type."},
-        TEXT: {"type": "string", "description": "The exception's text."},
-        VERSION: {"type": "string", "description": "Of the service."},
-        DIED_AT: {"type": "string", "format": "date-time"},
-        DELIVERIES: {"type": "integer", "description": "How often it was delivered."},
-    },
-}
+#: Channels for replies, whose queues are named by who asks.
+_REPLIES, _OWN_REPLIES = "replies", "own_replies"
 
 
 def document(service: MQConnector) -> dict[str, Any]:
@@ -102,6 +72,8 @@ class _Document:
         self._channels: dict[str, Any] = {}
         self._operations: dict[str, Any] = {}
         self._messages: dict[str, Any] = {}
+        #: Keys of channels, by the exchange and its vhost.
+        self._exchanges: dict[tuple[str, str], str] = {}
 
     def made(self) -> dict[str, Any]:
         service = self._service
@@ -110,7 +82,8 @@ class _Document:
         about = inspect.getdoc(type(service)) or ""
         for consumer in service.consumers.values():
             self._add(consumer)
-        servers = _servers(service)
+        self._add_declared()
+        servers = servers_of(service)
         return {
             "asyncapi": ASYNCAPI,
             "info": {
@@ -126,66 +99,116 @@ class _Document:
         }
 
     def _add(self, consumer: ConsumerThread) -> None:
-        """A consumer: the channel that it receives from, its dead letters, and where its replies go."""
-        queue, vhost = consumer.queue, _vhost(consumer, self._service)
+        """A consumer: the channels that it receives from, its dead letters, and where its replies go."""
+        vhost = vhost_of(consumer, self._service)
         request, reply, trouble = self._shapes(consumer)
+        subscription: Any = getattr(consumer, "subscription", None)
+        if subscription is not None:
+            self._add_exchange(subscription, vhost, request, trouble)
+        if consumer.is_private:
+            return  # its queue has another name in each process
+        queue = consumer.queue
         key = self._key(queue)
         taken = self._message(f"{key}.request", request, "A request.", trouble)
         self._channels[key] = {
             "address": queue,
             "description": "The queue that the service consumes.",
             "messages": {"request": taken},
-            "bindings": _queue(queue, vhost),
+            "bindings": queue_binding(queue, vhost),
         }
-        answers = {
-            "reply": self._message(f"{key}.reply", reply, "The answer."),
-            "error": self._message("error", _ERROR, "Why there is no answer."),
+        replies = {
+            f"{key}.reply": self._message(f"{key}.reply", reply, "The answer."),
+            "error": self._message("error", ERROR, "Why there is no answer."),
         }
-        replies = self._channels.setdefault(
-            _REPLIES,
-            {
-                "address": None,
-                "description": "The queue that a request names as its `routing_key`.",
-                "messages": {},
-            },
-        )
-        messages = {f"{key}.reply": answers["reply"], "error": answers["error"]}
-        replies["messages"].update(messages)
         self._operations[f"{key}.receive"] = {
-            "action": "receive",
-            "channel": _to("channels", key),
-            "messages": [_to("channels", key, "messages", "request")],
+            **_operation("receive", key, "request"),
             "bindings": {"amqp": {"ack": True, "bindingVersion": BINDING}},
-            "reply": {
-                "address": {"location": "$message.payload#/routing_key"},
-                "channel": _to("channels", _REPLIES),
-                "messages": [_to("channels", _REPLIES, "messages", each) for each in messages],
-            },
+            "reply": self._replies(
+                _REPLIES, "The queue that a request names as its `routing_key`.", replies
+            ),
         }
-        if not consumer.is_private:
-            self._add_dead(key, queue, vhost, request)
+        self._add_dead(key, queue, vhost, request)
+
+    def _add_exchange(self, subscription: Any, vhost: str, message: Schema, trouble: str) -> None:
+        """An exchange that a consumer hears."""
+        key = self._exchange(subscription.exchange, subscription.kind, vhost)
+        name = f"{key}.heard"
+        while name in self._messages:  # two consumers may hear one exchange
+            name += "_"
+        self._channels[key]["messages"][name] = self._message(
+            name, message, "An event that the service hears.", trouble
+        )
+        keys = ", ".join(f"`{each}`" for each in subscription.routing_keys)
+        about = {"description": f"With these routing keys: {keys}."} if keys else {}
+        self._operations[f"{name}.receive"] = {**_operation("receive", key, name), **about}
+
+    def _add_declared(self) -> None:
+        """What the class says that it publishes to, and whom it calls."""
+        service = self._service
+        for exchange, kind in pairs(getattr(service, "publishes", ()), "fanout"):
+            key = self._exchange(exchange, kind, service.vhost)
+            name = f"{key}.published"
+            self._channels[key]["messages"][name] = self._message(
+                name, {"type": "object"}, "An event that the service publishes."
+            )
+            self._operations[f"{key}.send"] = _operation("send", key, name)
+        for queue, vhost in pairs(getattr(service, "calls", ()), service.vhost):
+            key = self._key(queue)
+            asked = self._message(f"{key}.asked", ENVELOPE, "What the service asks.")
+            self._channels[key] = {
+                "address": queue,
+                "description": "The queue of another service.",
+                "messages": {"asked": asked},
+                "bindings": queue_binding(queue, vhost),
+            }
+            told = self._message(f"{key}.told", {"type": "object"}, "What it is told.")
+            self._operations[f"{key}.send"] = {
+                **_operation("send", key, "asked"),
+                "reply": self._replies(
+                    _OWN_REPLIES, "A queue of the service's own.", {f"{key}.told": told}
+                ),
+            }
+
+    def _exchange(self, exchange: str, kind: str, vhost: str) -> str:
+        """The channel of an exchange, which may be heard and published to; made where it is missing."""
+        known = self._exchanges.get((exchange, vhost))
+        if known is None:
+            known = self._exchanges[exchange, vhost] = self._key(exchange)
+            self._channels[known] = {
+                "address": exchange,
+                "description": f"An exchange of the kind {kind}.",
+                "messages": {},
+                "bindings": exchange_binding(exchange, kind, vhost),
+            }
+        return known
+
+    def _replies(self, key: str, about: str, messages: dict[str, Schema]) -> dict[str, Any]:
+        """The reply of an operation, whose messages go to a channel without an address."""
+        made: dict[str, Any] = {"address": None, "description": about, "messages": {}}
+        self._channels.setdefault(key, made)["messages"].update(messages)
+        return {
+            "address": {"location": "$message.payload#/routing_key"},
+            "channel": to("channels", key),
+            "messages": [to("channels", key, "messages", each) for each in messages],
+        }
 
     def _add_dead(self, key: str, queue: str, vhost: str, request: Schema) -> None:
         letter = self._message(f"{key}.dead_letter", request, "A request whose handling failed.")
-        self._messages[f"{key}.dead_letter"]["headers"] = _DEAD_HEADERS
+        self._messages[f"{key}.dead_letter"]["headers"] = DEAD_HEADERS
         dead = self._key(f"{queue}{DEAD}")
         self._channels[dead] = {
             "address": f"{queue}{DEAD}",
             "description": "Requests whose handling failed, until they are put back or removed.",
             "messages": {"letter": letter},
-            "bindings": _queue(f"{queue}{DEAD}", vhost),
+            "bindings": queue_binding(f"{queue}{DEAD}", vhost),
         }
-        self._operations[f"{dead}.send"] = {
-            "action": "send",
-            "channel": _to("channels", dead),
-            "messages": [_to("channels", dead, "messages", "letter")],
-        }
+        self._operations[f"{dead}.send"] = _operation("send", dead, "letter")
 
-    def _key(self, queue: str) -> str:
-        """What a queue's channel is called, as references can have it; another one for each."""
-        plain = re.sub(r"[^\w.-]", "_", queue, flags=re.ASCII)
+    def _key(self, name: str) -> str:
+        """What the channel of a queue or an exchange is called, as references can have it; another for each."""
+        plain = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)
         key, count = plain, 1
-        while key in self._channels or key == _REPLIES:
+        while key in self._channels or key in (_REPLIES, _OWN_REPLIES):
             count += 1
             key = f"{plain}_{count}"
         return key
@@ -194,10 +217,10 @@ class _Document:
         self._messages[name] = {
             "name": name,
             "summary": summary,
-            "description": f"{_BODY} {trouble}".strip(),
+            "description": f"{BODY} {trouble}".strip(),
             "payload": payload,
         }
-        return _to("components", "messages", name)
+        return to("components", "messages", name)
 
     def _shapes(self, consumer: ConsumerThread) -> tuple[Schema, Schema, str]:
         """Schemas of a consumer's requests and replies; and why its hints can't be read, if so."""
@@ -211,8 +234,8 @@ class _Document:
                 trouble = (
                     f"(The handler's type hints can't be read: {type(error).__name__}: {error}.)"
                 )
-        answer = {"type": "object", "properties": {"message_id": _ID}}
-        return {"allOf": [_ENVELOPE, asked]}, {"allOf": [answer, told]}, trouble
+        answer = {"type": "object", "properties": {"message_id": ID}}
+        return {"allOf": [ENVELOPE, asked]}, {"allOf": [answer, told]}, trouble
 
     def _of_hints(self, handler: Callable[..., Any]) -> tuple[Schema, Schema]:
         hints = typing.get_type_hints(handler)
@@ -227,6 +250,15 @@ class _Document:
         return asked or {"type": "object"}, reply or {"type": "object"}
 
 
+def _operation(action: str, channel: str, message: str) -> dict[str, Any]:
+    """The service sends or receives one kind of message."""
+    return {
+        "action": action,
+        "channel": to("channels", channel),
+        "messages": [to("channels", channel, "messages", message)],
+    }
+
+
 def _handler(service: MQConnector, consumer: ConsumerThread) -> Callable[..., Any] | None:
     """What says by its hints what a consumer's callback takes and returns."""
     callback = consumer.callback_func
@@ -236,36 +268,3 @@ def _handler(service: MQConnector, consumer: ConsumerThread) -> Callable[..., An
         if callable(found):
             return typing.cast("Callable[..., Any]", found)
     return None
-
-
-def _servers(service: MQConnector) -> dict[str, Any]:
-    """Where the broker is, by the configuration; nothing where there is none."""
-    try:
-        settings = service.settings()
-    except MQError:
-        return {}
-    return {
-        f"broker{number or ''}": {
-            "host": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
-            "pathname": service.vhost,
-            "protocol": "amqps" if settings.tls else "amqp",
-            "protocolVersion": "0-9-1",
-        }
-        for number, (host, port) in enumerate(settings.hosts)
-    }
-
-
-def _vhost(consumer: ConsumerThread, service: MQConnector) -> str:
-    try:
-        return str(consumer.connection.address.parameters[0].virtual_host)
-    except MQError:  # there is no configuration, which a description can do without
-        return service.vhost
-
-
-def _queue(name: str, vhost: str) -> dict[str, Any]:
-    found = {"name": name, "exclusive": False, "autoDelete": False, "vhost": vhost}
-    return {"amqp": {"is": "queue", "queue": found, "bindingVersion": BINDING}}
-
-
-def _to(*path: str) -> Schema:
-    return {"$ref": f"#/{'/'.join(path)}"}
