@@ -15,9 +15,11 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ...calling.service import pairs
 from ...connector import MQConnector
 from ...consumer import ConsumerThread
 from ...consumer.outbox.dead_letters import DEAD
+from ...topology import KINDS, Subscription
 from .parts import (
     ASYNCAPI,
     BINDING,
@@ -27,7 +29,6 @@ from .parts import (
     ERROR,
     ID,
     exchange_binding,
-    pairs,
     queue_binding,
     servers_of,
     to,
@@ -102,9 +103,8 @@ class _Document:
         """A consumer: the channels that it receives from, its dead letters, and where its replies go."""
         vhost = vhost_of(consumer, self._service)
         request, reply, trouble = self._shapes(consumer)
-        subscription: Any = getattr(consumer, "subscription", None)
-        if subscription is not None:
-            self._add_exchange(subscription, vhost, request, trouble)
+        if consumer.subscription is not None:
+            self._add_exchange(consumer.subscription, vhost, request, trouble)
         if consumer.is_private:
             return  # its queue has another name in each process
         queue = consumer.queue
@@ -129,7 +129,9 @@ class _Document:
         }
         self._add_dead(key, queue, vhost, request)
 
-    def _add_exchange(self, subscription: Any, vhost: str, message: Schema, trouble: str) -> None:
+    def _add_exchange(
+        self, subscription: Subscription, vhost: str, message: Schema, trouble: str
+    ) -> None:
         """An exchange that a consumer hears."""
         key = self._exchange(subscription.exchange, subscription.kind, vhost)
         name = f"{key}.heard"
@@ -145,14 +147,14 @@ class _Document:
     def _add_declared(self) -> None:
         """What the class says that it publishes to, and whom it calls."""
         service = self._service
-        for exchange, kind in pairs(getattr(service, "publishes", ()), "fanout"):
+        for exchange, kind in pairs(service.publishes, KINDS[0]).items():
             key = self._exchange(exchange, kind, service.vhost)
             name = f"{key}.published"
             self._channels[key]["messages"][name] = self._message(
                 name, {"type": "object"}, "An event that the service publishes."
             )
             self._operations[f"{key}.send"] = _operation("send", key, name)
-        for queue, vhost in pairs(getattr(service, "calls", ()), service.vhost):
+        for queue, vhost in pairs(service.calls, service.vhost).items():
             key = self._key(queue)
             asked = self._message(f"{key}.asked", ENVELOPE, "What the service asks.")
             self._channels[key] = {

@@ -93,10 +93,3 @@ def exchange_binding(name: str, kind: str, vhost: str) -> dict[str, Any]:
     """How AsyncAPI calls an exchange."""
     found = {"name": name, "type": kind, "vhost": vhost}
     return {"amqp": {"is": "routingKey", "exchange": found, "bindingVersion": BINDING}}
-
-
-def pairs(named: Any, default: str) -> list[tuple[str, str]]:
-    """Names, each with what stands beside it or else the default; nothing where a service means something else."""
-    if not isinstance(named, (tuple, list)):
-        return []
-    return [(each, default) if isinstance(each, str) else (each[0], each[1]) for each in named]
