@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import pytest
 from baked import TEMPLATE, BakedProject, bake_into, outside
 from local import free_port
+from pages import section, shell_blocks, type_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.broker, pytest.mark.timeout(400)]
 
@@ -116,23 +117,23 @@ def test_make_coverage_reaches_its_threshold(weather: BakedProject) -> None:
 
 
 def test_a_dependency_is_added_as_the_recipe_says(weather: BakedProject) -> None:
-    page = weather.read("docs/recipes.md").partition("## Add a dependency")[2]
+    page = section(weather.read("docs/recipes.md"), "Add a dependency")
     [wanted] = re.findall(r'`("tabulate[^`]+")`', page)
-    [block] = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    before = {name: weather.read(name) for name in ("pyproject.toml", "requirements.txt")}
+    [block] = shell_blocks(page)
+    files = [weather / "pyproject.toml", *weather.path.rglob("*requirements*.txt")]
+    before = {file: file.read_text(encoding="utf-8") for file in files}
     old = '    "python-dotenv>=1.2,<2",\n'
-    assert old in before["pyproject.toml"]
-    named = before["pyproject.toml"].replace(old, f"{old}    {wanted},\n")
-    (weather / "pyproject.toml").write_text(named, encoding="utf-8")
+    metadata = before[files[0]]
+    assert old in metadata
+    files[0].write_text(metadata.replace(old, f"{old}    {wanted},\n"), encoding="utf-8")
     try:
-        for line in block.splitlines():
-            make(weather, *line.split()[1:])
+        type_in(block, weather.path)
         assert re.search(
-            r"^tabulate==.*\\\n    --hash=sha256:", weather.read("requirements.txt"), re.M
+            r"^tabulate==.*\\\n    --hash=sha256:", weather.read("requirements.txt"), re.MULTILINE
         )
         weather.run(".venv/bin/python", "-c", "import tabulate", env=CLEAN)
     finally:
-        for name, text in before.items():
-            (weather / name).write_text(text, encoding="utf-8")
+        for file, text in before.items():
+            file.write_text(text, encoding="utf-8")
         uninstall = ("-m", "pip", "uninstall", "--yes", "--quiet", "tabulate")
         weather.run(".venv/bin/python", *uninstall, env=CLEAN, check=False)
