@@ -6,6 +6,8 @@ import ast
 import re
 import textwrap
 
+#: What the pages call the class of a service.
+STANDS_FOR = "Service"
 TITLE = re.compile(r"^## (.+)$", re.MULTILINE)
 #: What needs rights at the broker, which provision.py takes from the source.
 WITH_RIGHTS = (
@@ -36,7 +38,7 @@ def merged(module: str, piece: str) -> str:
     for node in tree.body:
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             imports.append(_text(piece, node))
-        elif isinstance(node, ast.ClassDef) and re.search(rf"^class {node.name}\b", module, re.M):
+        elif isinstance(node, ast.ClassDef) and node.name == STANDS_FOR:
             members.extend(node.body)
         else:
             above.append(_text(piece, node))
