@@ -6,7 +6,7 @@ INCUMBENT := .venv-incumbent
 # Without bytecode: the connector is imported where it lies, and would be rendered with its caches.
 RUN := $(VENV)/bin/python -B
 # Processes that run tests at the same time: more than there are processors, as most wait for brokers.
-WORKERS ?= 4
+WORKERS ?= 5
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -5,8 +5,8 @@ between two of them that a test breaks. Each process has its own session: its ow
 folder. Tests that share a module's fixture go to one process, unit tests file by file; any other
 test goes wherever is room.
 
-`@pytest.mark.alone` is for what measures, or asks the whole machine for itself: while such a test
-runs, nothing else does.
+`@pytest.mark.alone` is for what neighbours would spoil: while such a test runs, nothing else does, so
+there are few. What measures within a bound of seconds bears them; see `connector/functional/conftest.py`.
 
 pytest-xdist's own `--dist loadgroup` would write a test's group into its id, which pytest 9 no
 longer lets it; here the first process learns the groups from a file, and ids stay as they are.
@@ -49,15 +49,15 @@ def group(item: pytest.Item) -> str:
     if named := item.get_closest_marker("xdist_group"):
         return str(named.args[0])
     name = item.path.stem.removeprefix("test_")
-    shared = sorted(_shared(item))
-    if not shared:
+    lasting = sorted(shared(item))
+    if not lasting:
         return name if "unit" in item.path.parts else ""
     chosen: dict[str, object] = getattr(getattr(item, "callspec", None), "params", {})
-    values = [str(chosen[each]) for each in shared if each in chosen]
+    values = [str(chosen[each]) for each in lasting if each in chosen]
     return "-".join(re.sub(r"[^\w.]+", "-", each) for each in (name, *values))
 
 
-def _shared(item: pytest.Item) -> Iterator[str]:
+def shared(item: pytest.Item) -> Iterator[str]:
     """Names of the fixtures that live longer than this test, and shorter than the session."""
     info: Any = getattr(item, "_fixtureinfo", None)
     for name, definitions in info.name2fixturedefs.items() if info else ():

@@ -34,6 +34,7 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+@pytest.mark.slow  # renders for each
 @pytest.mark.parametrize("text", HOSTILE)
 def test_free_text_arrives_whole_and_breaks_nothing(tmp_path: Path, text: str) -> None:
     answers = dict.fromkeys(["description", "author_name", "author_email"], text)
@@ -67,6 +68,7 @@ def labels(project: BakedProject) -> dict[str, str]:
     return {name: re.sub(r"\\(.)", r"\1", value) for name, value in found}
 
 
+@pytest.mark.slow  # renders for each
 @pytest.mark.parametrize(
     ("vhost", "queue"),
     [

@@ -244,8 +244,7 @@ def test_the_committed_ratios_are_those_of_the_committed_page() -> None:
 
 @pytest.mark.slow
 @pytest.mark.broker
-@pytest.mark.alone
-@pytest.mark.timeout(480)
+@pytest.mark.timeout(1300)
 def test_the_short_form_measures_all_that_it_promises(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     done = subprocess.run(
@@ -254,7 +253,7 @@ def test_the_short_form_measures_all_that_it_promises(tmp_path: Path) -> None:
         env={**os.environ, "XDG_CACHE_HOME": str(cache)},
         capture_output=True,
         text=True,
-        timeout=420,  # the peers are installed first
+        timeout=1200,  # the peers are installed first
     )
     # A ratio may be worse while other tests keep the machine busy; a row that failed may not.
     assert done.returncode in (0, 1), done.stderr[-2000:]

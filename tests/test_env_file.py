@@ -160,6 +160,7 @@ PIECES = st.sampled_from(
 FILES = st.lists(PIECES, max_size=14).map(lambda pieces: "".join(pieces).encode())
 
 
+@pytest.mark.slow
 @settings(
     max_examples=1500,
     deadline=None,

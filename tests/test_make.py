@@ -16,10 +16,12 @@ from baked import TEMPLATE, BakedProject, bake_into, outside
 from local import free_port
 from pages import section, shell_blocks, type_in
 
-pytestmark = [pytest.mark.slow, pytest.mark.broker, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.broker, pytest.mark.timeout(900)]
 
 #: Packages come from the index, into the repository's own environment; nothing of ours leaks in.
 CLEAN = {"PYTHONPATH": "", "VIRTUAL_ENV": ""}
+#: Beside those that wait for the index, in another process with a repository of its own.
+RUNS = pytest.mark.xdist_group("make-runs")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def weather(tmp_path_factory: pytest.TempPathFactory) -> BakedProject:
 
 
 def make(project: BakedProject, *words: str, **env: str) -> str:
-    return project.run("make", *words, env={**CLEAN, **env}, timeout=200).stdout
+    return project.run("make", *words, env={**CLEAN, **env}, timeout=600).stdout
 
 
 @contextlib.contextmanager
@@ -49,17 +51,23 @@ def in_background(project: BakedProject, target: str, **env: str) -> Iterator[No
         process.wait(60)
 
 
-def test_make_lock_keeps_to_the_metadata(weather: BakedProject) -> None:
+@pytest.fixture(scope="module")
+def before(weather: BakedProject) -> dict[str, str]:
+    """The locks as they were before `make lock`, which asks the index about each package."""
     locks = sorted(path.name for path in weather.path.glob("requirements*.txt"))
     assert {"requirements.txt", "requirements-dev.txt"} <= {*locks}
     before = {name: weather.read(name) for name in locks}
     for name in locks:
         os.utime(weather / name, (1, 1))
     make(weather, "lock")
-    for name in locks:
+    return before
+
+
+def test_make_lock_keeps_to_the_metadata(weather: BakedProject, before: dict[str, str]) -> None:
+    for name, text in before.items():
         after = weather.read(name)
         # What hasn't changed is left alone, so that nothing is installed again.
-        assert (after == before[name]) == ((weather / name).stat().st_mtime == 1)
+        assert (after == text) == ((weather / name).stat().st_mtime == 1)
         assert "://" not in after
     assert not [*weather.path.glob("*.tmp")]
     names = [
@@ -72,6 +80,7 @@ def test_make_lock_keeps_to_the_metadata(weather: BakedProject) -> None:
     assert "with uv" in again, "uv, which `make lock` has brought, is used where it is found"
 
 
+@RUNS
 def test_the_way_without_containers_ends_in_an_answer(weather: BakedProject) -> None:
     """`make broker`, `make run` and `make request`, whose text no shell takes apart."""
     port = str(free_port())
@@ -94,9 +103,9 @@ def test_the_way_without_containers_ends_in_an_answer(weather: BakedProject) -> 
     assert not weather.has_file("pwned")
 
 
+@pytest.mark.usefixtures("before")
 def test_no_package_may_be_called_like_one_that_the_tools_install(weather: BakedProject) -> None:
     """It would be imported in its place, or hide it."""
-    make(weather, "lock")
     make(weather, "lint")
     variables = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))
     taken = {name for group in variables["_taken"].values() for name in " ".join(group).split()}
@@ -111,6 +120,7 @@ def test_no_package_may_be_called_like_one_that_the_tools_install(weather: Baked
     assert sorted(name for name in names - taken if "__mypyc" not in name) == []
 
 
+@RUNS
 def test_make_coverage_reaches_its_threshold(weather: BakedProject) -> None:
     seen = make(weather, "coverage", MQ_PORT=str(free_port()))
     assert re.search(r"^TOTAL .* (9\d|100)%$", seen, re.MULTILINE), seen

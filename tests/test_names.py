@@ -218,6 +218,7 @@ def test_what_cookiecutter_itself_refuses_leaves_nothing_either(
     assert [*(tmp_path / "out").iterdir()] == []
 
 
+@pytest.mark.slow  # starts cookiecutter for each
 @pytest.mark.parametrize("variable", TEXTS)
 @pytest.mark.parametrize("value", [None, True], ids=["null", "true"])
 def test_a_default_of_ones_own_that_is_no_text_is_one_line(

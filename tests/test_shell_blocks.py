@@ -65,7 +65,7 @@ NOT_RUN = {
         "test_observability asks Prometheus all that the two ask it",
     },
     "docs/reliability.md": {
-        "make test PYTEST_ARGS=tests/connector/functional": "18 minutes of what runs anyway, and "
+        "make test WORKERS=0 PYTEST_ARGS=tests/connector/functional": "18 minutes of what runs anyway, and "
         "it would write into this page",
     },
 }

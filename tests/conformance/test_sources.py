@@ -52,6 +52,9 @@ for line in sys.stdin:
     os._exit(0)
 """
 
+# Each asks both implementations, which read their files anew.
+pytestmark = pytest.mark.slow
+
 #: What an implementation finds in a home; with a file named, and with other variables, if asked to.
 Find = Callable[..., Any]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import results
 from baked import TEMPLATE
+from groups import shared
 from local import NoServer
 from mq_connector import ConsumerThread
 from mq_connector.config import Limits
@@ -31,6 +33,9 @@ Record = Callable[..., None]
 RECOVERIES = TEMPLATE / ".cache" / "recoveries.json"
 
 
+#: Modules whose measuring tests go to one process; those of the others go to another.
+_FIRST_HALF = ("test_deaths", "test_handlers_under_load", "test_innocents", "test_process")
+
 # What pika has to say of a lost connection, the connector says in one line of its own.
 logging.getLogger("pika").setLevel(logging.CRITICAL)
 
@@ -41,10 +46,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Every test of this folder needs a broker, and what it measures isn't that of a busy machine."""
+    """Every test of this folder needs a broker; what is measured is measured one at a time, or two."""
     item.add_marker(pytest.mark.broker)
-    if "record" in getattr(item, "fixturenames", ()):
-        item.add_marker(pytest.mark.alone)
+    if "record" in getattr(item, "fixturenames", ()) and not list(shared(item)):
+        number = 1 if item.path.stem in _FIRST_HALF else 2
+        item.add_marker(pytest.mark.xdist_group(f"measured-{number}"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -170,7 +176,11 @@ def echo(channel: Channel, method: Any, properties: Any, body: bytes) -> None:
 
 @pytest.fixture(scope="session")
 def record() -> Iterator[Record]:
-    """Note a measured recovery: `record("kill -9", recovery=0.4, sent=…, lost=0)`."""
+    """Note a measured recovery: `record("kill -9", recovery=0.4, sent=…, lost=0)`.
+
+    What is measured beside other tests keeps within its bound, too, but is nothing to publish: the book
+    gets what one process measures (`make test WORKERS=0`).
+    """
     rows: list[dict[str, Any]] = []
     lock = threading.Lock()
 
@@ -179,7 +189,7 @@ def record() -> Iterator[Record]:
             rows.append({"fault": fault, **figures})
 
     yield note
-    if rows:
+    if rows and "PYTEST_XDIST_WORKER" not in os.environ:
         # Some are measured by `make test` and some by `make soak`: each leaves the others' alone.
         def merge(known: list[dict[str, Any]]) -> list[dict[str, Any]]:
             return list({row["fault"]: row for row in [*known, *rows]}.values())

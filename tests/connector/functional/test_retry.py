@@ -135,17 +135,16 @@ def test_others_are_handled_while_a_retry_waits(
 def test_a_stop_puts_what_waits_for_its_retry_back_at_once(
     peer: Peer, queue: str, consume: Consume, queue_type: str
 ) -> None:
-    retrying = Retrying(delay=30)
+    retrying = Retrying(delay=600)
     consumer = consume(retrying, queue_type=queue_type)
     for _ in range(3):
         peer.publish(queue, b"x")
     eventually(lambda: len(retrying.calls) == 3)
     time.sleep(0.1)
     peer.rests_at(queue, 0)
-    began = time.monotonic()
-    consumer.stop(20)
+    consumer.stop(600)
     consumer.join(60)
-    assert not consumer.is_alive() and time.monotonic() - began < 2
+    assert not consumer.is_alive()
     assert consumer.unfinished == 0
     peer.rests_at(queue, 3)
 

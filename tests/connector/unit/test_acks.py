@@ -108,7 +108,7 @@ class AcksAgainstABroker(RuleBasedStateMachine):
             assert self.acks.is_settled(tag) == (tag not in unsettled)
 
 
-TestAcksAgainstABroker = AcksAgainstABroker.TestCase
+TestAcksAgainstABroker = pytest.mark.slow(AcksAgainstABroker.TestCase)
 TestAcksAgainstABroker.settings = settings(max_examples=200, stateful_step_count=40)
 
 

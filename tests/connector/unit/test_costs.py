@@ -86,6 +86,7 @@ COSTLY: dict[str, Callable[[], bytes]] = {
 }
 
 
+@pytest.mark.slow  # each starts a Python with a large body
 @pytest.mark.parametrize("make", COSTLY.values(), ids=COSTLY)
 def test_no_body_takes_more_than_the_container_has(make: Callable[[], bytes]) -> None:
     body = make()

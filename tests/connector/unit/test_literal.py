@@ -511,6 +511,7 @@ TOKENS = {
 }
 
 
+@pytest.mark.slow  # as large as a body may be
 @both
 @pytest.mark.parametrize(("piece", "tokens"), TOKENS.values(), ids=TOKENS)
 def test_a_body_has_a_largest_number_of_tokens(parse: Parse, piece: str, tokens: int) -> None:
@@ -521,6 +522,7 @@ def test_a_body_has_a_largest_number_of_tokens(parse: Parse, piece: str, tokens:
         parse(f"{{'a': [{piece * (allowed + 1)}]}}", MAX_DEPTH)
 
 
+@pytest.mark.slow
 @both
 def test_many_pairs_and_many_adjacent_strings_are_tokens_too(parse: Parse) -> None:
     pairs = "".join(f"'{number:x}':'a'," for number in range(MAX_TOKENS // 2))

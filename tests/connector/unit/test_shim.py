@@ -43,6 +43,7 @@ MODULES = [
 ]
 
 
+@pytest.mark.slow  # starts a Python for each
 @pytest.mark.parametrize("first", ["neon_mq_connector", COMPAT])
 @pytest.mark.parametrize("module", MODULES)
 def test_every_module_is_the_repositorys_own_whoever_is_imported_first(
