@@ -9,17 +9,20 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import brokers
 import pytest
 from baked import INCUMBENT, TEMPLATE, BakedProject, copy_template
 from conftest import Count
 from local import free_port
 from pages import section, shell_blocks, type_in
 from test_containers import lacking
+from waiting import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -85,6 +88,32 @@ def test_the_page_on_observability_is_true(
     assert "1 of 1 processes answer" in seen
     assert "neon_echo_input" in seen
     type_in(broker, project.path, containers)
+
+
+@pytest.mark.containers
+def test_prometheus_finds_each_replica_by_their_name(
+    project: BakedProject, containers: dict[str, str]
+) -> None:
+    """In the network of the compose file. Grafana stays away, whose image has no stand-in."""
+    [image] = re.findall(r"image: (prom/\S+)", project.read("compose.yaml"))
+    brokers.need_image(image)
+    port = str(free_port())
+    variables = {**containers, "MQ_METRICS_PORT": "9464", "MQ_PROMETHEUS_PORT": port}
+    compose = "docker compose --profile observability"
+    up = f"{compose} up --build --detach --wait --scale service=2 rabbitmq service prometheus"
+
+    def targets() -> list[str]:
+        address = f"http://127.0.0.1:{port}/api/v1/query?query=up%20==%201"
+        with urllib.request.urlopen(address, timeout=30) as answer:
+            found = json.load(answer)["data"]["result"]
+        return sorted(each["metric"]["job"] for each in found)
+
+    expected = ["queues", "rabbitmq", "service", "service"]
+    try:
+        type_in(up, project.path, variables)
+        eventually(lambda: targets() == expected, 120, lambda: f"it is {targets()}", every=1)
+    finally:
+        type_in(f"{compose} down --volumes", project.path, variables)
 
 
 def test_the_page_on_observability_is_true_of_an_environment(project: BakedProject) -> None:

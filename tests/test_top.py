@@ -39,7 +39,7 @@ class Terminal:
     :param command: as typed
     """
 
-    def __init__(self, command: str, folder: Path, env: dict[str, str], width: int = 140) -> None:
+    def __init__(self, command: str, folder: Path, env: dict[str, str], width: int = 160) -> None:
         self._name = f"neon-test-{uuid.uuid4().hex[:8]}"
         #: What it leaves behind, and how it ended.
         self.ended = folder / f"{self._name}.ended"
@@ -89,9 +89,11 @@ class Stage:
         """What asks both."""
         return [word for port in self.ports for word in ("--at", f"localhost:{port}")]
 
-    def terminal(self, *words: str, width: int = 140) -> Terminal:
+    def terminal(self, *words: str, width: int = 160) -> Terminal:
         command = shlex.join([sys.executable, "-B", "-m", "neon_echo", "top", *words])
         env = {**self.services[0].environment, "TERM": "xterm-256color", "LANG": "C.UTF-8"}
+        for name in ("COLUMNS", "LINES"):  # of the terminal of these tests, which isn't this one
+            env.pop(name, None)
         return Terminal(command, self.project.path, env, width)
 
 

@@ -12,7 +12,9 @@ from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import Any
+
+import pika
+from pika.spec import Basic
 
 from ..connection import Connection
 from ..consumer.opened import Delivery, Message, OpenedChannel
@@ -31,7 +33,7 @@ _ERRORS = 10
 _is_alive = threading.Thread.is_alive
 _now = time.monotonic
 #: `super` would cost more than all else here.
-_publish = Outbox.publish
+_publish, _deliver = Outbox.publish, Delivery.__init__
 
 
 class Durations:
@@ -79,9 +81,15 @@ class TimedDelivery(Delivery):
 
     __slots__ = ("arrived",)
 
-    def __init__(self, *content: Any) -> None:
+    def __init__(
+        self,
+        opened: OpenedChannel,
+        method: Basic.Deliver,
+        properties: pika.BasicProperties,
+        body: bytes,
+    ) -> None:
+        _deliver(self, opened, method, properties, body)
         self.arrived = _now()
-        super().__init__(*content)
 
 
 class _CountingOutbox(Outbox):

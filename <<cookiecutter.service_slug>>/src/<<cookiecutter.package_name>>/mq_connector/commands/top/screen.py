@@ -20,17 +20,20 @@ __all__ = ["Live", "console", "drawn"]
 
 
 #: Characters of a line from which on there is room for all columns, and what is left out before.
-_WIDE = 120
-_SPARED = {
-    "consumers",
-    "answered/s",
-    "retried/s",
-    "p50",
-    "reply p95",
-    "memory",
-    "CPU",
-    "reconnects",
-}
+_WIDE = 150
+_SPARED = frozenset(
+    (
+        "answered/s",
+        "consumers",
+        "CPU",
+        "in flight",
+        "memory",
+        "p50",
+        "reconnects",
+        "reply p95",
+        "retried/s",
+    )
+)
 
 
 def console() -> Console:
