@@ -6,8 +6,9 @@ service has pydantic. Without a type (or with ``dict``) a handler gets the reque
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
+from importlib import import_module
+from inspect import unwrap
 from typing import Any, get_type_hints
 
 from ..errors import ConfigurationError, RequestError
@@ -45,14 +46,16 @@ def request_type(function: Callable[..., Any], is_method: bool = True) -> Any:
     :param is_method: whether there is a `self` before it
     :raises ConfigurationError: the annotation can't be read
     """
-    if not getattr(function, "__annotations__", None):
+    function = unwrap(function)
+    annotations = _annotations(function)
+    code = getattr(function, "__code__", None)
+    if not annotations or code is None or code.co_argcount <= is_method:
         return None
     name = getattr(function, "__qualname__", repr(function))
+    parameter = code.co_varnames[is_method]
     try:
-        parameters = list(inspect.signature(function).parameters)
-        [parameter, *_] = parameters[1:] if is_method else parameters
         # Only that one: what it returns may have a type that is there for type checkers alone.
-        annotation = function.__annotations__.get(parameter)
+        annotation = annotations.get(parameter)
         if isinstance(annotation, str):
             alone = {parameter: annotation}
             holder = type("_", (), {"__annotations__": alone})
@@ -65,11 +68,16 @@ def request_type(function: Callable[..., Any], is_method: bool = True) -> Any:
             "not for type checkers alone"
         ) from None
     origin = getattr(annotation, "__origin__", annotation)
-    if annotation is None or origin in (Any, object, inspect.Parameter.empty):
-        return None
-    if origin in (dict, Mapping):
-        return None
-    return annotation
+    return None if origin in (None, Any, object, dict, Mapping) else annotation
+
+
+def _annotations(function: Callable[..., Any]) -> Mapping[str, Any]:
+    try:
+        return getattr(function, "__annotations__", None) or {}
+    except NameError:  # Python 3.14 evaluates all of them when they are first looked at
+        library: Any = import_module("annotationlib")
+        found = library.get_annotations(function, format=library.Format.FORWARDREF)
+        return found  # type: ignore[no-any-return]
 
 
 def _reader_of(function: Callable[..., Any], is_method: bool) -> Reader:
