@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from inspect import unwrap
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from ..errors import ConfigurationError, RequestError
 from ..payload.request import Request
-from .checks import MOST_PROBLEMS, Check, Unreadable, check_of, names_of
+
+if TYPE_CHECKING:
+    from .checks import Check
 
 #: Makes what a handler gets; None where it gets the request's own dict.
 Reader = Callable[[Request], Any] | None
@@ -84,6 +86,9 @@ def _reader_of(function: Callable[..., Any], is_method: bool) -> Reader:
     wanted = request_type(function, is_method)
     if wanted is None:
         return None
+    # Now, as who has no types does without.
+    from .checks import Unreadable, check_of, names_of
+
     name = getattr(function, "__qualname__", repr(function))
     try:
         check = check_of(wanted)
@@ -108,7 +113,7 @@ def _reader(check: Check, named: frozenset[str]) -> Callable[[Request], Any]:
         problems: list[str] = []
         value = check(data, "", problems)
         if problems:
-            raise RequestError(400, "; ".join(problems[:MOST_PROBLEMS]))
+            raise RequestError(400, "; ".join(problems))
         return value
 
     return read
