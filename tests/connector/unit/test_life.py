@@ -304,7 +304,7 @@ def test_who_needs_neither_async_nor_types_has_no_thread_for_them_and_loads_noth
         "from mq_connector.testing import Harness\n"
         "handle = lambda c, m, p, b: respond(c, Request.decode(b, p), lambda data: data)\n"
         "assert Harness(handle).send({}).settled == 'ack'\n"
-        "print(threading.active_count(), 'pydantic' in sys.modules)\n"
+        "print(threading.active_count(), 'mq_connector.handlers.checks' in sys.modules)\n"
     )
     words = [sys.executable, "-B", "-c", code, str(CONNECTOR.parent)]
     assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "1 False\n"

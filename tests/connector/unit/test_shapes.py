@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
-from mq_connector.config import Limits
-from mq_connector.testing import Harness
+import asyncio
+from typing import Any
 
-from ..shapes import SCENARIOS, Scenario
+import pytest
+from mq_connector import RequestError
+from mq_connector.config import Limits
+from mq_connector.testing import Harness, harness
+
+from ..shapes import SCENARIOS, AsyncRefusing, Refusing, Scenario, Shape
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda each: each.name)
@@ -19,3 +23,18 @@ def test_the_harness_does_with_each_handler_what_the_table_says(scenario: Scenar
     assert outcome.replies == [{**each, "message_id": "message-1"} for each in scenario.replies]
     assert outcome.settled == ("dead-letter" if scenario.is_dead else "ack")
     assert service.log == scenario.log
+
+
+def test_the_harness_tells_what_a_handler_has_refused_with() -> None:
+    for service in (Refusing(), AsyncRefusing()):
+        assert isinstance(Harness(service.handle_api_input).send({}).error, RequestError)
+
+
+def test_a_handler_that_never_ends_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Endless(Shape):
+        async def answer(self, request: dict[Any, Any]) -> Any:
+            await asyncio.sleep(600)
+
+    monkeypatch.setattr(harness, "_PATIENCE", 0.05)
+    with pytest.raises(AssertionError, match=r"hasn't ended within 0\.05 s"):
+        Harness(Endless().handle_api_input).send({})

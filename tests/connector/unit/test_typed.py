@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import enum
+import functools
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal, NewType, Optional, TypedDict, Union
 
 import pydantic
@@ -273,6 +276,36 @@ def test_without_a_type_of_its_own_a_handler_gets_the_dict(handler: Any) -> None
     assert reader_of(handler) is None
     assert reader_of(lambda request: request) is None
     assert reader_of(print) is None
+
+
+def test_a_decorator_hides_no_type() -> None:
+    @functools.wraps(handle)
+    def wrapper(*arguments: Any) -> Any: ...
+
+    assert read(wrapper, number=3).number == 3
+
+
+def test_python_3_14_evaluates_what_a_hint_says_when_it_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All hints at once, so one that is there for type checkers alone would hide the other."""
+
+    class Late:
+        def __init__(self) -> None:
+            self.__code__ = handle.__code__
+
+        @property
+        def __annotations__(self) -> Any:  # type: ignore[override]
+            raise NameError("name 'Nowhere' is not defined")
+
+        def __call__(self, request: Any) -> Any: ...
+
+    library = SimpleNamespace(
+        Format=SimpleNamespace(FORWARDREF=3),
+        get_annotations=lambda _, format: {"request": Outer, "return": "Nowhere"},
+    )
+    monkeypatch.setitem(sys.modules, "annotationlib", library)
+    assert read(Late(), inner={"a": 1}) == Outer(Inner(a=1))
 
 
 def unknown(request: Nowhere) -> Any: ...  # type: ignore[name-defined]  # noqa: F821

@@ -57,11 +57,6 @@ class EventLoop:
 
     # ---- from any thread
 
-    @property
-    def is_own_thread(self) -> bool:
-        """Whether this is the thread of the loop, which nothing may block."""
-        return threading.current_thread() is self._thread
-
     def begin(self, job: Job) -> None:
         """Have a job run."""
         self._coming.append(job)
@@ -226,11 +221,6 @@ def event_loop() -> EventLoop:
     with _lock:
         _current = _current or EventLoop()
         return _current
-
-
-def on_event_loop() -> bool:
-    """Whether this is the thread of the event loop."""
-    return _current is not None and _current.is_own_thread
 
 
 def _forked() -> None:

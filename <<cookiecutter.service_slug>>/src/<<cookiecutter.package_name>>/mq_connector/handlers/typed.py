@@ -6,13 +6,16 @@ service has pydantic. Without a type (or with ``dict``) a handler gets the reque
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, get_type_hints
+from importlib import import_module
+from inspect import unwrap
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from ..errors import ConfigurationError, RequestError
 from ..payload.request import Request
-from .checks import MOST_PROBLEMS, Check, Unreadable, check_of, names_of
+
+if TYPE_CHECKING:
+    from .checks import Check
 
 #: Makes what a handler gets; None where it gets the request's own dict.
 Reader = Callable[[Request], Any] | None
@@ -45,14 +48,16 @@ def request_type(function: Callable[..., Any], is_method: bool = True) -> Any:
     :param is_method: whether there is a `self` before it
     :raises ConfigurationError: the annotation can't be read
     """
-    if not getattr(function, "__annotations__", None):
+    function = unwrap(function)
+    annotations = _annotations(function)
+    code = getattr(function, "__code__", None)
+    if not annotations or code is None or code.co_argcount <= is_method:
         return None
     name = getattr(function, "__qualname__", repr(function))
+    parameter = code.co_varnames[is_method]
     try:
-        parameters = list(inspect.signature(function).parameters)
-        [parameter, *_] = parameters[1:] if is_method else parameters
         # Only that one: what it returns may have a type that is there for type checkers alone.
-        annotation = function.__annotations__.get(parameter)
+        annotation = annotations.get(parameter)
         if isinstance(annotation, str):
             alone = {parameter: annotation}
             holder = type("_", (), {"__annotations__": alone})
@@ -65,17 +70,25 @@ def request_type(function: Callable[..., Any], is_method: bool = True) -> Any:
             "not for type checkers alone"
         ) from None
     origin = getattr(annotation, "__origin__", annotation)
-    if annotation is None or origin in (Any, object, inspect.Parameter.empty):
-        return None
-    if origin in (dict, Mapping):
-        return None
-    return annotation
+    return None if origin in (None, Any, object, dict, Mapping) else annotation
+
+
+def _annotations(function: Callable[..., Any]) -> Mapping[str, Any]:
+    try:
+        return getattr(function, "__annotations__", None) or {}
+    except NameError:  # Python 3.14 evaluates all of them when they are first looked at
+        library: Any = import_module("annotationlib")
+        found = library.get_annotations(function, format=library.Format.FORWARDREF)
+        return found  # type: ignore[no-any-return]
 
 
 def _reader_of(function: Callable[..., Any], is_method: bool) -> Reader:
     wanted = request_type(function, is_method)
     if wanted is None:
         return None
+    # Now, as who has no types does without.
+    from .checks import Unreadable, check_of, names_of
+
     name = getattr(function, "__qualname__", repr(function))
     try:
         check = check_of(wanted)
@@ -100,7 +113,7 @@ def _reader(check: Check, named: frozenset[str]) -> Callable[[Request], Any]:
         problems: list[str] = []
         value = check(data, "", problems)
         if problems:
-            raise RequestError(400, "; ".join(problems[:MOST_PROBLEMS]))
+            raise RequestError(400, "; ".join(problems))
         return value
 
     return read

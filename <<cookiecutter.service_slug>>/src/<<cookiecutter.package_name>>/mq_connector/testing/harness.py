@@ -139,6 +139,7 @@ class Harness:
         workers = Workers(
             self._limits, "harness", self._callback, channel_of, remember, Suspicion()
         )
+        workers.settling.on_refused = remember
         delivery = Delivery(opened, method, properties, body)
         with self._calls_canned(outcome), _held(delivery):
             workers.handle(delivery)

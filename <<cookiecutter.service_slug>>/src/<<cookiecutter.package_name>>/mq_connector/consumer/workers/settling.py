@@ -50,6 +50,8 @@ class Settling:
         self._process = Process()
         #: Dead-letters a message that has failed.
         self.bury: Callable[[Delivery, Exception], object] = _reject
+        #: Told of a request that its handler has refused; for tests.
+        self.on_refused: Callable[[Exception], object] = lambda _: None
 
     def confirmed(self, delivery: Delivery, confirms: Confirms) -> None:
         """Settle a message when all is confirmed that its callback has published.
@@ -97,6 +99,7 @@ class Settling:
             lines.forked(delivery, error)
             return ""
         lines.refused(delivery, error)
+        self.on_refused(error)
         self._tell_client(delivery, error)
         confirms = delivery.confirms
         if confirms is not None:
