@@ -412,14 +412,14 @@ def test_after_the_stop_nobody_is_asked(make: Make) -> None:
     other: Service = make(lambda request: {})
     asking: Service = make()
     asking.ask(other.queue, {})
-    asking.stop(1)
-    for call in (
-        lambda: asking.ask(other.queue, {}),
-        lambda: asking.publish("", other.queue, {}),
-    ):
+    silent: Service = make()
+    for each in (asking, silent):
+        each.stop(1)
         with pytest.raises(NotConnected, match="stopped"):
-            call()
-    assert sockets(asking) == 0
+            each.ask(other.queue, {})
+        with pytest.raises(NotConnected, match="stopped"):
+            each.publish("", other.queue, {})
+        assert sockets(each) == 0
 
 
 def test_who_asks_outlives_a_lost_connection(broker: Broker, make: Make, peer: Peer) -> None:
