@@ -118,7 +118,8 @@ def parse(name: str, text: str) -> Any:
     if name.endswith(".toml"):
         return tomllib.loads(text)
     if name.endswith((".yaml", ".yml")):
-        return yaml.safe_load(text)
+        found = list(yaml.safe_load_all(text))
+        return found[0] if len(found) == 1 else found
     if name.endswith(".json"):
         return json.loads(text)
     return None

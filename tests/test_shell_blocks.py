@@ -56,6 +56,11 @@ RUN = {
         "curl --silent": "test_readme",
     },
     f"{TREE.name}/docs/recipes.md": {"make lock": "test_make"},
+    f"{TREE.name}/docs/kubernetes.md": {
+        "docker build --build-arg METRICS=yes": "test_kubernetes_pod",
+        "python3 deploy/kubernetes/copy_secrets.py": "test_kubernetes",
+        "kubectl kustomize deploy/kubernetes/base": "test_kubernetes",
+    },
 }
 #: Blocks that no test runs, and why.
 NOT_RUN = {
@@ -63,6 +68,10 @@ NOT_RUN = {
     f"{TREE.name}/docs/observability.md": {
         "docker compose --profile observability up": "Grafana's image can't be had without its registry; "
         "test_observability asks Prometheus all that the two ask it",
+    },
+    f"{TREE.name}/docs/kubernetes.md": {
+        "kubectl apply -k deploy/kubernetes/overlays/broker": "no API server can be had without its "
+        "registry; the page says that nothing was applied to one",
     },
     "docs/reliability.md": {
         "make test WORKERS=0 PYTEST_ARGS=tests/connector/functional": "18 minutes of what runs anyway, and "
