@@ -244,6 +244,7 @@ def test_the_committed_ratios_are_those_of_the_committed_page() -> None:
 
 @pytest.mark.slow
 @pytest.mark.broker
+@pytest.mark.xdist_group("bench")  # by itself, as it takes long
 @pytest.mark.timeout(1300)
 def test_the_short_form_measures_all_that_it_promises(tmp_path: Path) -> None:
     cache = tmp_path / "cache"

@@ -34,7 +34,7 @@ RECOVERIES = TEMPLATE / ".cache" / "recoveries.json"
 
 
 #: Modules whose measuring tests go to one process; those of the others go to another.
-_FIRST_HALF = ("test_deaths", "test_handlers_under_load", "test_innocents", "test_process")
+_FIRST_HALF = ("test_handlers_under_load", "test_network", "test_process")
 
 # What pika has to say of a lost connection, the connector says in one line of its own.
 logging.getLogger("pika").setLevel(logging.CRITICAL)
