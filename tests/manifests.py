@@ -35,7 +35,7 @@ def copy_secrets(project: BakedProject, *words: str) -> str:
 
 
 def kustomize(project: BakedProject, overlay: str) -> subprocess.CompletedProcess[str]:
-    command = [kubectl(), "kustomize", f"{FOLDER}/{overlay}"]
+    command = [str(kubectl()), "kustomize", f"{FOLDER}/{overlay}"]
     return subprocess.run(
         command, cwd=project.path, capture_output=True, text=True, timeout=60, check=False
     )

@@ -30,7 +30,14 @@ SYSCTLS = {
     "net.ipv4.tcp_keepalive_time",
     "net.ipv4.tcp_syncookies",
 }
-SELINUX_TYPES = {None, "", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"}
+SELINUX_TYPES = {
+    None,
+    "",
+    "container_t",
+    "container_init_t",
+    "container_kvm_t",
+    "container_engine_t",
+}
 
 
 def containers(spec: Spec) -> list[Spec]:
@@ -62,26 +69,30 @@ def _profile(found: Any) -> bool:
 
 #: Each rule by its name in the standard, with what says whether a pod keeps it.
 RULES: dict[str, Callable[[Spec], bool]] = {
-    "HostProcess": lambda spec: not any(
-        each.get("windowsOptions", {}).get("hostProcess") for each in contexts(spec)
+    "HostProcess": lambda spec: (
+        not any(each.get("windowsOptions", {}).get("hostProcess") for each in contexts(spec))
     ),
-    "Host Namespaces": lambda spec: not any(
-        spec.get(each) for each in ("hostNetwork", "hostPID", "hostIPC")
+    "Host Namespaces": lambda spec: (
+        not any(spec.get(each) for each in ("hostNetwork", "hostPID", "hostIPC"))
     ),
-    "Privileged Containers": lambda spec: not any(each.get("privileged") for each in contexts(spec)),
+    "Privileged Containers": lambda spec: (
+        not any(each.get("privileged") for each in contexts(spec))
+    ),
     "Capabilities": lambda spec: all(
         "ALL" in context.get("capabilities", {}).get("drop", [])
         and set(context.get("capabilities", {}).get("add", [])) <= {"NET_BIND_SERVICE"}
         for context in contexts(spec)[1:]
     ),
-    "Host Ports": lambda spec: not any(
-        port.get("hostPort") for each in containers(spec) for port in each.get("ports", [])
+    "Host Ports": lambda spec: (
+        not any(port.get("hostPort") for each in containers(spec) for port in each.get("ports", []))
     ),
-    "Host Probes / Lifecycle Hooks": lambda spec: not any(
-        handler.get(kind, {}).get("host")
-        for each in containers(spec)
-        for handler in handlers(each)
-        for kind in ("httpGet", "tcpSocket")
+    "Host Probes / Lifecycle Hooks": lambda spec: (
+        not any(
+            handler.get(kind, {}).get("host")
+            for each in containers(spec)
+            for handler in handlers(each)
+            for kind in ("httpGet", "tcpSocket")
+        )
     ),
     "AppArmor": lambda spec: all(
         each.get("appArmorProfile", {"type": "RuntimeDefault"}).get("type")
@@ -104,7 +115,9 @@ RULES: dict[str, Callable[[Spec], bool]] = {
     "Privilege Escalation": lambda spec: all(
         each.get("allowPrivilegeEscalation") is False for each in contexts(spec)[1:]
     ),
-    "Running as Non-root": lambda spec: all(each is True for each in effective(spec, "runAsNonRoot")),
+    "Running as Non-root": lambda spec: all(
+        each is True for each in effective(spec, "runAsNonRoot")
+    ),
     "Running as Non-root user": lambda spec: all(
         each.get("runAsUser") != 0 for each in contexts(spec)
     ),

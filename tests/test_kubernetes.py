@@ -100,7 +100,9 @@ def test_the_schemas_notice_a_key_that_kubernetes_does_not_know(
 
 
 def test_kedas_kinds_fit_its_models(rendered: Rendered) -> None:
-    things = [each for each in rendered[1]["overlays/keda"] if each["apiVersion"] == "keda.sh/v1alpha1"]
+    things = [
+        each for each in rendered[1]["overlays/keda"] if each["apiVersion"] == "keda.sh/v1alpha1"
+    ]
     assert {each["kind"] for each in things} == {"ScaledObject", "TriggerAuthentication"}
     for thing in things:
         manifests.check_keda(thing)
@@ -123,7 +125,10 @@ def test_the_brokers_have_keys_of_the_operator_and_a_part_of_a_pod(rendered: Ren
     [part] = cluster["spec"]["override"]["statefulSet"]["spec"].values()
     [container] = part["spec"]["containers"]
     assert container["name"] == "rabbitmq", "the operator's own container would not get it"
-    spec = {**part["spec"], "containers": [{**container, "resources": cluster["spec"]["resources"]}]}
+    spec = {
+        **part["spec"],
+        "containers": [{**container, "resources": cluster["spec"]["resources"]}],
+    }
     for version in VERSIONS:
         check({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": spec}, version)
 
@@ -164,8 +169,12 @@ def test_what_is_referred_to_is_there(rendered: Rendered) -> None:
             one(objects, "NetworkPolicy")["spec"]["podSelector"],
             *(each["labelSelector"] for each in pod["topologySpreadConstraints"]),
         ]
-        assert all(each["matchLabels"] and each["matchLabels"].items() <= labels for each in selectors)
-        for kind in {"HorizontalPodAutoscaler", "ScaledObject"} & {each["kind"] for each in objects}:
+        assert all(
+            each["matchLabels"] and each["matchLabels"].items() <= labels for each in selectors
+        )
+        for kind in {"HorizontalPodAutoscaler", "ScaledObject"} & {
+            each["kind"] for each in objects
+        }:
             target = one(objects, kind)["spec"]["scaleTargetRef"]["name"]
             assert target == deployment["metadata"]["name"]
             assert "replicas" not in deployment["spec"], "each `apply` would undo the autoscaler"
@@ -180,6 +189,12 @@ def test_what_is_referred_to_is_there(rendered: Rendered) -> None:
     assert volume["secret"]["secretName"] == one(objects, "Secret")["metadata"]["name"]
 
 
+def login(asked: pika.URLParameters) -> tuple[str, str]:
+    credentials = asked.credentials
+    assert isinstance(credentials, pika.PlainCredentials)
+    return credentials.username, credentials.password
+
+
 def test_keda_asks_for_the_service_s_queue_as_the_service(rendered: Rendered) -> None:
     project, overlays = rendered
     [trigger] = one(overlays["overlays/keda"], "ScaledObject")["spec"]["triggers"]
@@ -187,10 +202,7 @@ def test_keda_asks_for_the_service_s_queue_as_the_service(rendered: Rendered) ->
     asked = pika.URLParameters(secret(overlays["overlays/keda"], "host"))
     assert asked.virtual_host == project.answers["vhost"]
     [user] = json.loads(project.read("mq_config.json"))["users"].values()
-    assert (asked.credentials.username, asked.credentials.password) == (
-        user["username"],
-        user["password"],
-    )
+    assert login(asked) == (user["username"], user["password"])
     assert (asked.host, asked.port) == ("neon-rabbitmq.default.svc", 5672)
 
 
@@ -269,9 +281,9 @@ def test_the_pods_have_less_than_the_level_allows(default: Rendered) -> None:
     assert pod["enableServiceLinks"] is False
     [container] = pod["containers"]
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
-    assert {each["mountPath"] for each in container["volumeMounts"] if not each.get("readOnly")} == {
-        "/tmp"
-    }
+    assert {
+        each["mountPath"] for each in container["volumeMounts"] if not each.get("readOnly")
+    } == {"/tmp"}
     assert container["resources"]["limits"]["memory"] and container["resources"]["requests"]["cpu"]
     # As whom the image runs by itself.
     user = re.findall(r"^USER (\d+):(\d+)$", default[0].read("Dockerfile"), re.M)
@@ -286,8 +298,12 @@ def test_probes_ask_what_the_service_answers(default: Rendered) -> None:
     [container] = pod_of(default[1]["base"])["containers"]
     [port] = container["ports"]
     assert {"name": "MQ_METRICS_PORT", "value": str(port["containerPort"])} in container["env"]
-    pages = set(re.findall(r'"(/[a-z]+)"', default[0].read("src/neon_echo/mq_connector/metrics/metrics.py")))
-    asked = {name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
+    pages = set(
+        re.findall(r'"(/[a-z]+)"', default[0].read("src/neon_echo/mq_connector/metrics/metrics.py"))
+    )
+    asked = {
+        name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")
+    }
     assert {each["path"] for each in asked.values()} <= pages
     assert {each["port"] for each in asked.values()} == {port["name"]}
     assert asked["startup"]["path"] == asked["liveness"]["path"] == "/healthz", "not the broker's"
@@ -311,7 +327,9 @@ def test_the_brokers_settings_are_those_of_the_compose_file_s(default: Rendered)
     lines = cluster["spec"]["rabbitmq"]["additionalConfig"].splitlines()
     there = default[0].read("rabbitmq/rabbitmq.conf").splitlines()
     [path] = [each for each in lines if each not in there]
-    [container] = cluster["spec"]["override"]["statefulSet"]["spec"]["template"]["spec"]["containers"]
+    [container] = cluster["spec"]["override"]["statefulSet"]["spec"]["template"]["spec"][
+        "containers"
+    ]
     [mount] = container["volumeMounts"]
     assert path == f"definitions.local.path = {mount['mountPath']}/definitions.json"
     neons = [each for each in there if re.match("quorum_queue|deprecated_features", each)]
@@ -352,7 +370,7 @@ def test_a_changed_password_replaces_the_pods(project: BakedProject) -> None:
 
 
 def test_without_the_copies_kustomize_names_what_is_missing(default_project: BakedProject) -> None:
-    for overlay, name in zip(OVERLAYS, ["mq_config.json", "mq_config.json", "", "definitions.json"]):
+    for overlay, name in zip(OVERLAYS, [*3 * ["mq_config.json"], "definitions.json"], strict=True):
         done = kustomize(default_project, overlay)
         assert done.returncode == 1 and name in done.stderr
 
@@ -403,7 +421,7 @@ def test_keda_goes_to_the_broker_that_was_named(
 def test_a_password_of_signs_stays_one(project: BakedProject) -> None:
     script = load("copy_secrets", project / FOLDER / "copy_secrets.py")
     asked = pika.URLParameters(script.address("a/b", "p@:/?#%&+ ü", "mq"))
-    assert (asked.credentials.username, asked.credentials.password) == ("a/b", "p@:/?#%&+ ü")
+    assert login(asked) == ("a/b", "p@:/?#%&+ ü")
 
 
 # ---- the folder and its page
@@ -413,7 +431,9 @@ def test_nothing_else_needs_the_folder(bake: Bake) -> None:
     project = bake()
     shutil.rmtree(project / "deploy")
     (project / "docs/kubernetes.md").unlink()
-    naming = {name for name in project.files() if re.search(r"deploy/|kubernetes\.md", project.read(name))}
+    naming = {
+        name for name in project.files() if re.search(r"deploy/|kubernetes\.md", project.read(name))
+    }
     assert naming == {"README.md"}, "one line of a table"
 
 

@@ -16,9 +16,9 @@ from urllib.parse import quote
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "rabbitmq"))
 
-from documents import CONFIG, DEFINITIONS, Broken, Document  # noqa: E402
-from owners import KEEP  # noqa: E402
-from topology import SERVICE, VHOST  # noqa: E402
+from documents import CONFIG, DEFINITIONS, Broken, Document
+from owners import KEEP
+from topology import SERVICE, VHOST
 
 #: Port of AMQP over TLS.
 TLS = "5671"
