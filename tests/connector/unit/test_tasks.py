@@ -16,7 +16,7 @@ from mq_connector import RetryMessage
 from mq_connector.config import Limits
 from mq_connector.consumer.opened import Confirms
 from mq_connector.consumer.outbox.hurried import Hurried
-from mq_connector.consumer.workers import Workers
+from mq_connector.consumer.workers import Workers, tasks
 from mq_connector.handlers.event_loop import event_loop
 from mq_connector.handlers.shapes import is_async
 from waiting import eventually
@@ -269,9 +269,9 @@ def test_what_waits_for_a_place_at_the_end_is_not_begun(make: Make) -> None:
             cancelled.append(tag)
             raise
 
-    # With two threads, both of which wait in the end.
+    # With two threads, both of which wait in the end: for room among those that wait for a place.
     one = make(lambda _channel, method, *_: go_on(method.delivery_tag), 2)
-    deliveries = [Delivered(tag) for tag in range(1, 5)]
+    deliveries = [Delivered(tag) for tag in range(1, 5 + tasks._AHEAD)]
     one.put(*deliveries)
     eventually(lambda: len(begun) == 2 and one.workers.inbox.empty())
     one.workers.stop()
@@ -280,7 +280,55 @@ def test_what_waits_for_a_place_at_the_end_is_not_begun(make: Make) -> None:
         assert not thread.is_alive()
     eventually(lambda: sorted(cancelled) == sorted(begun), PATIENCE)
     assert len(begun) == 2
-    assert [each.outcome.settled for each in deliveries] == [""] * 4
+    assert [each.outcome.settled for each in deliveries] == [""] * len(deliveries)
+
+
+def test_what_waits_for_a_place_is_handed_back_and_its_order_kept(make: Make) -> None:
+    may_end = threading.Event()
+    begun: list[int] = []
+
+    async def go_on(tag: int) -> None:
+        begun.append(tag)
+        while not may_end.is_set():
+            await asyncio.sleep(0.01)
+
+    one = make(lambda _channel, method, *_: go_on(method.delivery_tag))
+    deliveries = [Delivered(tag) for tag in range(1, 11)]
+    one.put(*deliveries)
+    eventually(lambda: begun and len(one.workers.tasks._waiting) == 9)
+    deliveries[4].opened.is_open = False  # as after a loss
+    assert one.workers.tasks._waiting[0].delivery is deliveries[1].delivery
+    may_end.set()
+    for each in [*deliveries[:4], *deliveries[5:]]:
+        assert each.wait().settled == "ack"
+    assert begun == [1, 2, 3, 4, 6, 7, 8, 9, 10]
+    may_end.clear()
+    more = [Delivered(tag) for tag in range(11, 14)]
+    one.put(*more)
+    eventually(lambda: 11 in begun and len(one.workers.tasks._waiting) == 2)
+    assert one.workers.hand_back() == 2
+    assert [each.outcome.settled for each in more] == ["", "requeue", "requeue"]
+    assert one.workers.hand_back() == 0
+    may_end.set()
+    assert more[0].wait().settled == "ack"
+    eventually(lambda: in_hand(one) == 0)
+    assert begun[-1] == 11
+
+
+def test_more_than_may_wait_for_a_place_are_handled_all_the_same(make: Make) -> None:
+    may_end = threading.Event()
+
+    async def callback(*_: Any) -> None:
+        while not may_end.is_set():
+            await asyncio.sleep(0.01)
+
+    one = make(callback)
+    deliveries = [Delivered(tag) for tag in range(1, 3 * tasks._AHEAD)]
+    one.put(*deliveries)
+    eventually(lambda: len(one.workers.tasks._waiting) == tasks._AHEAD)
+    may_end.set()
+    for each in deliveries:
+        assert each.wait().settled == "ack"
 
 
 def test_a_child_that_returns_from_a_task_settles_nothing_and_ends(make: Make) -> None:

@@ -63,6 +63,14 @@ class EventLoop:
         if not self._is_woken:
             self._is_woken = True
             self._loop.call_soon_threadsafe(self._take)
+        self._note()
+
+    def begin_here(self, job: Job) -> None:
+        """The same on the loop itself."""
+        job.task = job.context.run(self._loop.create_task, job.coroutine)
+        self._note()
+
+    def _note(self) -> None:
         self._begun += 1
         if self._is_unwatched:
             self._is_unwatched = False

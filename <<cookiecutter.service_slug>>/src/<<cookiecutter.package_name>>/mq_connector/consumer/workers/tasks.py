@@ -7,9 +7,9 @@ import contextvars
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Generator
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ...fork import Process
 from ...handlers.event_loop import EventLoop, event_loop
@@ -21,6 +21,10 @@ from .current import in_hand
 
 if TYPE_CHECKING:
     from ..channel import Channel
+
+
+#: What may wait for a place; it is handed back with all else that nobody has begun.
+_AHEAD = 32
 
 
 class Settler(Protocol):
@@ -49,8 +53,20 @@ class Place(Busy):
         self.channel: Any = None
 
 
+class _Waiting(NamedTuple):
+    """What a callback has left, and there is no place for yet."""
+
+    delivery: Delivery
+    channel: Any
+    left: Any
+    context: contextvars.Context
+
+
 class Tasks:
     """Runs what callbacks have left to be awaited, on the process's event loop.
+
+    A few wait for a place, so that the next one begins where the last one ends, and not when a worker has
+    been woken for it.
 
     :param most: how many at a time
     :param name: of the consumer
@@ -63,9 +79,10 @@ class Tasks:
         self.aside = Aside(f"{name}-aside")
         self._most = most
         self._settler = settler
-        # Guards that the places are made once.
-        self._lock = threading.Lock()
-        self._free: SimpleQueue[Place | None] = SimpleQueue()
+        # Guards the two below, of which one is always empty, and that the places are made once.
+        self._changed = threading.Condition(threading.Lock())
+        self._free: list[Place] = []
+        self._waiting: deque[_Waiting] = deque()
         self._loop: EventLoop | None = None
         self._process = Process()
         self._is_over = False
@@ -86,27 +103,28 @@ class Tasks:
                 )
             return False
         loop = self._loop or self._open()
-        place = self._free.get()
-        if place is None:  # all is over, and the message is the broker's again
-            self._free.put(None)
-            _drop(left)
-            return True
-        place.began = time.monotonic()
-        place.delivery = delivery
-        place.channel = channel
-        place.context = contextvars.copy_context()
-        place.context.run(in_hand.set, place)
-        place.coroutine = self._run(place, delivery, left)
+        one = _Waiting(delivery, channel, left, contextvars.copy_context())
         channel.go_on_aside(self.aside.call)
+        with self._changed:
+            while not self._free and len(self._waiting) >= _AHEAD and not self._is_over:
+                self._changed.wait()
+            if self._is_over:  # and the message is the broker's again
+                _drop(left)
+                return True
+            if not self._free:
+                self._waiting.append(one)
+                return True
+            place = self._free.pop()
+        self._fill(place, one)
         loop.begin(place)
         return True
 
     def _open(self) -> EventLoop:
         loop = event_loop()
-        with self._lock:
+        with self._changed:
             if self._loop is None:
-                for _ in range(self._most):
-                    self.add()
+                self.places = [Place() for _ in range(self._most)]
+                self._free = list(self.places)
                 self._loop = loop
         return loop
 
@@ -116,15 +134,47 @@ class Tasks:
         """Make one more place."""
         place = Place()
         self.places.append(place)
-        self._free.put(place)
+        self._go_on(place)
+
+    def hand_back(self) -> list[Delivery]:
+        """What nobody has begun to await, which is not going to be."""
+        with self._changed:
+            waiting = list(self._waiting)
+            self._waiting.clear()
+            self._changed.notify_all()
+        for one in waiting:
+            _drop(one.left)
+        return [one.delivery for one in waiting]
 
     def stop(self) -> None:
         """Cancel what runs; nothing is begun any more."""
         self._is_over = True
-        self._free.put(None)
+        self.hand_back()
         self.aside.close()
         if self._loop is not None and not self._process.forked:
             self._loop.call(self._cancel)
+
+    def _go_on(self, place: Place, is_on_loop: bool = False) -> None:
+        """A place is free: what waits begins there."""
+        with self._changed:
+            self._changed.notify()
+            while True:
+                one = self._waiting.popleft() if self._waiting else None
+                if one is None:
+                    self._free.append(place)
+                    return
+                if one.delivery.opened.is_open:
+                    break
+                _drop(one.left)  # the broker delivers it again on the next channel
+        self._fill(place, one)
+        if self._loop is not None:
+            (self._loop.begin_here if is_on_loop else self._loop.begin)(place)
+
+    def _fill(self, place: Place, one: _Waiting) -> None:
+        place.began = time.monotonic()
+        place.delivery, place.channel, place.context = one.delivery, one.channel, one.context
+        place.context.run(in_hand.set, place)
+        place.coroutine = self._run(place, one.delivery, one.left)
 
     def wait(self, timeout: float) -> bool:
         """Wait until nothing runs; for tests.
@@ -174,19 +224,26 @@ class Tasks:
             self.aside.call(lambda: self._end(place, delivery, began, failure))
             return
         outcome = self._settler.settle(delivery, channel)
-        self._over(place, delivery, began, outcome)
+        self._over(place, delivery, began, outcome, is_on_loop=True)
 
     def _end(self, place: Place, delivery: Delivery, began: float, error: Exception) -> None:
         self._over(place, delivery, began, self._settler.failed(delivery, error))
 
-    def _over(self, place: Place, delivery: Delivery, began: float, outcome: str) -> None:
+    def _over(
+        self,
+        place: Place,
+        delivery: Delivery,
+        began: float,
+        outcome: str,
+        is_on_loop: bool = False,
+    ) -> None:
         took = time.monotonic() - began
         self._settler.was_away(place, delivery, took)
         place.delivery = place.channel = place.task = place.coroutine = None
         if place.is_replaced:
             self.places.remove(place)
         else:
-            self._free.put(place)
+            self._go_on(place, is_on_loop)
         if lines.is_said(logging.DEBUG):
             lines.handled(delivery, took, outcome)
 

@@ -111,11 +111,11 @@ class Workers:
         self.tasks.stop()
 
     def hand_back(self) -> int:
-        """Return what no thread has begun to its queue.
+        """Return what nobody has begun to its queue.
 
         :returns: the number of messages
         """
-        waiting = []
+        waiting: list[object] = [*self.tasks.hand_back()]
         with suppress(Empty):
             while True:
                 waiting.append(self.inbox.get_nowait())
@@ -123,7 +123,7 @@ class Workers:
             if isinstance(each, Delivery):
                 each.opened.nack(each.tag, requeue=True)
             else:
-                self.inbox.put(each)
+                self.inbox.put(each)  # type: ignore[arg-type]
         return sum(isinstance(each, Delivery) for each in waiting)
 
     def replace_late(self, opened: OpenedChannel) -> None:
