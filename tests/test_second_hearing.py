@@ -13,12 +13,6 @@ import pytest
 from baked import TEMPLATE, outside
 
 TESTS = Path(__file__).parent
-#: Without the plugin that pyproject.toml leaves out, too.
-SURROUNDINGS = {
-    **outside(),
-    "PYTHONPATH": str(TESTS),
-    "PYTEST_ADDOPTS": "-p no:cloudcoil",
-}
 SCRIPT = TEMPLATE / "scripts" / "second_hearing.py"
 MAKEFILE = """
 WORKERS ?= 2
@@ -52,7 +46,7 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         words,
         cwd=folder,
-        env=SURROUNDINGS,
+        env={**outside(), "PYTHONPATH": str(TESTS)},
         capture_output=True,
         text=True,
         timeout=250,

@@ -24,12 +24,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 TESTS = Path(__file__).parent
 COMMAND = ["--numprocesses", "3", "--dist", "loadgroup"]
-#: Without the plugin that pyproject.toml leaves out, too.
-SURROUNDINGS = {
-    **outside(),
-    "PYTHONPATH": str(TESTS),
-    "PYTEST_ADDOPTS": "-p no:cloudcoil",
-}
 
 #: Two groups that wait for each other, so that they must run at the same time, each in its order;
 #: two tests that want to be alone; and some others.
@@ -89,7 +83,7 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-B", "-m", "pytest", *words],
         cwd=folder,
-        env=SURROUNDINGS,
+        env={**outside(), "PYTHONPATH": str(TESTS)},
         capture_output=True,
         text=True,
         timeout=150,
@@ -136,7 +130,7 @@ def test_an_interrupt_ends_the_processes_and_what_their_tests_have_started(tmp_p
         process = subprocess.Popen(
             [sys.executable, "-B", "-m", "pytest", "-p", "side_by_side", *COMMAND, "-n", "2"],
             cwd=tmp_path,
-            env=SURROUNDINGS,
+            env={**outside(), "PYTHONPATH": str(TESTS)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
