@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import brokers
+import pika
 import pytest
 from baked import BakedProject
 from manifests import Object, copy_secrets, one, pod_of, render, secret
@@ -92,12 +93,22 @@ def arguments(objects: list[Object], config: Path) -> list[str]:
 
 
 @contextmanager
-def broker(project: BakedProject, network: str, name: str) -> Iterator[None]:
-    """A broker that the pod finds under the name of its Service."""
+def broker(project: BakedProject, network: str, name: str) -> Iterator[int]:
+    """A broker that the pod finds under the name of its Service; yields its port on this machine."""
     with brokers.in_container(project, IMAGES[1]) as port:
         container = docker("ps", "--quiet", "--filter", f"publish={port}")
         docker("network", "connect", "--alias", name, network, container)
-        yield
+        yield port
+
+
+def length_as_keda_asks(project: BakedProject, port: int) -> int:
+    """The queue's length, as who the overlay says, at the queue that it says, by AMQP."""
+    copy_secrets(project, "--broker", f"127.0.0.1:{port}")
+    objects = render(project, "overlays/keda")
+    [trigger] = one(objects, "ScaledObject")["spec"]["triggers"]
+    with pika.BlockingConnection(pika.URLParameters(secret(objects, "host"))) as connection:
+        asked = connection.channel().queue_declare(trigger["metadata"]["queueName"], passive=True)
+    return int(asked.method.message_count)
 
 
 def test_the_pod_runs_and_its_probes_say_how_it_is(
@@ -139,10 +150,11 @@ def test_the_pod_runs_and_its_probes_say_how_it_is(
         # Without a broker it is alive and not ready, so that nothing restarts it and an update waits.
         eventually(answers("startup", 200), SEEN)
         eventually(answers("readiness", 503), SEEN)
-        with broker(project, network, settings["MQ_SERVER"]):
+        with broker(project, network, settings["MQ_SERVER"]) as port:
             eventually(answers("readiness", 200), SEEN)
             said = docker("exec", name, "python", "-m", "neon_echo", "request", '{"text": "hi"}')
             assert json.loads(said)["echo"] == {"text": "hi"}
+            assert length_as_keda_asks(project, port) == 0
         eventually(answers("readiness", 503), SEEN)
         assert answers("liveness", 200)()
         assert all(json.loads(line) for line in docker("logs", name).splitlines()), "LOG_FORMAT"
