@@ -16,6 +16,7 @@ import manifests
 import pika
 import pod_security
 import pytest
+import yaml
 from baked import BakedProject, bake_into, load
 from conftest import Bake
 from manifests import FOLDER, OVERLAYS, Object, copy_secrets, kustomize, one, pod_of, render, secret
@@ -428,6 +429,25 @@ def test_a_password_of_signs_stays_one(project: BakedProject) -> None:
     script = load("copy_secrets", project / FOLDER / "copy_secrets.py")
     asked = pika.URLParameters(script.address("a/b", "p@:/?#%&+ ü", "mq"))
     assert login(asked) == ("a/b", "p@:/?#%&+ ü")
+
+
+# ---- what provision.py prints for an existing Neon
+
+
+def test_what_is_printed_for_an_existing_neon_fits_as_well(rendered: Rendered) -> None:
+    project, check = rendered[0], manifests.validator()
+    printed = project.run("python", "-B", "rabbitmq/provision.py", "--print", "neon").stdout
+    things = [each for each in yaml.safe_load_all(printed) if "apiVersion" in (each or {})]
+    assert [each["kind"] for each in things] == ["Secret", "Deployment"]
+    for thing in things:
+        assert NAME.fullmatch(thing["metadata"]["name"])
+        check(thing, VERSIONS[1])
+    pod = pod_of(things)
+    assert pod_security.broken(pod) == []
+    assert [each["secret"]["secretName"] for each in pod["volumes"] if "secret" in each] == [
+        things[0]["metadata"]["name"]
+    ]
+    assert all(LABEL.fullmatch(each["name"]) for each in pod["containers"])
 
 
 # ---- the folder and its page

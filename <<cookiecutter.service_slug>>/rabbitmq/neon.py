@@ -136,12 +136,13 @@ def documents(client: str) -> Iterator[tuple[str, Any]]:
 
 def kubernetes(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """A secret, mounted where Neon's charts mount theirs, and a deployment with probes."""
+    name = SLUG.replace("_", "-")  # which no name in Kubernetes may have
     yield (
         "Kubernetes: the configuration, mounted at /config/neon.",
         {
             "apiVersion": "v1",
             "kind": "Secret",
-            "metadata": {"name": f"{SLUG}-mq"},
+            "metadata": {"name": f"{name}-mq"},
             "stringData": {CONFIG: json.dumps(config)},
         },
     )
@@ -151,7 +152,7 @@ def kubernetes(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         "timeoutSeconds": 5,
     }
     container = {
-        "name": SLUG,
+        "name": name,
         "image": f"{SLUG}:latest",
         "readinessProbe": health,
         "livenessProbe": {**health, "failureThreshold": 10},
@@ -165,29 +166,31 @@ def kubernetes(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             {"name": "tmp", "mountPath": "/tmp"},
         ],
     }
-    labels = {"app": SLUG}
+    labels = {"app": name}
     yield (
         "Kubernetes: the service. Liveness is generous, because a broker that is down is no reason to "
         "restart whoever waits for it.",
         {
             "apiVersion": "apps/v1",
             "kind": "Deployment",
-            "metadata": {"name": SLUG},
+            "metadata": {"name": name},
             "spec": {
                 "replicas": 1,
                 "selector": {"matchLabels": labels},
                 "template": {
                     "metadata": {"labels": labels},
                     "spec": {
+                        "automountServiceAccountToken": False,
                         "containers": [container],
                         "securityContext": {
                             "runAsNonRoot": True,
                             "runAsUser": 10001,
                             "fsGroup": 10001,
+                            "seccompProfile": {"type": "RuntimeDefault"},
                         },
                         "terminationGracePeriodSeconds": 30,
                         "volumes": [
-                            {"name": "mq", "secret": {"secretName": f"{SLUG}-mq"}},
+                            {"name": "mq", "secret": {"secretName": f"{name}-mq"}},
                             {"name": "tmp", "emptyDir": {}},
                         ],
                     },
