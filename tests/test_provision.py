@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 
 import provisioning
 import pytest
@@ -50,29 +49,6 @@ def test_a_second_run_touches_nothing(clone: BakedProject) -> None:
 
 def sorted_as_made() -> list[str]:
     return [f"{name}:" for name in (CONFIG, DEFINITIONS, ".env")]
-
-
-def test_copies_in_two_folders_are_two_compose_projects(bake: Bake) -> None:
-    """Else the second one's `up` would replace the first one's containers and take over its volume."""
-    first, second = bake(), bake()
-    assert first.path.name == second.path.name
-
-    def named(project: BakedProject) -> str:
-        [found] = re.findall("^COMPOSE_PROJECT_NAME=(.*)$", project.read(".env"), re.MULTILINE)
-        return str(found)
-
-    assert named(first) != named(second)
-    assert re.fullmatch("neon-echo-[0-9a-f]{6}", named(first))
-    before = named(first)
-    (first / ".env").unlink()
-    provision(first)
-    assert named(first) == before, "the broker's volume would be left behind"
-    if (
-        shutil.which("docker")
-        and not first.run("docker", "compose", "version", check=False).returncode
-    ):
-        words = ("docker", "compose", "config", "--format", "json")
-        assert json.loads(first.run(*words).stdout)["name"] == before
 
 
 def test_definitions_that_are_made_anew_have_the_password_that_is_known(

@@ -14,7 +14,6 @@ Needs nothing but Python 3.10 and prints no secret, but for --print.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import io
 import os
 import re
@@ -47,17 +46,9 @@ NEW_SETTINGS = """\
 #MQ_WORKERS=1
 #MQ_QUEUE_TYPE=auto
 
-# What containers, network and volume of this folder are called after. Another name begins with empty volumes.
-COMPOSE_PROJECT_NAME={project}
-
 # SERVICE_UID and SERVICE_GID: as whom the service runs in its container; they must be able to read
 # mq_config.json. The broker's container reads rabbitmq/definitions.json by the group.
 """
-
-
-def compose_project() -> str:
-    """A name for what Docker Compose starts: always the same in this folder, another one in other folders."""
-    return f"{neon.SLUG}-{hashlib.sha256(os.fsencode(ROOT)).hexdigest()[:6]}"
 
 
 def complete_settings(file: Document, service: Ids) -> tuple[str, Ids]:
@@ -67,7 +58,7 @@ def complete_settings(file: Document, service: Ids) -> tuple[str, Ids]:
     :raises Broken: the file is one that its readers would read differently
     """
     wanted = {"SERVICE_UID": str(service[0]), "SERVICE_GID": str(service[1])}
-    text = NEW_SETTINGS.format(project=compose_project()) if file.text is None else file.text
+    text = NEW_SETTINGS if file.text is None else file.text
     try:
         known = read(text, os.environ)
     except EnvFileError as error:
