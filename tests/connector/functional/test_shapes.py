@@ -92,7 +92,8 @@ def test_as_many_tasks_run_at_a_time_as_there_are_workers_and_no_more_threads(
     replies = peer.declare("")
     for _ in range(500):
         peer.request(queue, replies)
-    eventually(lambda: service.done == 500)  # not by the replies: unread, one expires after a second
+    # Not by the replies: unread, one expires after a second.
+    eventually(lambda: service.done == 500)
     assert service.most == 200
     assert service.threads == {"mq-async"}
     assert threading.active_count() < before + 10
