@@ -227,9 +227,7 @@ class DeliveryReader:
             return False  # the content of a basic.return
         if kind == HEADER:
             (delivery.missing,) = _unpack_size(data, start + 4)
-            raw = data[start + 12 : stop]
-            timed = len(raw) > 1 and raw[1] & _HAS_TIMESTAMP
-            delivery.properties = Timed(raw) if timed else Properties(raw)
+            delivery.properties = _properties(data[start + 12 : stop])
             if delivery.missing:
                 return True
             body = b""
@@ -254,6 +252,10 @@ class DeliveryReader:
         assert properties is not None
         delivery.sink.deliver(method, properties, body)
         return True
+
+
+def _properties(raw: bytes) -> Properties:
+    return Timed(raw) if len(raw) > 1 and raw[1] & _HAS_TIMESTAMP else Properties(raw)
 
 
 def _take_whole(delivery: _Delivery, data: bytes, position: int, end: int) -> int:
@@ -288,7 +290,7 @@ def _take_whole(delivery: _Delivery, data: bytes, position: int, end: int) -> in
         delivery_tag, redelivered = _unpack_delivery(data, position + tag)
         deliver(
             Basic.Deliver(consumer_tag, delivery_tag, redelivered, exchange, routing_key),
-            Properties(data[start + 19 : body - 8]),
+            _properties(data[start + 19 : body - 8]),
             data[body : stop - 1],
         )
         position = stop
