@@ -462,6 +462,7 @@ def test_only_what_says_when_it_was_sent_is_looked_at_for_its_age(
     reader.attach(OURS, sink)
     sent = pika.BasicProperties(**properties)
     # The second one comes by a known route, as a whole.
-    reader.feed(b"".join(sum((wire.delivery(OURS, tag, b"body", sent) for tag in (1, 2)), [])))
+    first, second = (wire.delivery(OURS, tag, b"body", sent) for tag in (1, 2))
+    reader.feed(b"".join([*first, *second]))
     assert [type(found) for _, found, _ in sink.delivered] == [kind, kind]
     assert all(found == sent for _, found, _ in sink.delivered)

@@ -22,32 +22,14 @@ from mq_connector.handlers.shapes import is_async
 from waiting import eventually
 
 from .test_channel import Setup
-from .test_workers import PATIENCE, Delivered, Running, channels
+from .test_workers import PATIENCE, Delivered, Make, Running, channels, errors, make
 
-Make = Callable[..., Running]
-
-
-@pytest.fixture
-def errors() -> list[Exception]:
-    return []
+__all__ = ["errors", "make"]
 
 
-@pytest.fixture
-def make(errors: list[Exception]) -> Iterator[Make]:
-    """Start workers; all of them end with the test."""
-    made: list[Running] = []
-
-    def start(callback: Any, count: int = 1, **options: Any) -> Running:
-        limits = options.pop("limits", None) or Limits(workers=count)
-        made.append(Running(callback, errors, limits, **options).start())
-        return made[-1]
-
-    yield start
-    for each in made:
-        each.workers.stop()
-        for thread in each.threads():
-            thread.join(PATIENCE)
-            assert not thread.is_alive()
+@pytest.fixture(autouse=True)
+def no_channels_left() -> Iterator[None]:
+    yield
     channels.clear()
 
 
