@@ -209,6 +209,36 @@ class Lab:
                     "idle_mb": idle,
                 }
 
+    def handle(
+        self,
+        contender: Contender,
+        count: int,
+        *,
+        task: str,
+        workers: int,
+        prefetch: int = PREFETCH,
+    ) -> dict[str, float]:
+        """Have a contender that runs already handle requests, from the first one to the last reply.
+
+        :param count: requests
+        :param task: as for `start`, as `workers` and `prefetch` are
+        """
+        with self.client() as client, self.client() as reader:
+            self.prepare(client, contender)
+            reader.consume(REPLIES)
+            with self.start(contender, task=task, workers=workers, prefetch=prefetch) as process:
+                client.wait_for_consumers(QUEUE, 1, START)
+                before, began = process.cpu(), time.monotonic()
+                client.fill(QUEUE, self.bodies(contender, count), consumed=True)
+                # To the last one: a loop that a handler blocks sends its replies in bursts.
+                if reader.count_replies(count, began + START) < count:
+                    process.check()
+                    raise TimeoutError(f"{reader.replies} of {count} replies after {START:.0f} s")
+                seconds = time.monotonic() - began
+                time.sleep(AFTERWARDS)
+                used = process.cpu() - before
+        return {"rate": count / seconds, "cpu_us": used / count * 1e6}
+
     def acknowledge(
         self, contender: Contender, bodies: Iterable[bytes], count: int, limit: float
     ) -> dict[str, float]:

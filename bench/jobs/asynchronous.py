@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 from ..contenders import BY_NAME, OURS
 from ..job import Job, Metric, Values
-from ..lab import AFTERWARDS, REPLIES, START, Lab
+from ..lab import Lab
 from ..service import QUEUE
 
 ECHO, SLEEP = "an async echo", "1000 at a time, each asleep for 100 ms"
@@ -51,18 +50,5 @@ class Asynchronous(Job):
             bodies = {QUEUE: lab.bodies(contender, count)}
             return lab.drain(contender, bodies, count, _LIMIT_S, task="async")
         count = _REQUESTS // 3 if quick else _REQUESTS
-        with lab.client() as client, lab.client() as reader:
-            lab.prepare(client, contender)
-            reader.consume(REPLIES)
-            task, several = "async 0.1", _AT_A_TIME
-            with lab.start(contender, task=task, workers=several, prefetch=several) as process:
-                client.wait_for_consumers(QUEUE, 1, START)
-                before, began = process.cpu(), time.monotonic()
-                client.fill(QUEUE, lab.bodies(contender, count), consumed=True)
-                if reader.count_replies(count, began + START) < count:
-                    process.check()
-                    raise TimeoutError(f"{reader.replies} of {count} replies after {START:.0f} s")
-                seconds = time.monotonic() - began
-                time.sleep(AFTERWARDS)
-                used = process.cpu() - before
-        return {"rate": count / seconds, "cpu_us": used / count * 1e6}
+        several = _AT_A_TIME
+        return lab.handle(contender, count, task="async 0.1", workers=several, prefetch=several)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 from ..contenders import BY_NAME, OURS, PYTHON, RAW
 from ..job import Job, Metric, Values
-from ..lab import AFTERWARDS, REPLIES, START, Lab
-from ..service import QUEUE
+from ..lab import Lab
 
 #: What the handler does, how many at a time, how many requests.
 CASES = {
@@ -61,18 +59,4 @@ class Handlers(Job):
         task, workers, count = CASES[case]
         if not contender.concurrent and workers > 1:
             workers, count = 1, ALONE
-        with lab.client() as client, lab.client() as reader:
-            lab.prepare(client, contender)
-            reader.consume(REPLIES)
-            with lab.start(contender, task=task, workers=workers) as process:
-                client.wait_for_consumers(QUEUE, 1, START)
-                before, began = process.cpu(), time.monotonic()
-                client.fill(QUEUE, lab.bodies(contender, count), consumed=True)
-                # To the last one: a loop that a handler blocks sends its replies in bursts.
-                if reader.count_replies(count, began + START) < count:
-                    process.check()
-                    raise TimeoutError(f"{reader.replies} of {count} replies after {START:.0f} s")
-                seconds = time.monotonic() - began
-                time.sleep(AFTERWARDS)
-                used = process.cpu() - before
-        return {"rate": count / seconds, "cpu_us": used / count * 1e6}
+        return lab.handle(contender, count, task=task, workers=workers)
