@@ -293,11 +293,12 @@ def test_a_request_that_has_expired_isnt_handled(make: Make, peer: Peer) -> None
     one: Service = make(lambda request: {})
     now = int(time.time())
     peer.declare_dead(one.queue)
-    for number, (sent, expiration) in enumerate(((now - 60, "30000"), (now - 60, "90000"))):
+    # The expired one isn't the first, as the first one by a route is read in another way.
+    for number, (sent, expiration) in enumerate(((now - 60, "90000"), (now - 60, "30000"))):
         message = {"message_id": str(number)}
         peer.publish(one.queue, message, timestamp=sent, expiration=expiration)
     properties, body = peer.take(f"{one.queue}.dead", 30)
-    assert payload.decode(body) == {"message_id": "0"}
+    assert payload.decode(body) == {"message_id": "1"}
     assert properties.headers is not None
     assert properties.headers["x-exception-type"] == "Expired"
     eventually(lambda: one.seen, 30)
