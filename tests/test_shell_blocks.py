@@ -44,6 +44,7 @@ RUN = {
         "docker compose exec service python -m << cookiecutter.package_name >> doctor": "test_readme",
         "docker compose exec service python -m << cookiecutter.package_name >> dead": "test_readme",
         "python3 rabbitmq/provision.py": "test_readme",
+        "git tag v0.1.0": "test_service_release",
         "make link": "test_cruft",
         "cruft update --skip-apply-ask": "test_cruft",
     },
