@@ -39,6 +39,7 @@ ORDER = (
     ("consumer",),
     ("client", "metrics"),
     ("calling",),
+    ("tracing",),
     ("connector",),
     ("testing",),
     ("commands.description", "commands.letters", "commands.reload", "commands.top"),

@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import subprocess
+import textwrap
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -21,6 +22,7 @@ import brokers
 import pytest
 import yaml
 from baked import TREE, BakedProject
+from pages import section, shell_blocks
 from running import Service, free_port, running
 from waiting import eventually
 
@@ -141,6 +143,35 @@ def test_the_image_with_metrics_pins_the_same_versions(project: BakedProject) ->
     assert len(hashes) >= 2 * len(more)
 
 
+@pytest.mark.broker
+@pytest.mark.slow
+def test_the_page_s_provider_gets_the_spans(default_project: BakedProject, tmp_path: Path) -> None:
+    """As printed, but for the exporter, which wants somebody at the other end."""
+    path = shutil.copytree(default_project.path, tmp_path / "neon-echo", symlinks=True)
+    project = BakedProject(Path(path), default_project.answers)
+    [block] = shell_blocks(section(project.read("docs/observability.md"), "Traces"), "python")
+    imports, code = block.split("\n\n", 1)
+    imports = re.sub(r".*\bOTLPSpanExporter\n", "", imports)
+    exporter = "opentelemetry.sdk.trace.export import BatchSpanProcessor"
+    imports = imports.replace(exporter, f"{exporter}, ConsoleSpanExporter")
+    handler = project.package / "service.py"
+    before, answer, after = handler.read_text("utf-8").partition("    def answer(")
+    console = "ConsoleSpanExporter(out=open('spans', 'w'))"
+    methods = textwrap.indent(code.replace("OTLPSpanExporter()", console), "    ")
+    before = before.replace("from collections.abc", f"{imports}\nfrom collections.abc", 1)
+    handler.write_text(f"{before}{methods}\n{answer}{after}", "utf-8")
+    with brokers.installed_node(project) as broker:
+        home = tmp_path / "home"
+        with running(
+            project, broker.port, home, MQ_TRACING="1", OTEL_SERVICE_NAME="of the test"
+        ) as service:
+            assert service.ask({"text": "hi"})["echo"]["text"] == "hi"
+            service.stop()
+            said = project.read("spans")
+    assert '"name": "process neon_echo_input"' in said
+    assert '"service.name": "of the test"' in said
+
+
 # ---- what can't be
 
 
@@ -171,6 +202,20 @@ def test_an_extra_that_is_missing_is_named_in_one_line(
     path = f"{missing}{os.pathsep}{project.path / 'src'}"
     said = refused(project, tmp_path / "home", MQ_METRICS_PORT=str(free_port()), PYTHONPATH=path)
     assert "pip install '.[metrics]'" in said
+
+
+def test_spans_without_their_extra_are_refused_in_one_line(
+    project: BakedProject, tmp_path: Path
+) -> None:
+    missing = tmp_path / "missing"
+    missing.mkdir()
+    (missing / "opentelemetry.py").write_text(
+        "raise ModuleNotFoundError('No module named it', name='opentelemetry')\n"
+    )
+    path = f"{missing}{os.pathsep}{project.path / 'src'}"
+    said = refused(project, tmp_path / "home", MQ_TRACING="1", PYTHONPATH=path)
+    assert "pip install '.[tracing]'" in said
+    assert "MQ_TRACING is 'loud'" in refused(project, tmp_path / "home", MQ_TRACING="loud")
 
 
 def test_what_is_no_port_is_named_in_one_line(project: BakedProject, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from .logs import Logger
 
 if TYPE_CHECKING:
     from .metrics import Metrics
+    from .tracing import Tracing
 
 _log = Logger(__name__)
 
@@ -124,11 +125,14 @@ class MQConnector(Calling):
         """Start the consumers and return; `on_start` comes before.
 
         :raises StartError: `on_start` has failed
-        :raises ConfigurationError: the type of a handler's request can't be read, or two consumers have one
-            queue
+        :raises ConfigurationError: the type of a handler's request can't be read, two consumers have one
+            queue, or spans are wanted and can't be made
         """
         self._check_queues()
+        tracing = self._load_tracing()
         self._life.begin()
+        if tracing is not None:
+            tracing.watch(self.consumers.values())
         for consumer in self.consumers.values():
             consumer.on_change = self._on_change
             consumer.around = self._life.around
@@ -186,6 +190,13 @@ class MQConnector(Calling):
         from .metrics import Metrics  # nothing of it is loaded where nobody wants it
 
         return Metrics(self.consumers, self.look, port)
+
+    def _load_tracing(self) -> Tracing | None:
+        if not configuration.tracing():
+            return None
+        from .tracing import Tracing
+
+        return Tracing(self._mq_caller)
 
     def look(self, done: Callable[[str], None]) -> None:
         """Find out whether the broker has a consumer of ours on every queue.

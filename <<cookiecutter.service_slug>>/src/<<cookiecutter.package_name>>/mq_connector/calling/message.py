@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import pika
@@ -38,12 +38,19 @@ def time_for(queue: str, timeout: float | None) -> float:
     return left if timeout is None else min(left, timeout)
 
 
+def _trace_now(now: Current | None) -> dict[str, str]:
+    return {} if now is None else trace_of(now.delivery.properties)
+
+
+#: Headers of the trace for what is sent now, in the course of a request if there is one: the request's own;
+#: `mq_connector.tracing` has others.
+trace_now: Callable[[Current | None], dict[str, str]] = _trace_now
+
+
 def origin() -> Origin:
     """Of what is sent now."""
     now = current()
-    if now is None:
-        return Origin()
-    return Origin(_correlation_id(now), trace_of(now.delivery.properties))
+    return Origin(None if now is None else _correlation_id(now), trace_now(now))
 
 
 def _correlation_id(now: Current) -> str | None:

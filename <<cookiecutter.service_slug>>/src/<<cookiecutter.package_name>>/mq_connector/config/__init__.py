@@ -2,7 +2,7 @@
 
 from .environment import environment
 from .files import FILE_NAME, look_up, places, read, unwrap
-from .limits import KINDS, Limits, metrics_port
+from .limits import KINDS, Limits, metrics_port, tracing
 from .settings import Settings, load
 from .tls import TLS
 
@@ -18,5 +18,6 @@ __all__ = [
     "metrics_port",
     "places",
     "read",
+    "tracing",
     "unwrap",
 ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..errors import ConfigurationError
 from ..payload.body import MAX_DEPTH, MAX_SIZE
 from .environment import environment
-from .values import shown, whole
+from .values import is_on, shown, whole
 
 #: Values of ``MQ_QUEUE_TYPE``.
 KINDS = ("auto", "quorum", "legacy")
@@ -62,6 +62,14 @@ def metrics_port() -> int | None:
     """
     env = environment()
     return _whole(env, "MQ_METRICS_PORT", 1, 1, 65535) if env.get("MQ_METRICS_PORT") else None
+
+
+def tracing() -> bool:
+    """Whether spans are to be made (``MQ_TRACING``).
+
+    :raises ConfigurationError: it says neither yes nor no
+    """
+    return is_on("MQ_TRACING", environment().get("MQ_TRACING", ""))
 
 
 def _whole(env: Mapping[str, str], variable: str, default: int, least: int, most: int) -> int:

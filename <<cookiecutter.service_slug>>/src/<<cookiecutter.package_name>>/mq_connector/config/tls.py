@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigurationError
-from .values import shown
+from .values import is_on
 
 #: The port of AMQP over TLS.
 PORT = 5671
 _KEYS = ("ca", "cert", "key", "verify")
-_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 
 
 @dataclass(frozen=True)
@@ -45,11 +44,9 @@ def load(config: Mapping[str, Any], env: Mapping[str, str], source: str) -> TLS 
         raise ConfigurationError(
             f"{source}: tls must be true, false or an object with {', '.join(_KEYS)}"
         )
-    switch = env.get("MQ_TLS")
-    if switch is not None:
-        if switch.lower() not in _TRUE + _FALSE:
-            raise ConfigurationError(f"MQ_TLS is {shown(switch)}; it must be true or false")
-        wanted = switch.lower() in _TRUE
+    text = env.get("MQ_TLS")
+    if text is not None:
+        wanted = is_on("MQ_TLS", text)
     for key in ("ca", "cert", "key"):
         values[key] = env.get(f"MQ_TLS_{key.upper()}") or values.get(key)
         # A name in another encoding arrives from the environment as halves of pairs, and opens the file.

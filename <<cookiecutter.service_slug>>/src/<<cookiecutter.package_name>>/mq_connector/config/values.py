@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ..errors import ConfigurationError
+
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
+
 
 def shown(value: object) -> str:
     """How a message shows a value that is wrong.
@@ -29,6 +33,17 @@ def whole(value: object, least: int, most: int) -> int | None:
     if not isinstance(value, int) or isinstance(value, bool):
         return None
     return value if least <= value <= most else None
+
+
+def is_on(variable: str, text: str) -> bool:
+    """Whether the text of a variable switches something on.
+
+    :raises ConfigurationError: it says neither yes nor no
+    """
+    word = text.lower()
+    if word not in _TRUE + _FALSE:
+        raise ConfigurationError(f"{variable} is {shown(text)}; it must be true or false")
+    return word in _TRUE
 
 
 def flaw(value: Any) -> str:

@@ -119,7 +119,7 @@ class _CountingOutbox(Outbox):
 
 
 class Counts:
-    """Counts for one consumer, from its start on; an `mq_connector.consumer.opened.observer.Observer`."""
+    """Counts for one consumer, from its start on; an `Observer` and a `Listener` of `mq_connector.consumer.opened.observer`."""
 
     def __init__(self) -> None:
         self.workers: Workers | None = None

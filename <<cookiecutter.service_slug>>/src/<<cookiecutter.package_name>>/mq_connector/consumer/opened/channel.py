@@ -18,7 +18,7 @@ from .acks import Acks
 from .bulk import Bulk, Sizes
 from .collected import Collected
 from .messages import Delivery, Message
-from .observer import Observer
+from .observer import Listener
 from .retries import Retries
 
 
@@ -51,7 +51,7 @@ class OpenedChannel:
         #: What stands for a message that has come.
         self.delivery_type: type[Delivery] = Delivery
         #: Who is told what becomes of it, if anybody.
-        self.observer: Observer | None = None
+        self.observer: Listener | None = None
         self._encode = link.encoder
         self._process = Process()
         # Guards which deliveries are settled and what is collected, and that what is sent keeps its order.

@@ -1,4 +1,4 @@
-"""Who watches the messages of one consumer, in order to count them."""
+"""Who watches the messages of one consumer, in order to count them or to make spans of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Observer(Protocol):
-    """Is told what becomes of messages; mostly there is none, and then nothing is called.
+    """Watches from the start on; mostly nobody does, and then nothing is called.
 
     What happens to each message is not told: the observer puts something in the place of what does it.
     Nothing of it may raise.
@@ -31,6 +31,10 @@ class Observer(Protocol):
 
     def on_opened(self, opened: OpenedChannel) -> None:
         """There is another channel, on which nothing has come yet; on the loop."""
+
+
+class Listener(Protocol):
+    """Is told what is rare of one channel's messages; mostly there is none."""
 
     def retried(self) -> None:
         """A message comes again later, as its callback has asked for."""

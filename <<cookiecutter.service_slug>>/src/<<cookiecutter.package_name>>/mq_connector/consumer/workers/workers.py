@@ -31,7 +31,7 @@ from .tasks import Tasks
 #: Threads for each worker that may be replaced because they hang, itself included.
 _MOST_REPLACED = 4
 #: What has become of a message whose callback goes on as a task.
-_AWAITED = "awaited"
+AWAITED = "awaited"
 
 #: pika's documented signature of a consumer's callback; what it returns is awaited, if that can be, and
 #: of no importance otherwise.
@@ -220,7 +220,7 @@ class Workers:
             if process.forked:
                 return  # a child that a callback has made, and let return: its parent goes on
             worker.delivery = None
-            if outcome is _AWAITED:
+            if outcome is AWAITED:
                 continue
             took = now() - began
             spent += took
@@ -247,7 +247,7 @@ class Workers:
         if was_careful and not suspected:
             self._on_pace()
         outcome = self.handle(delivery)
-        if outcome is not _AWAITED:
+        if outcome is not AWAITED:
             self._was_careful(worker, delivery, suspected)
         return outcome
 
@@ -275,7 +275,7 @@ class Workers:
         try:
             left = self._callback(channel, delivery.method, properties, delivery.body)
             if left is not None and self.tasks.take(delivery, channel, left):
-                return _AWAITED
+                return AWAITED
         except Exception as error:  # whatever a handler raises, the next message is handled
             return self.settling.raised(delivery, error)
         if delivery.confirms is None and self._ack_on_return:

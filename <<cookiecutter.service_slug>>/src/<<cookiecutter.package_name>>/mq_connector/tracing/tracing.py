@@ -1,0 +1,50 @@
+"""Has spans made of all that a service handles, asks and publishes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from ..calling import Caller
+from ..errors import ConfigurationError
+from ..logs import Logger
+
+if TYPE_CHECKING:
+    from ..consumer import ConsumerThread
+
+_log = Logger(__name__)
+
+
+class Tracing:
+    """Makes spans for a service, from before its `on_start` on, which may set a provider of tracers.
+
+    :param caller: the service's
+    :raises ConfigurationError: opentelemetry-api isn't installed
+    """
+
+    def __init__(self, caller: Caller) -> None:
+        try:
+            from . import called, consumed, spans
+        except ImportError as error:
+            if (error.name or "").partition(".")[0] != "opentelemetry":
+                raise
+            raise ConfigurationError(
+                "MQ_TRACING is set, but opentelemetry-api isn't installed: pip install '.[tracing]'"
+            ) from None
+        self._spans, self._consumed = spans, consumed.Consumed
+        called.Called(caller, spans.tracer())
+
+    def watch(self, consumers: Iterable[ConsumerThread]) -> None:
+        """Make spans of what is consumed, if anybody takes spans; otherwise that costs nothing.
+
+        :param consumers: which haven't started yet
+        """
+        if not self._spans.is_provided():
+            _log.warning(
+                "MQ_TRACING is set, but this process has no provider of tracers, so there are no spans: set "
+                "one in on_start(), or start the service with opentelemetry-instrument"
+            )
+            return
+        tracer = self._spans.tracer()
+        for consumer in consumers:
+            consumer.observer = self._consumed(consumer, tracer)
