@@ -11,8 +11,10 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 TEMPLATE = HERE.parent
-#: The generated service's own list, with hashes.
-SERVICE_REQUIREMENTS = TEMPLATE / "<<cookiecutter.service_slug>>" / "requirements.txt"
+#: The environment of the generated service, and the one with what its metrics need.
+SERVICE, WITH_METRICS = "service", "service-metrics"
+#: Its own lists, with hashes.
+_GENERATED = {SERVICE: "requirements.txt", WITH_METRICS: "requirements-observability.txt"}
 #: Seconds that an installation may take.
 _INSTALL = 300
 
@@ -30,13 +32,14 @@ def cache() -> Path:
 class Environment:
     """The Python packages of one peer.
 
-    :param peer: ``service``, or the ``<peer>`` of a ``requirements-<peer>.txt``
+    :param peer: `SERVICE`, `WITH_METRICS`, or the ``<peer>`` of a ``requirements-<peer>.txt``
     """
 
     def __init__(self, peer: str) -> None:
         self.peer = peer
-        own = HERE / f"requirements-{peer}.txt"
-        self.requirements = SERVICE_REQUIREMENTS if peer == "service" else own
+        self.requirements = HERE / f"requirements-{peer}.txt"
+        if peer in _GENERATED:
+            self.requirements = TEMPLATE / "<<cookiecutter.service_slug>>" / _GENERATED[peer]
         text = self.requirements.read_bytes() + sys.version.encode()
         name = f"{peer}-{sys.version_info[0]}.{sys.version_info[1]}"
         self._folder = cache() / "environments" / f"{name}-{hashlib.sha256(text).hexdigest()[:12]}"

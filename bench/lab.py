@@ -194,7 +194,7 @@ class Lab:
                 process.check()
                 if not seen:
                     raise TimeoutError(f"no reply in {limit:.0f} s")
-                answered, after = _answered(process, reader)
+                answered, after = at_rest(process, reader)
                 answered -= unseen
                 if seconds < limit and not any(
                     client.declare(name, passive=True)[0] for name in queues
@@ -277,12 +277,12 @@ class Lab:
         if not client.replies:
             raise TimeoutError(f"no reply within {START:.0f} s")
         client.count_replies(count // 10, time.monotonic() + limit / 4)
-        first, before = _answered(process, client)
+        first, before = at_rest(process, client)
         process.thaw()
         began = time.monotonic()
         seen = client.count_replies(max(count * 9 // 10, first + 1), began + limit)
         seconds = time.monotonic() - began
-        last, after = _answered(process, client)
+        last, after = at_rest(process, client)
         process.check()
         if last <= first:
             raise TimeoutError(f"no reply in {limit:.0f} s after the first {first}")
@@ -312,7 +312,7 @@ def _read(reader: Client, count: int, limit: float) -> float:
     return last - began
 
 
-def _answered(process: Process, client: Client) -> tuple[int, float]:
+def at_rest(process: Process, client: Client) -> tuple[int, float]:
     """Freeze the process; how many requests it has answered, and the processor time that took.
 
     Replies may be on their way through the broker, thousands of them where the broker is the slower

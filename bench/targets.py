@@ -113,6 +113,7 @@ ASYNC_CPU = Worst(
     "lowest",
 )
 ASLEEP = Figure(12, asynchronous.SLEEP, "rate")
+COUNTED_CPU = Figure(13, "", "ratio")
 EVENT_CPU = Figure(10, "", "cpu_us", BLOCKING)
 EVENT_RATE = Figure(10, "", "rate", BLOCKING)
 
@@ -180,6 +181,7 @@ TARGETS = (
     Target("the same: requests/s", "≥", 1, "", 2, EVENT_RATE),
     Target("CPU of FastStream and aio-pika against an async handler's", "≥", 5, "×", 1, ASYNC_CPU),
     Target("1000 async handlers that sleep 100 ms", "≥", 3000, "requests/s", 0, ASLEEP),
+    Target("CPU per request with metrics, against without", "≤", 1.03, "", 3, COUNTED_CPU),
     Target(
         "in hand as found out, against 200: CPU of quick handlers (the worst)",
         "≤",

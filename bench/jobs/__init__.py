@@ -10,6 +10,7 @@ from .drain import Drain
 from .events import Events
 from .growth import Growth
 from .handlers import Handlers
+from .metrics import Metrics
 from .pace import Pace
 from .recovery import Recovery
 from .round_trip import RoundTrip
@@ -29,4 +30,5 @@ JOBS: tuple[Job, ...] = (
     Events(),
     Pace(),
     Asynchronous(),
+    Metrics(),
 )

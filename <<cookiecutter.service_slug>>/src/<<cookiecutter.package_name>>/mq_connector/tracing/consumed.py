@@ -149,9 +149,8 @@ class Consumed:
         handled = _span_of(delivery)
         parent = None
         if handled is not None and not trace.get_current_span().get_span_context().is_valid:
-            parent = trace.set_span_in_context(
-                handled
-            )  # published by a thread of the handler's own
+            # Published by a thread of the handler's own.
+            parent = trace.set_span_in_context(handled)
         with spans.sending(self._tracer, name, SpanKind.PRODUCER, found, parent):
             self._publish(opened, _marked(message, delivery), delivery)
 
