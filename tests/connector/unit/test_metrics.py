@@ -196,15 +196,35 @@ def test_the_last_errors_are_few(serve: Callable[..., Served]) -> None:
     ]
 
 
-def test_what_threads_have_counted_stays_when_they_end() -> None:
-    """And costs no more than a sum: a handler may start a thread for each message."""
+def test_what_any_thread_has_noted_is_counted_once() -> None:
     counts = Counts()
-    for _ in range(50):
-        thread = threading.Thread(target=lambda: counts._book().answers.add(0.0))
-        thread.start()
-        thread.join()
-    assert sum(counts.durations()[1].classes) == 50
-    assert not counts._books
+
+    def work() -> None:
+        note = counts.observe()
+        for _ in range(2000):
+            note(0.25)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for each in threads:
+        each.start()
+    while any(each.is_alive() for each in threads):
+        counts.durations()  # in their midst
+    handled, answers = counts.durations()
+    assert sum(handled.classes) == 8000
+    assert handled.total == 2000.0
+    assert sum(answers.classes) == 0
+
+
+def test_what_is_noted_is_classed_before_it_grows() -> None:
+    """Whether or not anybody asks: by what comes, and by what is answered."""
+    counts = Counts()
+    opened: Any = SimpleNamespace(last_tag=0, observer=None, delivery_type=None)
+    counts.on_opened(opened)
+    note = counts.observe()
+    for tag in range(1, 5001):
+        opened.delivery_type(opened, SimpleNamespace(delivery_tag=tag), None, b"")
+        note(0.0)
+        assert len(counts._noted[0]) <= 1000
 
 
 def test_a_number_of_deliveries_never_falls_when_a_channel_follows_another() -> None:
@@ -217,8 +237,9 @@ def test_a_number_of_deliveries_never_falls_when_a_channel_follows_another() -> 
 
 def test_durations_are_classed_by_their_upper_bound() -> None:
     durations = Durations()
-    for seconds in (0.0, BOUNDS[0], BOUNDS[0] + 1e-9, BOUNDS[-1] + 1):
-        durations.add(seconds)
+    noted = [BOUNDS[-1] + 1, 0.0, BOUNDS[0], BOUNDS[0] + 1e-9]
+    durations.take(noted)
+    assert noted == []
     cumulated = dict(durations.cumulated())
     assert cumulated["0.001"] == 2
     assert cumulated["0.0025"] == 3

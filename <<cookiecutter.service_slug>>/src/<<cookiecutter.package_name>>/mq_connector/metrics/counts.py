@@ -1,14 +1,14 @@
 """What becomes of the messages of one consumer, in numbers.
 
-Each thread counts in a book of its own, in plain numbers: a lock for each message would cost more than all
-else. Only what is rare has a lock.
+What is noted of each message is a number at the end of a list, which is one step in any thread; a few hundred
+are classed together. A lock or a look into the classes for each message would cost more than all else.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from bisect import bisect_left
+from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -29,15 +29,15 @@ BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0
 #: Errors that are remembered.
 _ERRORS = 10
 
-#: Of the thread itself: a consumer, which is one, says otherwise once it is over.
-_is_alive = threading.Thread.is_alive
+#: Messages, and replies, after which durations are classed; the former less 1 as bits of a delivery's tag.
+_TOGETHER = 512
 _now = time.monotonic
 #: `super` would cost more than all else here.
 _publish, _deliver = Outbox.publish, Delivery.__init__
 
 
 class Durations:
-    """How many there were in each class of `BOUNDS`, and their sum in seconds; written by one thread."""
+    """How many there were in each class of `BOUNDS`, and their sum in seconds."""
 
     __slots__ = ("classes", "total")
 
@@ -45,13 +45,21 @@ class Durations:
         self.classes = [0] * (len(BOUNDS) + 1)
         self.total = 0.0
 
-    def add(self, seconds: float) -> None:
-        """One more."""
-        self.classes[bisect_left(BOUNDS, seconds)] += 1
-        self.total += seconds
+    def take(self, noted: list[float]) -> None:
+        """Class what was noted, and take it out of there; meanwhile others may note more."""
+        taken = noted[:]
+        del noted[: len(taken)]
+        taken.sort()
+        below = 0
+        for number, bound in enumerate(BOUNDS):
+            upto = bisect_right(taken, bound, below)
+            self.classes[number] += upto - below
+            below = upto
+        self.classes[-1] += len(taken) - below
+        self.total += sum(taken)
 
     def add_all(self, others: Durations) -> None:
-        """All of another book."""
+        """All of another one."""
         self.classes = [
             mine + theirs for mine, theirs in zip(self.classes, others.classes, strict=True)
         ]
@@ -64,16 +72,6 @@ class Durations:
             below += count
             found.append((bound, float(below)))
         return found
-
-
-class _Book:
-    """What one thread has counted."""
-
-    __slots__ = ("answers", "handled", "thread")
-
-    def __init__(self, thread: threading.Thread | None) -> None:
-        self.thread = thread
-        self.handled, self.answers = Durations(), Durations()
 
 
 class TimedDelivery(Delivery):
@@ -90,16 +88,18 @@ class TimedDelivery(Delivery):
     ) -> None:
         _deliver(self, opened, method, properties, body)
         self.arrived = _now()
+        if not self.tag & (_TOGETHER - 1):
+            opened.observer.sort_in()  # type: ignore[union-attr]  # what `Counts.on_opened` has put there
 
 
 class _CountingOutbox(Outbox):
     """An outbox that counts the replies."""
 
-    def __init__(self, connection: Connection, begin: Callable[[], Durations]) -> None:
+    def __init__(self, connection: Connection, answers: list[float], sort_in: Callable[[], None]):
         super().__init__(connection)
-        self._begin = begin
-        #: For each thread what it has counted.
-        self._own = threading.local()
+        self._answers = answers
+        self._note = answers.append
+        self._sort_in = sort_in
 
     def publish(
         self, opened: OpenedChannel, message: Message, delivery: Delivery | None = None
@@ -108,14 +108,9 @@ class _CountingOutbox(Outbox):
         _publish(self, opened, message, delivery)
         if delivery is None or message.exchange:
             return
-        try:
-            answers = self._own.answers
-        except AttributeError:
-            answers = self._own.answers = self._begin()
-        took = _now() - delivery.arrived  # type: ignore[attr-defined]  # what `TimedDelivery` has
-        # As `Durations.add`, without a call more.
-        answers.classes[bisect_left(BOUNDS, took)] += 1
-        answers.total += took
+        self._note(_now() - delivery.arrived)  # type: ignore[attr-defined]  # what `TimedDelivery` has
+        if len(self._answers) > _TOGETHER:  # a reply may have any number of parts
+            self._sort_in()
 
 
 class Counts:
@@ -125,11 +120,11 @@ class Counts:
         self.workers: Workers | None = None
         #: The last that callbacks have raised, the latest at the end.
         self.errors: deque[dict[str, str | None]] = deque(maxlen=_ERRORS)
-        # Guards all below; a book is written by its thread alone.
+        #: Seconds that callbacks took, and from a message's arrival to each reply, as they come: any thread adds.
+        self._noted: tuple[list[float], list[float]] = [], []
+        # Guards all below.
         self._lock = threading.Lock()
-        self._books: list[_Book] = []
-        #: What threads have counted that have ended.
-        self._past = _Book(None)
+        self._sorted = Durations(), Durations()
         self._rare: Counter[str] = Counter()
         self._opened: OpenedChannel | None = None
         #: Deliveries of earlier channels.
@@ -139,7 +134,7 @@ class Counts:
 
     def outbox(self, connection: Connection) -> Outbox:
         """What callbacks publish by."""
-        return _CountingOutbox(connection, lambda: self._book().answers)
+        return _CountingOutbox(connection, self._noted[1], self.sort_in)
 
     def begin(self, workers: Workers) -> None:
         """The workers are about to start."""
@@ -147,15 +142,7 @@ class Counts:
 
     def observe(self) -> Callable[[float], None]:
         """What a worker's thread calls with the seconds that each callback took."""
-        handled = self._book().handled
-        classes = handled.classes
-
-        def noted(took: float) -> None:
-            # As `Durations.add`, without a call more.
-            classes[bisect_left(BOUNDS, took)] += 1
-            handled.total += took
-
-        return noted
+        return self._noted[0].append
 
     def on_opened(self, opened: OpenedChannel) -> None:
         """There is another channel."""
@@ -214,13 +201,12 @@ class Counts:
 
     def durations(self) -> tuple[Durations, Durations]:
         """Those of callbacks, and those from a message's arrival to each reply."""
-        handled, answers = Durations(), Durations()
+        found = Durations(), Durations()
+        self.sort_in()
         with self._lock:
-            self._close_books()
-            for book in (self._past, *self._books):
-                handled.add_all(book.handled)
-                answers.add_all(book.answers)
-        return handled, answers
+            for mine, theirs in zip(found, self._sorted, strict=True):
+                mine.add_all(theirs)
+        return found
 
     # ---- from any thread
 
@@ -228,18 +214,8 @@ class Counts:
         with self._lock:
             self._rare.update(what)
 
-    def _book(self) -> _Book:
-        """A new book of this thread's own."""
-        book = _Book(threading.current_thread())
+    def sort_in(self) -> None:
+        """Class what was noted."""
         with self._lock:
-            self._close_books()
-            self._books.append(book)
-        return book
-
-    def _close_books(self) -> None:
-        """Handlers may make a thread for each message: what has ended is kept as a sum."""
-        ended = [each for each in self._books if each.thread and not _is_alive(each.thread)]
-        for book in ended:
-            self._books.remove(book)
-            self._past.handled.add_all(book.handled)
-            self._past.answers.add_all(book.answers)
+            for durations, noted in zip(self._sorted, self._noted, strict=True):
+                durations.take(noted)
