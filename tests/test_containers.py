@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.containers, pytest.mark.slow, pytest.mark.timeout(600)
 
 #: A user that needs no entry in /etc/passwd; the image's own is 10001.
 ORDINARY_USER = 12345
-IMAGES = ("python:3.13-slim", "rabbitmq:4-management")
+IMAGES = ("python:3.13-slim", "rabbitmq:4.3-management")
 #: Bytes that the image may have beyond its base.
 IMAGE_BUDGET = 8_000_000
 
@@ -111,7 +111,8 @@ class Stack:
         return inspect(f"{self.name}-{service}-1")
 
     def remove(self) -> None:
-        self.compose("down", "--volumes", "--rmi", "local", "--remove-orphans", check=False)
+        self.compose("down", "--volumes", "--remove-orphans", check=False)
+        docker("image", "rm", "--force", f"{self.name}:latest", check=False)
         # What a rebuild has replaced has lost its name, but not its label.
         mine = f"label=com.docker.compose.project={self.name}"
         docker("image", "prune", "--force", "--filter", mine, check=False)
@@ -154,10 +155,13 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
         project = bake_into(home / "generated")
         user = give_to_ordinary_user(project) if root and request.param != "root" else {}
         amqp, management = free_port(), free_port()
+        name = f"neon-test-{uuid.uuid4().hex[:8]}"
         with (project / ".env").open("a", encoding="utf-8") as env:
             env.write(f"\nMQ_PORT={amqp}\nMQ_MANAGEMENT_PORT={management}\n")
             env.write(f"MQ_BROKER_METRICS_PORT={free_port()}\n")
-        running = Stack(project, f"neon-test-{uuid.uuid4().hex[:8]}", user)
+            # Other tests build images of the same slug at the same time.
+            env.write(f"IMAGE={name}\n")
+        running = Stack(project, name, user)
         try:
             running.up()
             yield running
