@@ -31,7 +31,7 @@ TURN = "rotating_to"
 #: Seconds within which whoever was cut off has come again.
 SETTLED = 5.0
 #: Seconds that commands with the old password get to end by themselves.
-SHORT = 10.0
+SHORT = 5.0
 
 
 def other(user: str) -> str:
@@ -79,7 +79,8 @@ def rotate_alone(command: str | None) -> None:
         raise Broken(f"{DEFINITIONS} is missing: run this without --rotate first")
     refuse_overrides()
     broker = at_broker.find(command)
-    known = {str(each.get("name")): each for each in broker.definitions().get("users", [])}
+    there = broker.definitions()
+    known = {str(each.get("name")): each for each in there.get("users", [])}
     if user not in known or not fits(known[user], password):
         raise Broken(
             f"the broker has no user {user} with the password in {CONFIG}: is it this copy's? "
@@ -92,7 +93,7 @@ def rotate_alone(command: str | None) -> None:
         old, new = user, other(user)
         if new in known and definitions.get(TURN) != new:
             raise Broken(f"the broker has a user {new} already, who isn't of this copy: remove him")
-        introduce(broker, config_file, definitions_file, old, new)
+        introduce(broker, there, config_file, definitions_file, (old, new))
     move(broker, old, new)
     if old in known:
         broker.remove(old)
@@ -128,24 +129,31 @@ def refuse_overrides() -> None:
 
 
 def introduce(
-    broker: Broker, config_file: Document, definitions_file: Document, old: str, new: str
+    broker: Broker,
+    there: dict[str, Any],
+    config_file: Document,
+    definitions_file: Document,
+    names: tuple[str, str],
 ) -> None:
     """Make the new user, with a password and the rights of the old one, and name him in the configuration.
 
     In this order: what is noted first is who may be removed again, and what names him last is what clients read.
+
+    :param there: what the broker has been told
+    :param names: of the old user, and of the new one
     """
+    old, new = names
     password = secrets.token_urlsafe(32)
     secret = {"password_hash": hashed(password, os.urandom(4)), "hashing_algorithm": HASHING}
     definitions = definitions_file.load()
     for kind, key in (("users", "name"), ("permissions", "user"), ("topic_permissions", "user")):
-        double(definitions, kind, key, (old, new), secret if kind == "users" else {})
+        double(definitions, kind, key, names, secret if kind == "users" else {})
     definitions[TURN] = new
     save(definitions_file, definitions)
 
-    there = broker.definitions()
     told: dict[str, Any] = {}
     for kind, key in (("users", "name"), ("permissions", "user"), ("topic_permissions", "user")):
-        double(there, kind, key, (old, new), secret if kind == "users" else {})
+        double(there, kind, key, names, secret if kind == "users" else {})
         told[kind] = [each for each in there.get(kind, []) if each.get(key) == new]
     broker.tell(told)
     print(f"the broker: user {new} is made, with the rights of {old}")
@@ -188,12 +196,12 @@ def move(broker: Broker, old: str, new: str) -> None:
         if at_engine.restart(container, changed):
             print(f"the service: its container {container} was restarted, and logs in as {new}")
     deadline = time.monotonic() + SHORT
-    while broker.connections(old) and time.monotonic() < deadline:
+    while (left := broker.connections(old)) and time.monotonic() < deadline:
         time.sleep(0.5)
-    if broker.connections(old):
+    if left:
         broker.disconnect(old)
         time.sleep(SETTLED)
-    left = broker.connections(old)
+        left = broker.connections(old)
     if left:
         places = ", ".join(dict.fromkeys(each.rpartition(":")[0] for each in left))
         raise Broken(
