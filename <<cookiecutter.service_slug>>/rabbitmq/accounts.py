@@ -93,16 +93,14 @@ def complete_definitions(file: Document, logins: Mapping[str, tuple[str, str]]) 
     if MADE_FOR not in definitions or known != names:
         definitions[MADE_FOR] = {key: list(each) for key, each in asdict(names).items()}
     update_objects(file, definitions, topology(known), topology(names))
-    for key, (name, password) in logins.items():
+    for name, password in logins.values():
         user = entry(file, definitions, "users", name=name)
         if not fits(user, password):
             user["password_hash"] = hashed(password, os.urandom(4))
             user["hashing_algorithm"] = HASHING
         user.setdefault("tags", [])  # No tag: neither the management pages nor administration.
     for rights in permissions(logins, names):
-        found = entry(
-            file, definitions, "permissions", user=rights["user"], vhost=rights["vhost"]
-        )
+        found = entry(file, definitions, "permissions", user=rights["user"], vhost=rights["vhost"])
         found.update(rights)
     for vhost in {*known.vhosts} - {*names.vhosts}:
         gone = {"user": logins[SERVICE][0], "vhost": vhost, **asking_rights()}
