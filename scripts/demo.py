@@ -114,7 +114,9 @@ def in_processes(project: Path, stack: ExitStack) -> None:
 
 def in_containers(project: Path, stack: ExitStack) -> None:
     """With Docker Compose, as a user would."""
-    base = ["docker", "compose", "--project-name", f"neon-echo-demo-{os.getpid()}"]
+    name = f"neon-echo-demo-{os.getpid()}"
+    base = ["docker", "compose", "--project-name", name]
+    os.environ["IMAGE"] = name  # not that of a copy that somebody works with
 
     def compose(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -129,7 +131,9 @@ def in_containers(project: Path, stack: ExitStack) -> None:
         if done.returncode:
             sys.exit(f"demo: docker compose up failed:\n{done.stderr}")
 
-    stack.callback(compose, "down", "--volumes", "--rmi", "local")
+    remove = ["docker", "image", "rm", "--force", f"{name}:latest"]
+    stack.callback(subprocess.run, remove, capture_output=True, timeout=PATIENCE)
+    stack.callback(compose, "down", "--volumes")
     with step("docker compose up"):
         up()
     ask(service)

@@ -17,7 +17,7 @@ from local import free_port
 
 #: Generations that containers bring beside the installed one: 4.0 tolerates legacy clients, 4.3 is
 #: also able to deny them their transient queues.
-IMAGES = ("rabbitmq:4-management", "rabbitmq:4.3-management")
+IMAGES = ("rabbitmq:4.0-management", "rabbitmq:4.3-management")
 #: Seconds until a broker in a container answers.
 PATIENCE = 90
 _FILES = ("rabbitmq.conf", "enabled_plugins", "definitions.json")

@@ -20,14 +20,15 @@ from typing import Any
 import brokers
 import pytest
 from baked import SECRETS, BakedProject, bake_into
-from running import free_port
+from running import Service, free_port
+from test_rotate import load_of_requests, login, may_log_in
 from waiting import eventually
 
 pytestmark = [pytest.mark.containers, pytest.mark.slow, pytest.mark.timeout(600)]
 
 #: A user that needs no entry in /etc/passwd; the image's own is 10001.
 ORDINARY_USER = 12345
-IMAGES = ("python:3.13-slim", "rabbitmq:4-management")
+IMAGES = ("python:3.13-slim", "rabbitmq:4.3-management")
 #: Bytes that the image may have beyond its base.
 IMAGE_BUDGET = 8_000_000
 
@@ -111,7 +112,8 @@ class Stack:
         return inspect(f"{self.name}-{service}-1")
 
     def remove(self) -> None:
-        self.compose("down", "--volumes", "--rmi", "local", "--remove-orphans", check=False)
+        self.compose("down", "--volumes", "--remove-orphans", check=False)
+        docker("image", "rm", "--force", f"{self.name}:latest", check=False)
         # What a rebuild has replaced has lost its name, but not its label.
         mine = f"label=com.docker.compose.project={self.name}"
         docker("image", "prune", "--force", "--filter", mine, check=False)
@@ -154,10 +156,13 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
         project = bake_into(home / "generated")
         user = give_to_ordinary_user(project) if root and request.param != "root" else {}
         amqp, management = free_port(), free_port()
+        name = f"neon-test-{uuid.uuid4().hex[:8]}"
         with (project / ".env").open("a", encoding="utf-8") as env:
             env.write(f"\nMQ_PORT={amqp}\nMQ_MANAGEMENT_PORT={management}\n")
             env.write(f"MQ_BROKER_METRICS_PORT={free_port()}\n")
-        running = Stack(project, f"neon-test-{uuid.uuid4().hex[:8]}", user)
+            # Other tests build images of the same slug at the same time.
+            env.write(f"IMAGE={name}\n")
+        running = Stack(project, name, user)
         try:
             running.up()
             yield running
@@ -316,6 +321,40 @@ def test_stop_is_graceful(stack: Stack) -> None:
     assert state["ExitCode"] == 0, stack.compose("logs", "service").stdout
     assert time.monotonic() - began < 10
     stack.up()
+
+
+def test_the_password_is_rotated_while_requests_go_on(stack: Stack, tmp_path: Path) -> None:
+    """The file is mounted by itself: a container sees another one in its place after a restart only."""
+    project = stack.project
+    port = int(project.read(".env").rpartition("MQ_PORT=")[2].split()[0])
+    first = login(project)
+    owner = (project / "mq_config.json").stat()
+    with load_of_requests(Service(project, port, tmp_path)) as sent:
+        done = project.run(
+            "python", "-B", "rabbitmq/provision.py", "--rotate", check=False, timeout=300
+        )
+        assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+    assert "was restarted, and logs in as neon_echo.second" in done.stdout
+    assert not may_log_in(port, *first) and may_log_in(port, *login(project))
+    assert stack.container("service")["RestartCount"] == 0, "drained, not failed"
+    assert stack.ask(text="after")["echo"]["text"] == "after"
+    now = (project / "mq_config.json").stat()
+    assert (now.st_uid, now.st_mode) == (owner.st_uid, owner.st_mode)
+
+    def waiting() -> str:
+        words = ("rabbitmqctl", "-q", "list_queues", "-p", "/neon_echo", "messages")
+        return stack.compose("exec", "-T", "rabbitmq", *words).stdout
+
+    assert len(sent) > 40
+    # Each was handled, and none is a dead letter.
+    eventually(lambda: set(waiting().split()) == {"messages", "0"}, 60, waiting)
+    checked = project.run("python", "-B", "rabbitmq/provision.py", "--check", timeout=120)
+    assert "wasn't asked" not in checked.stdout
+    # The broker begins anew with what the definitions say.
+    stack.compose("restart", "rabbitmq")
+    stack.compose("up", "--detach", "--wait")
+    assert stack.ask(text="again")["echo"]["text"] == "again"
+    assert not may_log_in(port, *first)
 
 
 def test_missing_credentials_are_named_and_no_folder_takes_their_place(stack: Stack) -> None:

@@ -218,23 +218,37 @@ def test_the_definitions_follow_the_source_and_back_again(project: BakedProject)
     assert read(project, DEFINITIONS) == before
 
 
-def test_what_was_changed_by_hand_stays_and_is_named(project: BakedProject) -> None:
+def test_what_isnt_ours_stays_and_what_is_ours_comes_back_and_is_named(
+    project: BakedProject,
+) -> None:
+    before, mine = read(project, DEFINITIONS), {"name": "mine", "vhost": "/neon_echo"}
+
     def edit(data: Any) -> None:
+        data["policies"][0]["definition"]["delivery-limit"] = 20
         data["policies"].pop()
-        data["queues"].append({"name": "mine", "vhost": "/neon_echo"})
+        data["queues"].append(mine)
         data["permissions"][0]["read"] = ".*"
 
     change(project, DEFINITIONS, edit)
+    checked = provision(project, "--check")
+    lines = checked.stdout.splitlines()
+    assert checked.returncode == 1 and f"{DEFINITIONS}: incomplete" in lines
+    for line in (
+        "  policy 'neon_echo_input quorum' in /neon_echo: delivery-limit is 20, now it is 100",
+        "  policy 'neon_echo replies' in /neon_echo is missing",
+        f"  rights of user neon_echo in /neon_echo: read is '.*', now it is {rights_of(before)!r}",
+    ):
+        assert line in lines
+    said = provision(project).stdout.splitlines()
+    assert [line for line in lines if line.startswith("  ") and line not in said] == []
     assert provision(project, "--check").returncode == 0
-    policies = len(read(project, DEFINITIONS)["policies"])
-    add(project, 'ConsumerThread(None, "b", None)\n')
-    said = provision(project).stdout
-    assert "the right to read of user neon_echo was changed by hand" in said
     found = read(project, DEFINITIONS)
-    assert rights(project)["read"] == ".*"
-    assert may(project, "configure", "b")
-    assert {"name": "mine", "vhost": "/neon_echo"} in found["queues"]
-    assert len(found["policies"]) == policies + 3  # those of the new queue
+    assert found.pop("queues") == [*before.pop("queues"), mine]
+    assert found == before
+
+
+def rights_of(definitions: Any) -> str:
+    return str(definitions["permissions"][0]["read"])
 
 
 def test_definitions_of_before_learn_what_they_were_made_for(project: BakedProject) -> None:

@@ -344,9 +344,9 @@ def test_local_refuses_what_others_would_read_differently(
 
 def test_the_files_that_are_made_and_shown_obey_the_rules(default_project: BakedProject) -> None:
     made = env_file.read(default_project.read(".env"), {})
-    assert set(made) == {"SERVICE_UID", "SERVICE_GID"}
+    assert set(made) == {"COMPOSE_PROJECT_NAME", "SERVICE_UID", "SERVICE_GID"}
     shown = default_project.read(".env.example")
-    assert set(env_file.read(shown, {})) == set(made)
+    assert set(env_file.read(shown, {})) == set(made) - {"COMPOSE_PROJECT_NAME"}
     # Also when a default is taken over by removing the sign before it.
     used = re.sub(r"^#(?=[A-Z_]+=)", "", shown, flags=re.MULTILINE)
     assert len(env_file.read(used, {})) > 10

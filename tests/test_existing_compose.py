@@ -33,7 +33,7 @@ class Installation:
             (folder / name).write_bytes((existing / "rabbitmq" / name).read_bytes())
             (folder / name).chmod(0o644)
         broker = {
-            "image": "rabbitmq:4-management",
+            "image": "rabbitmq:4.3-management",
             "networks": {"diana-backend": {"aliases": ["neon-rabbitmq"]}},
             "volumes": [f"./{name}:/etc/rabbitmq/{name}:ro" for name in files],
             "ulimits": {"nofile": 16384},

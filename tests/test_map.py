@@ -25,7 +25,7 @@ figures = load("figures", TEMPLATE / "scripts" / "figures.py")
 ORDER = (
     ("errors",),
     ("ending", "fork", "logs"),
-    ("payload",),
+    ("first", "payload"),
     ("config",),
     ("handlers",),
     ("connection.wire",),

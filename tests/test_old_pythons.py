@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from baked import TEMPLATE, BakedProject, load, outside
-from test_twin import TWIN
+from test_twin import TWIN, content
 
 #: Versions of cookiecutter that can't render the template, and what they lack of the tests' own packages.
 TOO_OLD = {"1.7.3": ["poyo==0.5.0", "jinja2-time==0.2.0", "six==1.17.0"], "2.5.0": []}
@@ -130,6 +130,4 @@ def test_every_cookiecutter_from_2_6_on_makes_the_same(
     done = rendered(version, FIT[version], template, tmp_path / "out")
     assert done.returncode == 0, done.stderr
     made = BakedProject(tmp_path / "out" / "neon-echo", {})
-    assert made.files() == default_project.files()
-    for name in made.files() - {"mq_config.json", "rabbitmq/definitions.json"}:
-        assert made.read(name) == default_project.read(name), name
+    assert content(made) == content(default_project)

@@ -66,7 +66,8 @@ def test_after_a_loss_of_the_password_the_definitions_get_the_new_one_and_keep_t
     clone: BakedProject,
 ) -> None:
     provision(clone)
-    change(clone, DEFINITIONS, lambda data: data["policies"].pop())
+    foreign = {"name": "mine", "vhost": "/neon_echo", "pattern": "^x$", "definition": {}}
+    change(clone, DEFINITIONS, lambda data: data["policies"].append(foreign))
     mine = load(clone, DEFINITIONS)
     (clone / CONFIG).unlink()
     done = provision(clone)

@@ -21,7 +21,7 @@ from baked import INCUMBENT, TEMPLATE, BakedProject, copy_template
 from conftest import Count
 from local import free_port
 from pages import section, shell_blocks, type_in
-from test_containers import lacking
+from test_containers import docker, lacking
 from waiting import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -51,13 +51,15 @@ def containers() -> Iterator[dict[str, str]]:
     name = f"neon-test-{uuid.uuid4().hex[:8]}"
     yield {
         "COMPOSE_PROJECT_NAME": name,
+        "IMAGE": name,  # Other tests build images of the same slug at the same time.
         "MQ_PORT": str(free_port()),
         "MQ_MANAGEMENT_PORT": str(free_port()),
         "MQ_BROKER_METRICS_PORT": str(free_port()),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
-    down = ["docker", "compose", "--project-name", name, "down", "--volumes", "--rmi", "local"]
+    down = ["docker", "compose", "--project-name", name, "down", "--volumes"]
     subprocess.run(down, capture_output=True, timeout=120)
+    docker("image", "rm", "--force", f"{name}:latest", check=False)
 
 
 @pytest.mark.containers

@@ -67,10 +67,12 @@ def twin(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def content(project: BakedProject) -> dict[str, object]:
-    """All files but the connector's caches; of those with secrets what isn't drawn."""
+    """All files but the connector's caches; of those of the machine what is neither drawn nor the folder's."""
     found: dict[str, object] = {}
     for name in sorted(project.files()):
-        raw = (project / name).read_bytes()
+        raw = re.sub(
+            rb"(?m)^(COMPOSE_PROJECT_NAME=.*-)[0-9a-f]{6}$", rb"\1", (project / name).read_bytes()
+        )
         drawn = name in SECRETS and name.endswith(".json")
         found[name] = json.loads(raw, object_hook=without_secrets) if drawn else raw
     return found

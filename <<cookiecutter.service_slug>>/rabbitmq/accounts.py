@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -85,7 +85,7 @@ def complete_user(file: Document, users: dict[str, Any], key: str, name: str) ->
 
 def complete_definitions(file: Document, logins: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
     """The definitions, in which the configured users can log in with their passwords, and have what the
-    service's source names; what somebody has changed in them stays."""
+    service's source names, as this version makes it; users, policies and rights of others stay."""
     names = declared()
     definitions = file.load()
     known = made_for(file, definitions) if definitions else names
@@ -93,19 +93,15 @@ def complete_definitions(file: Document, logins: Mapping[str, tuple[str, str]]) 
     if MADE_FOR not in definitions or known != names:
         definitions[MADE_FOR] = {key: list(each) for key, each in asdict(names).items()}
     update_objects(file, definitions, topology(known), topology(names))
-    for key, (name, password) in logins.items():
+    for name, password in logins.values():
         user = entry(file, definitions, "users", name=name)
         if not fits(user, password):
             user["password_hash"] = hashed(password, os.urandom(4))
             user["hashing_algorithm"] = HASHING
         user.setdefault("tags", [])  # No tag: neither the management pages nor administration.
-        rights = service_rights if key == SERVICE else client_rights
-        permission = entry(file, definitions, "permissions", user=name, vhost=VHOST)
-        update_rights(file, permission, rights(known), rights(names))
-    for vhost in names.vhosts:
-        user_name = logins[SERVICE][0]
-        permission = entry(file, definitions, "permissions", user=user_name, vhost=vhost)
-        update_rights(file, permission, asking_rights(), asking_rights())
+    for rights in permissions(logins, names):
+        found = entry(file, definitions, "permissions", user=rights["user"], vhost=rights["vhost"])
+        found.update(rights)
     for vhost in {*known.vhosts} - {*names.vhosts}:
         gone = {"user": logins[SERVICE][0], "vhost": vhost, **asking_rights()}
         definitions["permissions"] = [each for each in definitions["permissions"] if each != gone]
@@ -129,26 +125,91 @@ def made_for(file: Document, definitions: dict[str, Any]) -> Declared:
 def update_objects(
     file: Document, definitions: dict[str, Any], old: dict[str, Any], new: dict[str, Any]
 ) -> None:
-    """Add what is new in the topology, and take out what is no more, if nobody has changed it."""
+    """Have all that is ours as this version makes it, and take out what is no more, if nobody has changed it."""
     for kind, wanted in new.items():
-        was = old[kind]
         objects: list[Any] = file.typed(definitions.setdefault(kind, []), list, kind)
-        kept = [each for each in objects if each in wanted or each not in was]
-        definitions[kind] = kept + [each for each in wanted if each not in was and each not in kept]
+        ours = {identity(each): each for each in wanted}
+        gone = [each for each in old[kind] if identity(each) not in ours]
+        kept = [each for each in objects if each not in gone]
+        if kind == "policies":
+            kept = [ours.get(identity(each), each) for each in kept]
+        there = {identity(each) for each in kept}
+        definitions[kind] = kept + [each for each in wanted if identity(each) not in there]
 
 
-def update_rights(
-    file: Document, permission: dict[str, Any], old: dict[str, str], new: dict[str, str]
-) -> None:
-    """Give the rights that are needed now in the place of those that were needed before."""
-    for right, pattern in new.items():
-        if permission.setdefault(right, pattern) == old[right]:
-            permission[right] = pattern
-        elif permission[right] != pattern and old[right] != pattern:
-            print(
-                f"{file.name}: the right to {right} of user {permission['user']} was changed by hand and "
-                f"stays; see that it fits what is needed now, {pattern}, or remove it and run this again"
-            )
+def identity(entry: Any) -> tuple[Any, ...]:
+    """By what the broker tells an entry of the definitions from others of its kind."""
+    keys = ("vhost", "name", "user", "source", "destination", "routing_key")
+    return tuple(entry.get(key) for key in keys) if isinstance(entry, dict) else (entry,)
+
+
+def permissions(logins: Mapping[str, tuple[str, str]], names: Declared) -> list[dict[str, str]]:
+    """The rights of those who log in, as this version gives them."""
+    return [
+        *(
+            {
+                "user": name,
+                "vhost": VHOST,
+                **(service_rights(names) if key == SERVICE else client_rights(names)),
+            }
+            for key, (name, _) in logins.items()
+        ),
+        *(
+            {"user": logins[SERVICE][0], "vhost": vhost, **asking_rights()}
+            for vhost in names.vhosts
+        ),
+    ]
+
+
+def ours(logins: Mapping[str, tuple[str, str]]) -> dict[str, list[dict[str, Any]]]:
+    """What there is to be at the broker beside the users, as this version makes it."""
+    names = declared()
+    made = topology(names)
+    del made["users"]
+    return {**made, "permissions": permissions(logins, names)}
+
+
+def differences(
+    found: Mapping[str, Any], wanted: Mapping[str, list[dict[str, Any]]]
+) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """What some definitions lack of ours, or have otherwise: the kind, the entry as it is to be, and a line.
+
+    :param found: definitions, also as a broker exports them
+    """
+    for kind, entries in wanted.items():
+        there = {identity(each): each for each in found.get(kind) or []}
+        for each in entries:
+            what, other = called(kind, each), there.get(identity(each))
+            if other is None:
+                yield kind, each, f"{what} is missing"
+            elif kind in ("policies", "permissions"):
+                has, needs = flat(other), flat(each)
+                for key in sorted(needs.keys() | has.keys()):
+                    if key not in needs:
+                        yield kind, each, f"{what}: {key} is {has[key]!r}, now it isn't set"
+                    elif has.get(key) != needs[key]:
+                        was = repr(has[key]) if key in has else "not set"
+                        yield kind, each, f"{what}: {key} is {was}, now it is {needs[key]!r}"
+
+
+def called(kind: str, each: Mapping[str, Any]) -> str:
+    """How a line calls an entry of the definitions."""
+    if kind == "vhosts":
+        return f"virtual host {each['name']}"
+    if kind == "permissions":
+        return f"rights of user {each['user']} in {each['vhost']}"
+    if kind == "bindings":
+        return f"binding of queue {each['destination']} in {each['vhost']}"
+    return f"{'policy' if kind == 'policies' else kind[:-1]} {each['name']!r} in {each['vhost']}"
+
+
+def flat(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A policy or a permission in one level: what a policy sets beside what it says of itself."""
+    inner = entry.get("definition")
+    return {
+        **{key: value for key, value in entry.items() if key != "definition"},
+        **(inner if isinstance(inner, dict) else {}),
+    }
 
 
 def entry(file: Document, definitions: dict[str, Any], key: str, **names: str) -> dict[str, Any]:

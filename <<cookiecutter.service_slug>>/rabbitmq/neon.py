@@ -116,7 +116,7 @@ def documents(client: str) -> Iterator[tuple[str, Any]]:
             "services": {
                 SLUG: {
                     "container_name": SLUG,
-                    "image": f"{SLUG}:latest",
+                    "image": f"${{IMAGE:-{SLUG}}}:${{TAG:-latest}}",
                     "environment": {"MQ_SERVER": BROKER},
                     "volumes": [f"./{CONFIG}:/config/neon/{CONFIG}:ro"],
                     "networks": ["diana-backend"],

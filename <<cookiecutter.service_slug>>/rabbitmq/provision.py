@@ -2,13 +2,14 @@
 
     python rabbitmq/provision.py                  after a clone; at generation it has run already
     python rabbitmq/provision.py --client-user    let Neon's clients in as well
-    python rabbitmq/provision.py --check          only say what is missing
+    python rabbitmq/provision.py --check          only say what is missing, or otherwise than this version makes it
+    python rabbitmq/provision.py --rotate         give the service another password, while it runs
     python rabbitmq/provision.py --print neon     what an existing Neon installation needs
 
-Queues and exchanges are those that the service's source names: after a change there, run this and
-restart the broker. Whatever else is there is kept: to change a password, take it out of mq_config.json,
-run this and restart the broker. To make the definitions anew, delete them: they get the passwords that exist.
-Needs nothing but Python 3.10 and prints no secret, but for --print.
+Queues and exchanges are those that the service's source names: after a change there, run this again. What this
+made of policies and rights it brings up to date, in the definitions and at a broker that runs in this folder's
+container; passwords, and what it hasn't made, stay. --broker names another one, by the words that make a command
+run where it is. Needs nothing but Python 3.10 and prints no secret, but for --print.
 """
 
 from __future__ import annotations
@@ -24,11 +25,14 @@ if __name__ == "__main__":
     # What root leaves in somebody else's folder could not be removed by him.
     sys.dont_write_bytecode = True
 
+import at_broker
+import at_engine
 import neon
-from accounts import complete_config, complete_definitions
+from accounts import complete_config, complete_definitions, differences, ours
 from documents import CONFIG, DEFINITIONS, ROOT, SETTINGS, Broken, Document
 from env_file import EnvFileError, read
 from owners import KEEP, NUMBERED, Ids, give, is_root, whose
+from rotation import rotate
 from topology import CLIENT_KEY, CLIENT_USER, SERVICE
 
 #: Without a secret in them, and mounted into the broker's container, where another user reads them.
@@ -46,19 +50,29 @@ NEW_SETTINGS = """\
 #MQ_WORKERS=1
 #MQ_QUEUE_TYPE=auto
 
-# SERVICE_UID and SERVICE_GID: as whom the service runs in its container; they must be able to read
+{project}# SERVICE_UID and SERVICE_GID: as whom the service runs in its container; they must be able to read
 # mq_config.json. The broker's container reads rabbitmq/definitions.json by the group.
+"""
+#: For a copy that is new: one that has run already has its volume under another name.
+NEW_PROJECT = """\
+# What containers, network and volumes of this folder are called after. Another name begins with empty volumes.
+COMPOSE_PROJECT_NAME={name}
+
 """
 
 
-def complete_settings(file: Document, service: Ids) -> tuple[str, Ids]:
+def complete_settings(file: Document, service: Ids, is_new: bool) -> tuple[str, Ids]:
     """The text of .env with what it lacks, and as whom it lets the container run.
 
     :param service: user and group to run as, unless the file says otherwise
+    :param is_new: whether nothing of this copy can have run yet
     :raises Broken: the file is one that its readers would read differently
     """
     wanted = {"SERVICE_UID": str(service[0]), "SERVICE_GID": str(service[1])}
-    text = NEW_SETTINGS if file.text is None else file.text
+    text = file.text
+    if text is None:
+        name = at_engine.project(is_new)
+        text = NEW_SETTINGS.format(project=NEW_PROJECT.format(name=name) if name else "")
     try:
         known = read(text, os.environ)
     except EnvFileError as error:
@@ -77,11 +91,12 @@ def complete_settings(file: Document, service: Ids) -> tuple[str, Ids]:
     return text, (ids[0], ids[1])
 
 
-def provision(client: str | None, only_check: bool) -> bool:
+def provision(client: str | None, only_check: bool, command: str | None = None) -> bool:
     """Bring all files to completion, with a line for each.
 
     :param client: name of the user for Neon's clients, if they are to be let in
     :param only_check: change nothing, only say what would change
+    :param command: see `at_broker.find`
     :returns: whether nothing was missing
     :raises Broken: something that is there stands in the way
     """
@@ -94,9 +109,12 @@ def provision(client: str | None, only_check: bool) -> bool:
     config_file, settings_file = Document(CONFIG, 0o600), Document(SETTINGS, 0o600)
     # Salted hashes of random passwords, for their owner and, by its group, the broker's container.
     definitions_file = Document(DEFINITIONS, 0o640)
-    settings, service = complete_settings(settings_file, service)
+    is_new = config_file.text is None and definitions_file.text is None
+    settings, service = complete_settings(settings_file, service, is_new)
     config, logins = complete_config(config_file, client)
+    before = definitions_file.load()
     definitions = complete_definitions(definitions_file, logins)
+    broker = None if not before and command is None else at_broker.running(command, only_check)
 
     complete = True
     # The passwords before their hashes: what is interrupted in between is mended by another run.
@@ -115,8 +133,11 @@ def provision(client: str | None, only_check: bool) -> bool:
         else:
             file.write(text, owner)
             print(f"{file.name}: {'made' if missing else 'completed'}")
-            if file is definitions_file and not missing:
+            if file is definitions_file and not missing and broker is None:
                 print("  a broker that runs already takes it in at its next start")
+        if file is definitions_file and not missing:
+            for _, _, line in differences(before, ours(logins)):
+                print(f"  {line}")
     # A list, so that each has its say.
     return all(
         [
@@ -124,6 +145,7 @@ def provision(client: str | None, only_check: bool) -> bool:
             grouped_for_broker(service[1], only_check),
             readable_by(service, only_check),
             complete,
+            broker is None or at_broker.up_to_date(broker, logins, definitions, only_check),
         ]
     )
 
@@ -208,7 +230,20 @@ def main(arguments: list[str] | None = None) -> int:
         f"users.{CLIENT_KEY} in {CONFIG}",
     )
     parser.add_argument(
-        "--check", action="store_true", help="change nothing, say what is missing; 1 if anything is"
+        "--check",
+        action="store_true",
+        help="change nothing, say what is missing or otherwise than this version makes it; 1 if anything is",
+    )
+    parser.add_argument(
+        "--rotate",
+        action="store_true",
+        help="give the service another user and password at the running broker, and remove the old one",
+    )
+    parser.add_argument(
+        "--broker",
+        metavar="COMMAND",
+        help="what makes a command run where the broker is, such as 'kubectl exec -i POD --' or sudo; by "
+        "default, that of this folder's containers is taken",
     )
     parser.add_argument(
         "--print",
@@ -221,14 +256,23 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(
             f"--client-user {name!r}: give a name of letters, digits, . _ -, not {SERVICE}"
         )
+    if options.rotate and (options.check or options.print or name is not None):
+        parser.error("--rotate goes alone, or with --broker")
     try:
         if options.print:
             neon.show(name or CLIENT_USER)
             return 0
-        complete = provision(name, options.check)
+        if options.rotate:
+            rotate(options.broker)
+            return 0
+        complete = provision(name, options.check, options.broker)
     except (Broken, OSError) as error:
         print(f"provision.py: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        again = ": run it again, and it finishes" if options.rotate else ""
+        print(f"provision.py: interrupted{again}", file=sys.stderr)
+        return 130
     return 1 if options.check and not complete else 0
 
 

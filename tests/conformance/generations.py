@@ -23,7 +23,7 @@ _DENY = "deprecated_features.permit.transient_nonexcl_queues = false\n"
 DENYING = "4.3, transient queues denied"
 #: By name: the image, and what its configuration has beside the template's.
 IN_CONTAINERS = {
-    "4.0": ("rabbitmq:4-management", ""),
+    "4.0": ("rabbitmq:4.0-management", ""),
     "4.3": ("rabbitmq:4.3-management", ""),
     DENYING: ("rabbitmq:4.3-management", _DENY),
 }

@@ -249,6 +249,8 @@ def test_a_request_that_takes_all_memory_costs_itself_and_few_deaths(
         assert deaths <= DEATHS and "it isn't tried again" in running.said, running.said
         killed = running.kills()
         assert killed.count("oom") == killed.count("die 137") == deaths, killed
+        named = "killed by the kernel for memory, of which it has 128 MiB"
+        assert running.said.count(named) == deaths, running.said
     finally:
         running.end()
     name = f"handler: killed for memory, {broker.name}"

@@ -132,6 +132,9 @@ def _run(name: str, make_service: Callable[[], MQConnector], words: list[str]) -
             from .reload import stand_by
 
             return stand_by(make_service, options.standby)
+        from .. import first
+
+        first.stay_behind()
         return make_service().serve()
     except OutputError:
         raise

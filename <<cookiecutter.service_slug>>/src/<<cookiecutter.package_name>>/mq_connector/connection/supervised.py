@@ -20,6 +20,8 @@ from .members import Member, Members, tell
 
 _log = Logger(__name__)
 
+#: The code by which a broker says that an operator has ended the connection (AMQP 0-9-1, 1.4).
+CONNECTION_FORCED = 320
 #: Seconds that a broker gets to answer a polite close.
 _CLOSE_PATIENCE = 2.0
 #: Seconds between two looks at whether the thread still lives that is to do something.
@@ -251,6 +253,8 @@ class Connection:
             return
         if not ours:  # otherwise somebody has joined while we were closing
             self.attempts.complain(f"connection lost: {describe(error)}", "connecting again")
+            if getattr(error, "reply_code", 0) == CONNECTION_FORCED:
+                self.address.ask_again()  # by an operator, as where our user was removed for another
         self.later(self.attempts.pause_with(1), self._connect)
 
     def _tell_lost(self, error: BaseException) -> None:

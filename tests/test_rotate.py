@@ -1,0 +1,274 @@
+"""`provision.py --rotate` under load, `--check` against a broker that runs: nothing lost, nobody refused, foreign entries stay."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pika
+import pytest
+from baked import BakedProject
+from baked import load as load_module
+from brokers import installed_node
+from provisioning import CONFIG, DEFINITIONS, load
+from running import Service, running
+from waiting import eventually
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+USER, SECOND = "neon_echo", "neon_echo.second"
+#: Kills whoever runs it when rabbitmqctl gets to this command: an interruption, as by a loss of power.
+DIES_AT = """#!/bin/sh
+case "$3" in *{word}*) kill -KILL $PPID; exit 1;; esac
+exec {command} "$@"
+"""
+
+
+def at(broker: Any) -> str:
+    """What makes a command run where the installed broker is: with its own cookie, and its scripts first."""
+    kept = ("HOME", "ERL_EPMD_PORT", "ERL_EPMD_ADDRESS", "LC_ALL")
+    names = [name for name in broker._environment if name in kept or name.startswith("RABBITMQ_")]
+    words = [f"{name}={broker._environment[name]}" for name in names]
+    path = f"PATH={broker.installation.scripts}:/usr/bin:/bin"
+    return shlex.join(["env", *words, path])
+
+
+def told(project: BakedProject, broker: Any) -> Any:
+    """All that a broker has been told."""
+    module = load_module("at_broker", project / "rabbitmq" / "at_broker.py")
+    return module.find(at(broker)).definitions()
+
+
+def provision(project: BakedProject, *words: str) -> subprocess.CompletedProcess[str]:
+    return project.run("python", "-B", "rabbitmq/provision.py", *words, check=False, timeout=240)
+
+
+def login(project: BakedProject) -> tuple[str, str]:
+    user = load(project, CONFIG)["users"][USER]
+    return user["username"], user["password"]
+
+
+def may_log_in(port: int, user: str, password: str) -> bool:
+    where = pika.ConnectionParameters(
+        "localhost", port, "/neon_echo", pika.PlainCredentials(user, password)
+    )
+    try:
+        pika.BlockingConnection(where).close()
+    except pika.exceptions.AMQPConnectionError:
+        return False
+    return True
+
+
+@contextmanager
+def load_of_requests(service: Service) -> Iterator[list[str]]:
+    """Confirmed requests, one after another on new connections with what mq_config.json says; yields their ids.
+
+    :raises AssertionError: one of them was refused
+    """
+    sent: list[str] = []
+    trouble: list[BaseException] = []
+    done = threading.Event()
+
+    def send() -> None:
+        try:
+            while not done.is_set():
+                with service.channel() as channel:
+                    channel.confirm_delivery()
+                    for _ in range(5):
+                        name = f"r{len(sent)}"
+                        properties = pika.BasicProperties(message_id=name)
+                        body = json.dumps({"message_id": name, "text": name}).encode()
+                        channel.basic_publish("", "neon_echo_input", body, properties)
+                        sent.append(name)
+                        time.sleep(0.01)
+        except BaseException as error:  # the test's to judge
+            trouble.append(error)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        eventually(lambda: len(sent) > 20 or trouble, 60)
+        yield sent
+        before = len(sent)
+        eventually(lambda: len(sent) > before + 20 or trouble, 60)
+    finally:
+        done.set()
+        sender.join(60)
+    assert trouble == [], "a client was refused"
+
+
+def handled(log: Path) -> set[str]:
+    return set(log.read_text().split()) if log.exists() else set()
+
+
+def write_down(project: BakedProject, log: Path) -> None:
+    """Have the handler note each request that it was given."""
+    path = project.package / "service.py"
+    text = path.read_text()
+    noted = f"open({str(log)!r}, 'a').write(request.get('text', '') + '\\n'); return {{"
+    changed = text.replace("return {", noted, 1)
+    assert changed != text
+    path.write_text(changed)
+
+
+@pytest.fixture
+def broker(project: BakedProject) -> Iterator[Any]:
+    with installed_node(project) as node:
+        yield node
+
+
+def test_a_rotation_under_load_loses_nothing_and_refuses_nobody(
+    project: BakedProject, broker: Any, tmp_path: Path
+) -> None:
+    log = tmp_path / "handled"
+    write_down(project, log)
+    first = login(project)
+    with running(project, broker.port, tmp_path / "home") as service:
+        with load_of_requests(service) as sent:
+            done = provision(project, "--rotate", "--broker", at(broker))
+            assert done.returncode == 0, done.stderr + done.stdout
+        eventually(lambda: set(sent) <= handled(log), 60, lambda: str(len(sent)))
+        second = login(project)
+        assert (first[0], second[0]) == (USER, SECOND) and first[1] != second[1]
+        assert may_log_in(broker.port, *second) and not may_log_in(broker.port, *first)
+        assert first[1] not in done.stdout + done.stderr and second[1] not in done.stdout
+        assert service.ask({"text": "still"})["echo"]["text"] == "still"
+        said = service.log.read_text()
+        assert "ACCESS_REFUSED" not in said and "refused" not in said, said
+        # And back again: the first user's turn, with a third password.
+        assert provision(project, "--rotate", "--broker", at(broker)).returncode == 0
+        third = login(project)
+        assert third[0] == USER and third[1] not in (first[1], second[1])
+        assert not may_log_in(broker.port, *second) and may_log_in(broker.port, *third)
+        assert service.ask({"text": "again"})["echo"]["text"] == "again"
+        assert service.process is not None and service.process.poll() is None
+    users = [each["name"] for each in load(project, DEFINITIONS)["users"]]
+    assert users == [USER] and "rotating_to" not in load(project, DEFINITIONS)
+    assert provision(project, "--check", "--broker", at(broker)).returncode == 0
+    # What the broker takes in at its next start says the same.
+    broker.stop()
+    broker.start()
+    assert may_log_in(broker.port, *third) and not may_log_in(broker.port, *second)
+
+
+@pytest.mark.parametrize("word", ["import_definitions", "delete_user"])
+def test_a_rotation_that_was_interrupted_is_finished_by_the_next(
+    project: BakedProject, broker: Any, tmp_path: Path, word: str
+) -> None:
+    first = login(project)
+    dies = tmp_path / "dies"
+    dies.write_text(DIES_AT.format(word=word, command=at(broker)))
+    dies.chmod(0o755)
+    with running(project, broker.port, tmp_path / "home") as service:
+        assert provision(project, "--rotate", "--broker", str(dies)).returncode == -9
+        assert may_log_in(broker.port, *login(project)) and may_log_in(broker.port, *first)
+        assert service.ask({"text": "meanwhile"})["echo"]["text"] == "meanwhile"
+        # What else is run in between leaves it as it is.
+        assert provision(project).returncode == 0
+        done = provision(project, "--rotate", "--broker", at(broker))
+        assert done.returncode == 0, done.stderr
+        assert login(project)[0] == SECOND
+        assert may_log_in(broker.port, *login(project)) and not may_log_in(broker.port, *first)
+        assert service.ask({"text": "then"})["echo"]["text"] == "then"
+    assert [each["name"] for each in load(project, DEFINITIONS)["users"]] == [SECOND]
+
+
+def test_who_has_the_old_file_is_named_and_goes_on_until_he_has_the_new_one(
+    project: BakedProject, broker: Any, tmp_path: Path
+) -> None:
+    first = login(project)
+    elsewhere = tmp_path / "elsewhere.json"
+    elsewhere.write_text(project.read(CONFIG))
+    with running(
+        project, broker.port, tmp_path / "home", NEON_MQ_CONFIG_PATH=str(elsewhere)
+    ) as service:
+        done = provision(project, "--rotate", "--broker", at(broker))
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+        assert f"still come as user {USER}, from 127.0.0.1" in done.stderr
+        assert may_log_in(broker.port, *first) and may_log_in(broker.port, *login(project))
+        assert service.command("health").returncode == 0
+        elsewhere.write_text(project.read(CONFIG))
+        done = provision(project, "--rotate", "--broker", at(broker))
+        assert done.returncode == 0, done.stderr
+        assert not may_log_in(broker.port, *first)
+        eventually(lambda: service.command("health").returncode == 0, 60)
+
+
+def test_a_broker_of_an_older_version_is_named_and_brought_up_to_date(
+    project: BakedProject, broker: Any
+) -> None:
+    at_it = ("--broker", at(broker))
+    assert provision(project, "--check", *at_it).returncode == 0
+    # As an earlier version made it, and what the operator has beside.
+    policy = "neon_echo_input quorum"
+    old = json.dumps({"delivery-limit": 20, "max-length": 7})
+    pattern = ("^neon_echo_input$", old, "--apply-to", "queues", "--priority", "2")
+    broker.ctl("set_policy", "-p", "/neon_echo", policy, *pattern)
+    broker.ctl("set_policy", "-p", "/neon_echo", "mine", "^x$", '{"max-length": 5}')
+    broker.ctl("set_permissions", "-p", "/neon_echo", USER, "^a$", ".*", ".*")
+    broker.ctl("add_user", "mine", "secret")
+    before = told(project, broker)
+    checked = provision(project, "--check", *at_it)
+    assert checked.returncode == 1
+    for line in (
+        f"the broker: policy '{policy}' in /neon_echo: delivery-limit is 20, now it is 100",
+        f"the broker: policy '{policy}' in /neon_echo: max-length is 7, now it is 1000000",
+        f"the broker: rights of user {USER} in /neon_echo: configure is '^a$'",
+    ):
+        assert line in checked.stdout
+    assert told(project, broker) == before
+    assert provision(project, *at_it).returncode == 0
+    assert provision(project, "--check", *at_it).returncode == 0
+    after = told(project, broker)
+    assert after["users"] == before["users"], "passwords stay"
+    [mine] = [each for each in after["policies"] if each["name"] == "mine"]
+    assert mine in before["policies"]
+    assert len(after["policies"]) == len(before["policies"])
+    assert may_log_in(broker.port, *login(project))
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("false", "the broker: exit code 1"),
+        (
+            "sh -c 'echo Error: unable to perform an operation on node >&2; exit 69'",
+            "Error: unable",
+        ),
+        ("/nowhere/kubectl", "/nowhere/kubectl can't be run"),
+        ("", "--broker is empty"),
+        ("'", "No closing quotation"),
+        ("echo", "printed no JSON"),
+    ],
+)
+@pytest.mark.parametrize("what", ["--rotate", "--check"])
+def test_a_broker_that_cant_be_asked_is_one_line(
+    project: BakedProject, command: str, says: str, what: str
+) -> None:
+    before = {name: project.read(name) for name in (CONFIG, DEFINITIONS)}
+    done = provision(project, what, "--broker", command)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1 and says in done.stderr
+    assert {name: project.read(name) for name in before} == before
+
+
+def test_without_an_engine_and_a_broker_one_line_says_what_to_do(project: BakedProject) -> None:
+    script = [sys.executable, "-B", "rabbitmq/provision.py", "--rotate"]
+    done = project.run(*script, check=False, env={"PATH": str(project / "empty")})
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert "no docker command" in done.stderr and "--broker" in done.stderr
+
+
+def test_credentials_in_env_would_win_so_nothing_is_rotated(project: BakedProject) -> None:
+    with (project / ".env").open("a") as file:
+        file.write("MQ_PASSWORD=mine\n")
+    done = provision(project, "--rotate", "--broker", "false")
+    assert done.returncode == 1 and "MQ_PASSWORD counts before mq_config.json" in done.stderr
