@@ -30,9 +30,9 @@ class Turns:
         self._watch = watch
         #: Who has it; asked for each message.
         self.holder: Busy | None = None
-        #: Held by who has it; whoever takes it away lets go of it.
+        #: Guards the waiting for messages: held by who has the turn, for whole callbacks.
         self._turn = threading.Lock()
-        #: Guards the holder, for only one may let go.
+        #: Guards the holder, as only one may let go of the turn.
         self._guard = threading.Lock()
         self._watched_until = 0.0
         self._is_open = False
