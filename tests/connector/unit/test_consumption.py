@@ -104,7 +104,7 @@ class Consuming:
 
     def quicken(self) -> None:
         """The callback turns out to be so quick that more messages are worth having in hand."""
-        self.workers.pace._average = 0.001
+        self.workers.pace.average = 0.001
         self.consumption.adapt()
 
     def last_call(self) -> str:
@@ -220,7 +220,7 @@ def test_what_is_in_hand_of_a_former_consumer_does_not_count_at_the_next_exchang
     assert one.hangs.wait(PATIENCE)
     one.quicken()
     one.amqp.answer(Basic.CancelOk(TAG))
-    one.workers.pace._average = 0.02  # 10 messages in 0.2 s
+    one.workers.pace.average = 0.02  # 10 messages in 0.2 s
     one.amqp.answer(Basic.ConsumeOk("another"))
     for _ in range(8):
         one.deliver(b"of the other")

@@ -55,6 +55,7 @@ class Handling:
             self.suspicion,
             on_pace,
             ack_on_return,
+            lambda seconds, look: connection.call(lambda: connection.later(seconds, look)),
         )
         self.workers.settling.bury = DeadLetters(queue, self.outbox.confirmed).bury
         if observer is not None:

@@ -27,8 +27,8 @@ class Pace:
         self._on_change = on_change
         #: Messages that the operator or a handler wants to be in hand; 0 for as many as are best.
         self.said = self._by_operator
-        # Seconds that the callback takes, as a moving average; 0 before the first time.
-        self._average = 0.0
+        #: Seconds that the callback takes, as a moving average; 0 before the first time.
+        self.average = 0.0
         self._until_look = 0
         #: With fewer messages in hand some workers would have nothing to do.
         self.least = self._fewest
@@ -48,15 +48,15 @@ class Pace:
         if self.said:
             return self.said
         least = 2 * self._workers
-        handled = int(_IN_HAND * self._workers / self._average) if self._average else 0
+        handled = int(_IN_HAND * self._workers / self.average) if self.average else 0
         # Twice, so that a change comes before all that is in hand waits.
         return min(max(least, handled) + 2 * waiting, max(_MOST_IN_HAND, least))
 
     def note(self, took: float, messages: int = 1) -> None:
         """So many callbacks took that many seconds in all."""
-        average, mean = self._average, took / messages
+        average, mean = self.average, took / messages
         old = (1 - 1 / _WEIGHT) ** messages if average else 0.0
-        self._average = mean + (average - mean) * old
+        self.average = mean + (average - mean) * old
         self._until_look -= messages
         if self._until_look < 0:
             self._until_look = _WEIGHT

@@ -27,6 +27,7 @@ from .pace import SOON, TOGETHER, Pace
 from .settling import Settling
 from .suspicion import Suspicion
 from .tasks import Tasks
+from .turns import Turns
 
 #: Threads for each worker that may be replaced because they hang, itself included.
 _MOST_REPLACED = 4
@@ -50,6 +51,8 @@ class Workers:
     :param suspicion: which messages aren't to be tried again
     :param on_pace: called now and then, when another number of messages in hand may be better
     :param ack_on_return: acknowledge what a callback has left unsettled when it returns
+    :param watch: calls a function on a loop after some seconds, from any thread; without it all threads
+        wait for messages at once
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Workers:
         suspicion: Suspicion,
         on_pace: Callable[[], None] = lambda: None,
         ack_on_return: bool = True,
+        watch: Callable[[float, Callable[[], None]], None] | None = None,
     ) -> None:
         #: What is to be done: deliveries, and what else a worker is to call; None ends one.
         self.inbox: SimpleQueue[Delivery | Prefetch | Callable[[], object] | None] = SimpleQueue()
@@ -95,6 +99,8 @@ class Workers:
         #: Called with what entering that has raised.
         self.on_no_start: Callable[[Exception], object] = on_error
         self._started = 1
+        several = limits.workers > 1 and not is_async(callback)
+        self._turns = Turns(watch) if watch is not None and several else None
 
     # ---- from any thread
 
@@ -108,6 +114,8 @@ class Workers:
         """Let each thread end when it has nothing in hand; one that hangs is left behind, tasks are cancelled."""
         for _ in range(self._started):
             self.inbox.put(None)
+        if self._turns is not None:
+            self._turns.open()
         self.tasks.stop()
 
     def hand_back(self) -> int:
@@ -175,24 +183,26 @@ class Workers:
         worker = Busy(threading.current_thread())
         self._workers.append(worker)
         in_hand.set(worker)
-        if self.around is None:
-            self._work(worker)
-            return
         with ExitStack() as stack:
-            try:
-                stack.enter_context(self.around())
-            except Exception as error:
-                self.on_no_start(error)
-                return
+            if self._turns is not None:
+                stack.callback(self._turns.give, worker)
+            if self.around is not None:
+                try:
+                    stack.enter_context(self.around())
+                except Exception as error:
+                    self.on_no_start(error)
+                    return
             self._work(worker)
 
     def _work(self, worker: Busy) -> None:
         get, handle, suspicion, now = self.inbox.get, self.handle, self._suspicion, time.monotonic
         pace, is_said, debug = self.pace, lines.is_said, logging.DEBUG
-        process = self._process
+        process, turns = self._process, self._turns
         spent, longest, messages = 0.0, 0.0, 0  # since the pace was told
         observe = None if self.observer is None else self.observer.observe()
         while not worker.is_replaced:
+            if turns is not None and turns.holder is not worker:
+                turns.take(worker)
             delivery = get()
             if type(delivery) is not Delivery and not isinstance(delivery, Delivery):
                 if delivery is None:
@@ -206,6 +216,8 @@ class Workers:
                 continue  # the broker delivers it again on the next channel
             worker.began = began = now()
             worker.delivery = delivery
+            if turns is not None:
+                turns.begins(worker, pace.average)
             if self.prefetch < pace.least and not suspicion.is_careful:
                 self._on_pace()  # there was nothing to take when it was tried before
             try:

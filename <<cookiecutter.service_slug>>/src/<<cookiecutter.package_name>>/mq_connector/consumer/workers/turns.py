@@ -1,0 +1,86 @@
+"""Which of several workers waits for messages, so that quick ones aren't shared out among threads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from .busy import Busy
+
+#: Seconds of a callback up to which one worker does all: that another thread takes a message, and waits for
+#: the interpreter's lock, costs as much as the callback itself.
+QUICK = 0.0001
+#: Seconds after which the one that has its turn is looked at.
+LOOK = 0.004
+#: Seconds after which looking is begun anew: a loop that has failed has forgotten it.
+_FORGOTTEN = 0.1
+
+
+class Turns:
+    """One worker at a time waits for messages; the others wait for their turn.
+
+    While callbacks are quick it keeps its turn. Where they aren't, it passes it on before each one; and one
+    that turns out to be slow loses it to the next worker.
+
+    :param watch: calls a function on a loop after some seconds, from any thread
+    """
+
+    def __init__(self, watch: Callable[[float, Callable[[], None]], None]) -> None:
+        self._watch = watch
+        #: Who has it; asked for each message.
+        self.holder: Busy | None = None
+        #: Guards the waiting for messages: held by who has the turn, for whole callbacks.
+        self._turn = threading.Lock()
+        #: Guards the holder, as only one may let go of the turn.
+        self._guard = threading.Lock()
+        self._watched_until = 0.0
+        self._is_open = False
+
+    def take(self, worker: Busy) -> None:
+        """Wait for the turn."""
+        if self._is_open:
+            return
+        self._turn.acquire()
+        self.holder = worker
+        if self._is_open:
+            self.give(worker)
+
+    def give(self, worker: Busy) -> None:
+        """Pass it on, if that one has it."""
+        with self._guard:
+            if self.holder is not worker:
+                return
+            self.holder = None
+        self._turn.release()
+
+    def begins(self, worker: Busy, average: float) -> None:
+        """Who has its turn begins a callback.
+
+        :param average: seconds that callbacks take; 0 where that isn't known
+        """
+        if not 0 < average <= QUICK:
+            self.give(worker)
+        elif worker.began > self._watched_until:
+            self._watched_until = worker.began + _FORGOTTEN
+            self._watch(LOOK, self._look)
+
+    def open(self) -> None:
+        """Let all wait for messages from now on, as there will be no more."""
+        self._is_open = True
+        holder = self.holder
+        if holder is not None:
+            self.give(holder)
+
+    def _look(self) -> None:
+        # First, so that either who begins a callback sees that nobody watches, or is seen here.
+        self._watched_until = 0.0
+        worker = self.holder
+        if worker is None or worker.delivery is None:
+            return  # which waits for a message
+        now = time.monotonic()
+        if now - worker.began > LOOK / 2:
+            self.give(worker)
+        else:
+            self._watched_until = now + _FORGOTTEN
+            self._watch(LOOK, self._look)

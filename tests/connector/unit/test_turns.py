@@ -1,0 +1,132 @@
+"""Several workers and quick callbacks: one thread does all, until one callback takes longer."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from mq_connector.consumer.workers import turns
+from waiting import eventually
+
+from .test_workers import PATIENCE, Delivered, Make, errors, make, nothing_left
+
+__all__ = ["errors", "make", "nothing_left"]
+
+ALWAYS, NEVER = 100.0, 100.0
+
+
+def soon(seconds: float, look: Callable[[], None]) -> None:
+    timer = threading.Timer(seconds, look)
+    timer.daemon = True
+    timer.start()
+
+
+@pytest.fixture(autouse=True)
+def all_are_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine the quickest may look slow."""
+    monkeypatch.setattr(turns, "QUICK", ALWAYS)
+
+
+def handle(one: Any, count: int) -> None:
+    deliveries = [Delivered() for _ in range(count)]
+    one.put(*deliveries)
+    for each in deliveries:
+        assert each.wait().settled == "ack"
+
+
+def test_one_thread_handles_what_is_quick(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "LOOK", NEVER)
+    seen: list[threading.Thread] = []
+
+    def callback(*_: Any) -> None:
+        seen.append(threading.current_thread())
+        time.sleep(0.001)  # all of them would come to see a message
+
+    one = make(callback, count=4, watch=soon)
+    handle(one, 40)
+    seen.clear()
+    handle(one, 40)
+    assert len(set(seen)) == 1
+
+
+@pytest.mark.parametrize("quick", [0.0, ALWAYS])
+def test_whoever_takes_longer_lets_others_work(
+    make: Make, monkeypatch: pytest.MonkeyPatch, quick: float
+) -> None:
+    """What is known to be slow is given to all at once; what turns out to be slow, soon."""
+    monkeypatch.setattr(turns, "QUICK", quick)
+    if not quick:
+        monkeypatch.setattr(turns, "LOOK", NEVER)
+    together: list[threading.Barrier] = []
+    one = make(lambda *_: [each.wait(PATIENCE) for each in together], count=4, watch=soon)
+    handle(one, 40)
+    for _ in range(3):
+        together[:] = [threading.Barrier(4)]
+        handle(one, 4)
+        together.clear()
+        handle(one, 40)
+
+
+def test_the_first_callbacks_which_nobody_knows_are_for_all(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "LOOK", NEVER)
+    together = threading.Barrier(4)
+    handle(make(lambda *_: together.wait(PATIENCE), count=4, watch=soon), 4)
+
+
+def test_those_who_wait_for_their_turn_end_with_the_service(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "LOOK", NEVER)
+    held, release = threading.Event(), threading.Event()
+    blocks: list[bool] = []
+
+    def callback(*_: Any) -> None:
+        if blocks:
+            held.set()
+            release.wait(PATIENCE)
+
+    one = make(callback, count=4, watch=soon)
+    handle(one, 40)
+    threads = one.threads()
+    blocks.append(True)
+    last = Delivered()
+    one.put(last)
+    assert held.wait(PATIENCE)
+    one.workers.stop()
+    eventually(lambda: sum(each.is_alive() for each in threads) == 1)
+    release.set()
+    assert last.wait().settled == "ack"
+    for each in threads:
+        each.join(PATIENCE)
+        assert not each.is_alive()
+
+
+def test_looking_begins_anew_where_a_loop_has_forgotten_it(make: Make) -> None:
+    calls: list[float] = []
+    one = make(lambda *_: None, count=2, watch=lambda seconds, _: calls.append(seconds))
+    eventually(lambda: handle(one, 20) or bool(calls))
+    before = len(calls)
+    time.sleep(0.11)
+    handle(one, 1)
+    assert len(calls) == before + 1
+
+
+def test_one_that_waits_for_messages_is_not_looked_at(make: Make) -> None:
+    """Or a service that has nothing to do would wake for it."""
+    looks = 0
+
+    def watch(seconds: float, look: Callable[[], None]) -> None:
+        nonlocal looks
+        looks += 1
+        soon(seconds, look)
+
+    handle(make(lambda *_: None, count=2, watch=watch), 40)
+    time.sleep(0.1)
+    before = looks
+    time.sleep(0.1)
+    assert looks == before
