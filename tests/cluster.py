@@ -20,10 +20,8 @@ from waiting import eventually
 
 #: The brokers, as the compose files call them; each node's host is called so, too.
 NODES = ("rabbitmq", "rabbitmq-2", "rabbitmq-3")
-#: In .env: what plain `docker compose` means.
-FILES = "COMPOSE_FILE=compose.yaml:compose.cluster.yaml"
 #: Answered requests, of which there must be more, and seconds between two.
-_ENOUGH, _PAUSE = 50, 0.01
+_ENOUGH, _PAUSE = 200, 0.01
 #: How a connection finds out soon that a broker is gone.
 _IMPATIENT: dict[str, Any] = {"heartbeat": 30, "socket_timeout": 2, "stack_timeout": 5}
 
@@ -35,11 +33,11 @@ class Cluster(Stack):
     #: The port of this machine where each broker listens.
     ports: dict[str, int] = field(default_factory=lambda: {node: free_port() for node in NODES})
 
-    def write_settings(self, files: str = FILES) -> None:
-        """Put into .env what plain `docker compose` means, and where it listens."""
+    def write_ports(self) -> None:
+        """Put into .env where it listens."""
         first, second, third = (self.ports[node] for node in NODES)
         with (self.project / ".env").open("a", encoding="utf-8") as env:
-            env.write(f"\n{files}\nMQ_PORT={first}\nMQ_PORT_2={second}\nMQ_PORT_3={third}\n")
+            env.write(f"\nMQ_PORT={first}\nMQ_PORT_2={second}\nMQ_PORT_3={third}\n")
             env.write(f"MQ_MANAGEMENT_PORT={free_port()}\nMQ_BROKER_METRICS_PORT={free_port()}\n")
 
     def on(self, node: str, *words: str, timeout: float = 120) -> str:

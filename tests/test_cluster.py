@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import time
@@ -12,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from baked import TREE, BakedProject, bake_into, parse
-from cluster import FILES, NODES, Cluster, Load
+from baked import TREE, bake_into
+from cluster import NODES, Cluster, Load
 from connector.functional.peer import Peer
 from pages import section, shell_blocks, type_in
 from test_containers import lacking
@@ -24,13 +23,14 @@ pytestmark = [pytest.mark.containers, pytest.mark.slow, pytest.mark.timeout(900)
 #: Seconds until requests are answered again after a broker's death: what is promised is measured on a machine with
 #: nothing else to do (docs/scaling.md); this ends what hangs.
 BOUND = 45.0
+PAGE = (TREE / "docs" / "scaling.md").read_text(encoding="utf-8")
 #: What keeps the third broker from ever coming up.
 BROKEN = {"services": {"rabbitmq-3": {"command": ["sh", "-c", "echo the disk is gone; exit 1"]}}}
 
 
 @pytest.fixture(scope="module")
 def two() -> Iterator[Cluster]:
-    """A cluster from its first start on, whose third broker never comes up."""
+    """One broker with a dead letter, of which three are made; but the third never comes up."""
     if reason := lacking():
         pytest.skip(reason)
     # Not below pytest's own folder, which no other user may enter.
@@ -38,11 +38,17 @@ def two() -> Iterator[Cluster]:
     home.chmod(0o711)
     cluster = Cluster(bake_into(home / "generated"), f"neon-test-{uuid.uuid4().hex[:8]}", {})
     try:
-        cluster.write_settings(f"{FILES}:broken.yaml")
-        (cluster.project / "broken.yaml").write_text(yaml.safe_dump(BROKEN))
+        cluster.write_ports()
         try:
-            cluster.compose("up", "--build", "--detach")
-            cluster.compose("up", "--detach", "--wait", "--no-deps", *NODES[:2])
+            cluster.compose("up", "--detach", "--wait", NODES[0])
+            peer = Peer(cluster.parameters(NODES[0]))
+            peer.publish("neon_echo_input.dead", b"of before", delivery_mode=2)
+            peer.close()
+            (cluster.project / "broken.yaml").write_text(yaml.safe_dump(BROKEN))
+            files = ("compose.yaml", "compose.cluster.yaml", "broken.yaml")
+            together = [word for name in files for word in ("--file", name)]
+            cluster.compose(*together, "up", "--build", "--detach")
+            cluster.compose(*together, "up", "--detach", "--wait", "--no-deps", *NODES[:2])
             yield cluster
         finally:
             cluster.remove()
@@ -52,10 +58,9 @@ def two() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def three(two: Cluster) -> Cluster:
-    """The same with the third, which has been repaired."""
-    settings = two.project / ".env"
-    settings.write_text(settings.read_text().replace(":broken.yaml", ""))
-    two.bring_back(NODES[2])
+    """The same with the third, which has been repaired, and as the page has it."""
+    start, _ = shell_blocks(section(PAGE, "Three brokers"))
+    type_in(start, two.project.path, {"COMPOSE_PROJECT_NAME": two.name})
     eventually(two.are_three, 120, lambda: str(two.queues(NODES[0], "members")), every=1)
     return two
 
@@ -64,20 +69,20 @@ def test_a_broker_that_never_comes_up_is_named_and_the_other_two_serve(two: Clus
     health = ["python", "-m", "neon_echo", "health"]
     eventually(lambda: not two.inside(*health, check=False).returncode, 180, every=1)
     assert two.ask(text="hi")["echo"]["text"] == "hi"
-    doctor = two.inside("python", "-m", "neon_echo", "doctor").stdout.splitlines()
+    _, ask = shell_blocks(section(PAGE, "Three brokers"))
+    words = ask.replace("<< cookiecutter.package_name >>", "neon_echo")
+    doctor = type_in(words, two.project.path, {"COMPOSE_PROJECT_NAME": two.name}).splitlines()
     [named] = [line for line in doctor if line.startswith("note  no connection to ")]
     assert named.startswith("note  no connection to rabbitmq-3:5672: ")
     assert named.endswith("; the service does without it while another answers")
-    # They have all that the definitions hold, though they are fewer than there should be.
-    assert "ok    dead letters: none in 'neon_echo_input.dead'" in doctor
+    # What one broker had, two have; and all that the definitions hold, though they aren't three.
+    assert "note  dead letters: 1 in 'neon_echo_input.dead'" in doctor
 
 
 def test_one_that_comes_late_has_all_queues_before_long(three: Cluster) -> None:
-    queues = three.queues(NODES[2], "type", "members")
-    assert {name: kind for name, (kind, _) in queues.items() if "reply" not in name} == {
-        "neon_echo_input": "quorum",
-        "neon_echo_input.dead": "quorum",
-    }
+    queues = three.queues(NODES[2], "type", "messages")
+    assert queues["neon_echo_input"][0] == "quorum"
+    assert queues["neon_echo_input.dead"] == ["quorum", "1"]
     assert three.are_three()
 
 
@@ -127,9 +132,20 @@ def test_killing_any_of_the_three_under_load_loses_nothing(three: Cluster, victi
 
 
 def test_a_rolling_restart_as_the_page_has_it_loses_nothing(three: Cluster) -> None:
-    page = section((TREE / "docs" / "scaling.md").read_text(), "Upgrade it, node by node")
-    [loop] = shell_blocks(page)
+    [loop] = shell_blocks(section(PAGE, "Node by node"))
     with Load(three, NODES) as load:
-        type_in(loop.replace("--detach", "--detach --force-recreate"), three.project.path, {"COMPOSE_PROJECT_NAME": three.name})
+        type_in(loop, three.project.path, {"COMPOSE_PROJECT_NAME": three.name})
     print(f"\nall three replaced, one by one: {load.figures}")
     assert not load.lost
+
+
+def test_replicas_share_the_requests(three: Cluster) -> None:
+    [scale] = shell_blocks(section(PAGE, "Replicas"))
+    try:
+        type_in(scale, three.project.path, {"COMPOSE_PROJECT_NAME": three.name})
+        assert three.queues(NODES[1], "consumers")["neon_echo_input"] == ["2"]
+        with Load(three, NODES) as load:
+            pass
+        assert not load.lost
+    finally:
+        three.compose("up", "--detach", "--wait", "--no-deps", "service")
