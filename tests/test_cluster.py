@@ -7,6 +7,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -143,7 +144,8 @@ def test_replicas_share_the_requests(three: Cluster) -> None:
     [scale] = shell_blocks(section(PAGE, "Replicas"))
     try:
         type_in(scale, three.project.path, {"COMPOSE_PROJECT_NAME": three.name})
-        assert three.queues(NODES[1], "consumers")["neon_echo_input"] == ["2"]
+        consumers = partial(three.queues, NODES[1], "consumers")
+        eventually(lambda: consumers()["neon_echo_input"] == ["2"], 120, every=1)
         with Load(three, NODES) as load:
             pass
         assert not load.lost
