@@ -33,7 +33,7 @@ NODES = ("rabbitmq", "rabbitmq-2", "rabbitmq-3")
 FILES = {1: ("compose.yaml",), 3: ("compose.yaml", "compose.cluster.yaml")}
 REPLICAS = (1, 2, 4)
 #: By the seconds that a handler waits for something else: requests, for each replica.
-WORK = {0.0: 6000, 0.02: 250}
+WORK = {0.0: 20_000, 0.02: 250}
 #: Settings of the containers: ports that hardly anybody has.
 PORTS = {
     "MQ_PORT": 27672,
@@ -80,9 +80,9 @@ class Stack:
     def __enter__(self) -> Stack:
         self.compose("up", "--build", "--detach", "--wait")
         if self._nodes == 3:
-            # So that each queue has its three members before anything is measured.
-            self.compose("exec", "-T", NODES[0], "rabbitmq-upgrade", "await_online_quorum_plus_one")
-            while self.compose("exec", "-T", NODES[0], "rabbitmqctl", "-q", "list_queues", "-p", VHOST, "members").count("@") < 6:
+            # The service's queue and that of its dead letters get their members on all before long.
+            words = ("exec", "-T", NODES[0], "rabbitmqctl", "-q", "list_queues", "-p", VHOST)
+            while self.compose(*words, "members").count("@") < 6:
                 time.sleep(1)
         return self
 
@@ -91,7 +91,9 @@ class Stack:
 
     def scale(self, replicas: int) -> None:
         """Have that many replicas of the service, each with a consumer."""
-        self.compose("up", "--detach", "--wait", "--no-deps", "--scale", f"service={replicas}", "service")
+        self.compose(
+            "up", "--detach", "--wait", "--no-deps", "--scale", f"service={replicas}", "service"
+        )
         with Client(self.address) as client:
             deadline = time.monotonic() + PATIENCE
             while client.declare(QUEUE, passive=True)[1] != replicas:
@@ -142,7 +144,11 @@ def measure(stack: Stack, nodes: int, replicas: int, wait: float) -> dict[str, f
         broker = sum(stack.used(name, 1) for name in names) - broker
         ours = stack.used("service", replicas) - ours
         sender.delete(reply_queue)
-    return {"rate": count / took, "broker_us": broker / count * 1e6, "service_us": ours / count * 1e6}
+    return {
+        "rate": count / took,
+        "broker_us": broker / count * 1e6,
+        "service_us": ours / count * 1e6,
+    }
 
 
 @contextmanager
@@ -157,7 +163,9 @@ def rendered() -> Iterator[Path]:
         answer = '        return {"echo": request}\n'
         if text.count(answer) != 1:
             raise RuntimeError(f"{file} is no longer as it is known here")
-        waits = '        if request["wait"]:\n            __import__("time").sleep(request["wait"])\n'
+        waits = (
+            '        if request["wait"]:\n            __import__("time").sleep(request["wait"])\n'
+        )
         file.write_text(text.replace(answer, waits + answer), encoding="utf-8")
         yield project
 
@@ -191,7 +199,13 @@ def main() -> int:
                             row = measure(stack, nodes, replicas, wait)
                             row["load"] = os.getloadavg()[0]
                             found.setdefault((wait, nodes, replicas), []).append(row)
-                            said = {"wait": wait, "nodes": nodes, "replicas": replicas, "round": number, **row}
+                            said = {
+                                "wait": wait,
+                                "nodes": nodes,
+                                "replicas": replicas,
+                                "round": number,
+                                **row,
+                            }
                             print(json.dumps(said), flush=True)
                             if chosen.out:
                                 with chosen.out.open("a", encoding="utf-8") as file:

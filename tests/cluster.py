@@ -155,10 +155,12 @@ class Load:
         peer = Peer(self._where)
         while not self._reading_over.is_set():
             try:
-                for method, _, body in peer.channel.consume(self._reply_queue, inactivity_timeout=0.2):
-                    if method is not None:
+                for method, _, body in peer.channel.consume(
+                    self._reply_queue, inactivity_timeout=0.2
+                ):
+                    if method is not None and body is not None:
                         self.replies[payload.decode(body)["message_id"]] += 1
-                        peer.channel.basic_ack(method.delivery_tag)
+                        peer.channel.basic_ack(method.delivery_tag or 0)
                     if self._reading_over.is_set():
                         break
             except (AMQPError, OSError):

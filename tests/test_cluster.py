@@ -105,7 +105,9 @@ def test_a_queue_of_no_type_is_on_three_nodes_if_it_is_durable_and_transient_as_
     three: Cluster,
 ) -> None:
     peer = Peer(three.parameters(NODES[1]))
-    durable, transient = (peer.declare(f"neon_echo.reply.{uuid.uuid4().hex}", durable=each) for each in (True, False))
+    durable, transient = (
+        peer.declare(f"neon_echo.reply.{uuid.uuid4().hex}", durable=each) for each in (True, False)
+    )
     queues = three.queues(NODES[0], "type", "members")
     assert queues[durable][0] == "quorum" and queues[durable][1].count("@") == 3
     assert queues[transient][0] == "classic"

@@ -27,7 +27,9 @@ def test_each_further_broker_is_as_the_first(default_project: BakedProject, node
     }
     assert further["hostname"] == node
     assert further["healthcheck"] == {**first["healthcheck"], **overlay["rabbitmq"]["healthcheck"]}
-    mounted = {each["target"]: each for each in [*first["volumes"], *overlay["rabbitmq"]["volumes"]]}
+    mounted = {
+        each["target"]: each for each in [*first["volumes"], *overlay["rabbitmq"]["volumes"]]
+    }
     mounted["/var/lib/rabbitmq"] = {**mounted["/var/lib/rabbitmq"], "source": node}
     assert {each["target"]: each for each in further["volumes"]} == mounted
     assert all(port.startswith("127.0.0.1:") for port in further["ports"])

@@ -131,5 +131,9 @@ def test_every_cookiecutter_from_2_6_on_makes_the_same(
     assert done.returncode == 0, done.stderr
     made = BakedProject(tmp_path / "out" / "neon-echo", {})
     assert made.files() == default_project.files()
-    for name in made.files() - {"mq_config.json", "rabbitmq/definitions.json", "rabbitmq/erlang.cookie"}:
+    for name in made.files() - {
+        "mq_config.json",
+        "rabbitmq/definitions.json",
+        "rabbitmq/erlang.cookie",
+    }:
         assert made.read(name) == default_project.read(name), name

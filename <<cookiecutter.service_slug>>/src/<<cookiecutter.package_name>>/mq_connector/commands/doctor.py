@@ -15,8 +15,6 @@ from .session import Session
 from .terminal import say
 
 if TYPE_CHECKING:
-    import pika
-
     from ..connector import MQConnector
     from ..consumer import ConsumerThread
 
@@ -69,9 +67,10 @@ def examine(service: MQConnector) -> int:
         return 1
     try:
         version = ".".join(map(str, opened.link.broker.version))
-        where = opened.link.amqp.params
+        params = opened.link.amqp.params
+        where = (params.host, params.port)
         report.good(
-            f"broker: RabbitMQ {version} at {where.host}:{where.port}, logged in, vhost {service.vhost!r}"
+            f"broker: RabbitMQ {version} at {params.host}:{params.port}, logged in, vhost {service.vhost!r}"
         )
         _examine_others(report, service, where)
         for consumer in service.consumers.values():
@@ -106,12 +105,10 @@ def _examine_connector(report: _Report) -> None:
         report.note(line)
 
 
-def _examine_others(
-    report: _Report, service: MQConnector, first: pika.ConnectionParameters
-) -> None:
+def _examine_others(report: _Report, service: MQConnector, first: tuple[str, int]) -> None:
     """Of several hosts one is enough; each other that a service couldn't go to is named."""
     for each in service.address().parameters:
-        if (each.host, each.port) == (first.host, first.port):
+        if (each.host, each.port) == first:
             continue
         try:
             with Session([each], SHORTLY) as other:
