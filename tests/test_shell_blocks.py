@@ -59,6 +59,7 @@ RUN = {
         "docker compose up --detach --wait --scale service=2": "test_cluster",
         "echo COMPOSE_FILE=compose.yaml:compose.cluster.yaml >>.env": "test_cluster",
         "docker compose exec service python -m << cookiecutter.package_name >> doctor": "test_cluster",
+        'docker compose exec rabbitmq rabbitmqctl update_vhost_metadata "<< cookiecutter.vhost >>"': "test_cluster",
         "for node in rabbitmq rabbitmq-2 rabbitmq-3; do": "test_cluster",
     },
     f"{TREE.name}/docs/recipes.md": {"make lock": "test_make"},
