@@ -37,7 +37,7 @@ IMPORTABLE = [str(CONNECTOR.parent), str(TREE / "rabbitmq")]
 #: The environment of the public connector, which `make test` makes beside that of the tests.
 INCUMBENT = TEMPLATE / ".venv-incumbent"
 #: What provision.py makes: never rendered, never in git.
-SECRETS = (".env", "mq_config.json", "rabbitmq/definitions.json")
+SECRETS = (".env", "mq_config.json", "rabbitmq/definitions.json", "rabbitmq/erlang.cookie")
 
 
 def incumbent_python() -> str:

@@ -14,6 +14,8 @@ from typing import Any
 from baked import SECRETS, BakedProject
 
 CONFIG, DEFINITIONS = "mq_config.json", "rabbitmq/definitions.json"
+#: By which the brokers of a cluster know each other.
+COOKIE = "rabbitmq/erlang.cookie"
 
 
 def clone(project: BakedProject) -> BakedProject:

@@ -11,6 +11,7 @@ from baked import SECRETS, BakedProject
 from conftest import Bake
 from provisioning import (
     CONFIG,
+    COOKIE,
     DEFINITIONS,
     change,
     everything,
@@ -48,7 +49,7 @@ def test_a_second_run_touches_nothing(clone: BakedProject) -> None:
 
 
 def sorted_as_made() -> list[str]:
-    return [f"{name}:" for name in (CONFIG, DEFINITIONS, ".env")]
+    return [f"{name}:" for name in (CONFIG, DEFINITIONS, ".env", COOKIE)]
 
 
 def test_definitions_that_are_made_anew_have_the_password_that_is_known(
@@ -199,6 +200,34 @@ def test_check_says_what_is_missing_and_changes_nothing(clone: BakedProject) -> 
     lacking = provision(clone, "--check", "--client-user")
     assert lacking.returncode == 1 and f"{CONFIG}: incomplete" in lacking.stdout
     assert "mq_handler" not in clone.read(CONFIG)
+
+
+def test_the_cookie_is_as_private_as_the_definitions_and_is_never_drawn_again(
+    clone: BakedProject,
+) -> None:
+    provision(clone)
+    cookie, definitions = (clone / COOKIE), (clone / DEFINITIONS)
+    drawn = cookie.read_text()
+    assert re.fullmatch("[0-9a-f]{64}", drawn)
+    for attribute in ("st_mode", "st_uid", "st_gid"):
+        assert getattr(cookie.stat(), attribute) == getattr(definitions.stat(), attribute)
+    cookie.write_text("TYPED_BY_HAND\n")
+    assert f"{COOKIE}: kept" in provision(clone).stdout
+    cookie.write_text("")
+    done = provision(clone)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"provision.py: {COOKIE} isn't one line of 1 to 255 printable characters: "
+        "repair it, or remove it and run this again, while no broker runs\n"
+    )
+
+
+def test_who_has_deleted_the_cluster_gets_no_cookie(clone: BakedProject) -> None:
+    for name in ("compose.cluster.yaml", "rabbitmq/cluster.conf"):
+        (clone / name).unlink()
+    assert COOKIE not in provision(clone).stdout
+    assert not (clone / COOKIE).exists()
+    assert provision(clone, "--check").returncode == 0
 
 
 def test_settings_of_ones_own_are_kept(clone: BakedProject) -> None:

@@ -82,6 +82,8 @@ COPIES = [
     "rabbitmq/definitions.json.bak",
     "rabbitmq/definitions.json~",
     "rabbitmq/.definitions.json.swp",
+    "rabbitmq/erlang.cookie~",
+    "src/neon_echo/erlang.cookie",
     "src/neon_echo/mq_config.json",
     "src/neon_echo/.env",
     "src/neon_echo/.env.local",

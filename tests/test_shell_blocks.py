@@ -56,6 +56,13 @@ RUN = {
         "docker compose exec service python -m << cookiecutter.package_name >> top": "test_readme",
         "curl --silent": "test_readme",
     },
+    f"{TREE.name}/docs/scaling.md": {
+        "docker compose up --detach --wait --scale service=2": "test_cluster",
+        "echo COMPOSE_FILE=compose.yaml:compose.cluster.yaml >>.env": "test_cluster",
+        "docker compose exec service python -m << cookiecutter.package_name >> doctor": "test_cluster",
+        'docker compose exec rabbitmq rabbitmqctl update_vhost_metadata "<< cookiecutter.vhost >>"': "test_cluster",
+        "for node in rabbitmq rabbitmq-2 rabbitmq-3; do": "test_cluster",
+    },
     f"{TREE.name}/docs/recipes.md": {"make lock": "test_make"},
     f"{TREE.name}/docs/kubernetes.md": {
         "docker build --build-arg METRICS=yes": "test_kubernetes_pod",

@@ -21,6 +21,7 @@ from baked import (
 )  # fmt: skip
 from conftest import Count
 from jinja2 import Environment
+from provisioning import COOKIE
 from test_stamp import git
 
 TWIN = load("twin", TEMPLATE / "scripts" / "twin.py")
@@ -75,6 +76,8 @@ def content(project: BakedProject) -> dict[str, object]:
         )
         drawn = name in SECRETS and name.endswith(".json")
         found[name] = json.loads(raw, object_hook=without_secrets) if drawn else raw
+        if name == COOKIE:
+            found[name] = len(raw)
     return found
 
 

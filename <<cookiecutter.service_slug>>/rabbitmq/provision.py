@@ -27,6 +27,7 @@ if __name__ == "__main__":
 
 import at_broker
 import at_engine
+import cookie
 import neon
 from accounts import complete_config, complete_definitions, differences, ours
 from documents import CONFIG, DEFINITIONS, ROOT, SETTINGS, Broken, Document
@@ -36,7 +37,7 @@ from rotation import rotate
 from topology import CLIENT_KEY, CLIENT_USER, SERVICE
 
 #: Without a secret in them, and mounted into the broker's container, where another user reads them.
-BROKER_FILES = ("rabbitmq/rabbitmq.conf", "rabbitmq/enabled_plugins")
+BROKER_FILES = ("rabbitmq/rabbitmq.conf", "rabbitmq/enabled_plugins", "rabbitmq/cluster.conf")
 #: As whom the container runs when root generated the project: anybody without rights will do.
 UNPRIVILEGED = 10001
 #: The highest number of a user or a group; the one above stands for none (chown(2)).
@@ -138,11 +139,14 @@ def provision(client: str | None, only_check: bool, command: str | None = None) 
         if file is definitions_file and not missing:
             for _, _, line in differences(before, ours(logins)):
                 print(f"  {line}")
+    cookie_complete = cookie.complete(giving, only_check)
     # A list, so that each has its say.
     return all(
         [
             open_to_broker(only_check),
-            grouped_for_broker(service[1], only_check),
+            grouped_for_broker(DEFINITIONS, service[1], only_check),
+            cookie_complete,
+            grouped_for_broker(cookie.COOKIE, service[1], only_check),
             readable_by(service, only_check),
             complete,
             broker is None or at_broker.up_to_date(broker, logins, definitions, only_check),
@@ -163,29 +167,29 @@ def open_to_broker(only_check: bool) -> bool:
     return complete
 
 
-def grouped_for_broker(group: int, only_check: bool) -> bool:
-    """Let the broker read the definitions by their group, which its container is in, and nobody else.
+def grouped_for_broker(name: str, group: int, only_check: bool) -> bool:
+    """Let the broker read a file by its group, which its container is in, and nobody else.
 
     The container's own user has another number on this machine, or none. To give it the file would
-    take root, and to open the file to everybody would show every local user the hashes.
+    take root, and to open the file to everybody would show every local user what is in it: hashes, or the cookie.
     """
-    path = ROOT / DEFINITIONS
+    path = ROOT / name
     if not path.exists() or not NUMBERED:
         return True
     status = path.stat()
     if status.st_mode & 0o007:
-        print(f"{DEFINITIONS}: other users may read it: chmod 640 {DEFINITIONS}")
+        print(f"{name}: other users may read it: chmod 640 {name}")
     if status.st_gid == group and status.st_mode & 0o040:
         return True
     if only_check:
-        print(f"{DEFINITIONS}: not readable for the broker, by group {group}")
+        print(f"{name}: not readable for the broker, by group {group}")
         return bool(status.st_mode & 0o004)
     try:
         give(path, (KEEP, group))
         path.chmod(stat.S_IMODE(status.st_mode) | 0o040)
     except PermissionError:
         print(
-            f"{DEFINITIONS}: can't be given to group {group}, in which the broker's container runs: "
+            f"{name}: can't be given to group {group}, in which the broker's container runs: "
             f"take SERVICE_GID out of {SETTINGS} and run this again"
         )
         return bool(status.st_mode & 0o004)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pika
 import pytest
+from local import free_port
 from mq_connector import ConsumerThread, MQConnector
 from mq_connector.commands import dead, doctor, letters, request
 from mq_connector.commands.letters import DeadLetter
@@ -14,7 +15,7 @@ from mq_connector.commands.session import Session
 from mq_connector.errors import NotConnected, RequestTimeout
 from waiting import eventually
 
-from .broker import LIMITED, PASSWORD, Broker
+from .broker import LIMITED, PASSWORD, USER, VHOST, Broker
 from .peer import Peer
 from .test_dead import service
 
@@ -34,6 +35,32 @@ def examine(
         return lines
 
     return examine
+
+
+# ---- hosts
+
+
+def test_the_doctor_names_each_host_that_doesnt_answer(
+    broker: Broker, queue: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    down = free_port()
+    user = {"username": USER, "password": PASSWORD}
+    server = f"127.0.0.1:{down}, 127.0.0.1:{broker.port}, localhost:{broker.port}"
+    made = MQConnector({"server": server, "users": {"mine": user}}, service_name="mine")
+    made.vhost = VHOST
+    assert doctor.examine(made) == 0, "one that answers is enough"
+    first, *others = [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if "27.0.0" in line or "localhost:" in line
+    ]
+    assert first.startswith("ok    broker: RabbitMQ ")
+    assert f" at 127.0.0.1:{broker.port}, logged in, vhost" in first
+    assert others[0] == (
+        f"note  no connection to 127.0.0.1:{down}: connection refused; "
+        "the service does without it while another answers"
+    )
+    assert others[1].endswith(f" at localhost:{broker.port}, logged in")
 
 
 # ---- queues

@@ -60,6 +60,31 @@ def test_its_thread_ends_with_it_and_another_one_begins_with_the_next_member() -
         assert server.count == 3
 
 
+def test_the_host_that_was_lost_is_the_last_to_be_tried_again() -> None:
+    lose = threading.Event()
+    down = nobody()
+
+    def lost_when_told(peer: BrokerEnd) -> None:
+        peer.open()
+        lose.wait(PATIENCE)
+
+    with (
+        broker(lost_when_told) as second,
+        broker(serve) as third,
+        joined(down, second, third) as [member],
+    ):
+        assert member.wait(1) == ["open"]
+        connection, tried = member.connection, []
+        assert member.link is not None
+        assert member.link.amqp.params.port == second.parameters().port
+        on_loop(connection, connection.used)  # it has consumed, say
+        connection.on_failure = lambda failed: tried.append(connection.last_error)
+        lose.set()
+        assert member.wait(3) == ["open", "lost", "open"]
+        assert member.link.amqp.params.port == third.parameters().port
+        assert tried == [], "a host was asked again that had just been lost"
+
+
 def test_calls_run_on_the_loop_in_their_order() -> None:
     with broker(serve) as server, joined(server) as [member]:
         member.wait(1)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..consumer import ConsumerThread
 
 #: Seconds that a broker gets to say why it hasn't answered before.
-_SHORTLY = 3.0
+SHORTLY = 3.0
 #: What ends the name of a queue that is drawn anew by each process, such as a subscriber's.
 _DRAWN = re.compile(r"[0-9a-f]{6,}$")
 
@@ -70,7 +70,7 @@ def alarm(service: MQConnector) -> str:
     """
     words: list[str] = []
 
-    with Session(service.address(), _SHORTLY) as opened:
+    with Session(service.address(), SHORTLY) as opened:
 
         def operation(channel: pika.channel.Channel, done: Callable[[Any], None]) -> None:
             def blocked(_connection: Any, frame: Any) -> None:

@@ -10,7 +10,7 @@ from ..connection import input_queue
 from ..connection.scratch import Steps
 from ..errors import ChannelError, MQError, NotConnected, printable
 from . import inventory
-from .broker import alarm, family, session
+from .broker import SHORTLY, alarm, family, session
 from .session import Session
 from .terminal import say
 
@@ -67,8 +67,12 @@ def examine(service: MQConnector) -> int:
         return 1
     try:
         version = ".".join(map(str, opened.link.broker.version))
-        hosts = ", ".join(f"{host}:{port}" for host, port in settings.hosts)
-        report.good(f"broker: RabbitMQ {version} at {hosts}, logged in, vhost {service.vhost!r}")
+        params = opened.link.amqp.params
+        where = (params.host, params.port)
+        report.good(
+            f"broker: RabbitMQ {version} at {params.host}:{params.port}, logged in, vhost {service.vhost!r}"
+        )
+        _examine_others(report, service, where)
         for consumer in service.consumers.values():
             if consumer.is_private:
                 report.note(
@@ -99,6 +103,20 @@ def _examine_connector(report: _Report) -> None:
     (report.note if differences else report.good)(first)
     for line in differences:
         report.note(line)
+
+
+def _examine_others(report: _Report, service: MQConnector, first: tuple[str, int]) -> None:
+    """Of several hosts one is enough; each other that a service couldn't go to is named."""
+    for each in service.address().parameters:
+        if (each.host, each.port) == first:
+            continue
+        try:
+            with Session([each], SHORTLY) as other:
+                version = ".".join(map(str, other.link.broker.version))
+        except MQError as error:
+            report.note(f"{error}; the service does without it while another answers")
+        else:
+            report.good(f"broker: RabbitMQ {version} at {each.host}:{each.port}, logged in")
 
 
 def _examine_queue(report: _Report, session: Session, queue: str) -> None:

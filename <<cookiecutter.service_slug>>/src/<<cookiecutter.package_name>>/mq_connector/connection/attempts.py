@@ -51,6 +51,8 @@ class LinkAttempts(Attempts):
 
     def __init__(self) -> None:
         super().__init__()
+        #: How often another host's turn has come: what was lost or didn't answer is tried again last.
+        self.turn = 0
         #: Links in a row that were lost before they were of use.
         self.useless = 0
         #: Links that have opened so far.
@@ -62,6 +64,11 @@ class LinkAttempts(Attempts):
         """A link has opened, which proves nothing yet."""
         self.links += 1
         self._opened_at = time.monotonic()
+
+    def missed(self) -> None:
+        """No link has opened."""
+        self.failed += 1
+        self.turn += 1
 
     def succeeded(self) -> None:
         """It was of use."""
@@ -77,6 +84,7 @@ class LinkAttempts(Attempts):
             self.failed = self.useless = 0
         if by_accident:
             self.failed += 1
+            self.turn += 1
             self.useless += 1
 
     def pause_with(self, hosts: int) -> float:

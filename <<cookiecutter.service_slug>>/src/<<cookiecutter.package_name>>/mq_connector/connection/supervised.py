@@ -187,7 +187,7 @@ class Connection:
         self.link = Link(
             self._loop.io,
             self.call,
-            hosts[self.attempts.failed % len(hosts)],
+            hosts[self.attempts.turn % len(hosts)],
             self._on_open,
             self._on_failed,
             self._on_lost,
@@ -217,8 +217,8 @@ class Connection:
     def _on_failed(self, link: Link, error: BaseException) -> None:
         self.link = None
         attempts, hosts = self.attempts, self.address.parameters
-        host = hosts[attempts.failed % len(hosts)]
-        attempts.failed += 1
+        host = hosts[attempts.turn % len(hosts)]
+        attempts.missed()
         reason = permanent_reason(
             error, host.virtual_host, getattr(host.credentials, "username", "")
         )
