@@ -51,6 +51,12 @@ def incumbent_python() -> str:
     return str(python)
 
 
+def with_uv() -> dict[str, str]:
+    """PATH with the tests' uv behind all else: a generated repository's tools are installed in a third of
+    the processor time that pip takes, whose way test_make.py goes."""
+    return {"PATH": f"{os.environ['PATH']}{os.pathsep}{Path(sys.executable).parent}"}
+
+
 def outside() -> dict[str, str]:
     """The environment as it is outside these tests: without what `make test` and pytest put into
     it, and without settings of some other service."""
