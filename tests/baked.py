@@ -143,10 +143,12 @@ def load(name: str, path: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up
     sys.path.insert(0, str(path.parent))
+    writes, sys.dont_write_bytecode = not sys.dont_write_bytecode, True
     try:
         sys.modules[name] = module  # where dataclasses look for the module that they are in
         spec.loader.exec_module(module)
     finally:
+        sys.dont_write_bytecode = not writes
         sys.path.remove(str(path.parent))
         for each in beside - {name}:
             sys.modules.pop(each, None)

@@ -1,5 +1,5 @@
-"""Bytecode: of the tests it is kept, for each of several processes imports them all; beside the connector
-there may be none, for it would be rendered with it."""
+"""Bytecode: of the tests it is kept, for each of several processes imports them all; beside what is copied or
+rendered there may be none, the connector above all."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ class _Unkept(SourceFileLoader):
         pass
 
 
-def keep(but_not_in: Path) -> None:
-    """From now on keep the bytecode of what is imported, unless it lies below a folder.
+def keep(folder: Path, *others: Path) -> None:
+    """From now on keep the bytecode of what is imported; of what lies below `folder`, only in these others.
 
     pytest's own of the tests, with their assertions rewritten, takes seconds of processor time to make.
     """
     hook = FileFinder.path_hook((_Unkept, SOURCE_SUFFIXES))
 
-    def below(path: str) -> Any:
-        if not Path(path).is_relative_to(but_not_in):
-            raise ImportError(path)  # the next one's
+    def unkept(path: str) -> Any:
+        where = Path(path)
+        if not where.is_relative_to(folder) or any(map(where.is_relative_to, others)):
+            raise ImportError(path)  # the next hook's
         return hook(path)
 
-    sys.path_hooks.insert(0, below)
+    sys.path_hooks.insert(0, unkept)
     sys.path_importer_cache.clear()
     sys.dont_write_bytecode = False

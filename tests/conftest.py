@@ -16,15 +16,15 @@ import pytest
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Until it is said where bytecode may be kept: beside the connector it would be rendered with it.
+# Until it is said where bytecode may be kept: beside the connector it would be rendered, too.
 sys.dont_write_bytecode = True
 sys.path[:0] = [str(Path(__file__).resolve().parent)]
 
 import bytecode  # noqa: E402
-from baked import IMPORTABLE, TREE, BakedProject, bake_into  # noqa: E402
+from baked import IMPORTABLE, TEMPLATE, BakedProject, bake_into  # noqa: E402
 
 sys.path[:0] = IMPORTABLE
-bytecode.keep(but_not_in=TREE)
+bytecode.keep(TEMPLATE, TEMPLATE / "tests", *TEMPLATE.glob(".venv*"))
 
 Bake = Callable[..., BakedProject]
 #: pytest's own `record_property`, by which a test says how many of something it has tried.

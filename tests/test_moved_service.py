@@ -214,7 +214,7 @@ def test_before_the_move_it_runs_on_the_public_connector(moved: Moved, tmp_path:
                     stderr=output,
                 )
             try:
-                deadline = time.monotonic() + 30
+                deadline = time.monotonic() + 120
                 while not (reply := asking.ask_as_neon({"text": "hi"})[0]):
                     assert process.poll() is None, log.read_text()
                     assert time.monotonic() < deadline, log.read_text()
