@@ -61,8 +61,12 @@ class Environment:
             return
         make = [sys.executable, "-m", "venv", "--clear", "--without-pip", str(self._folder)]
         pip = [sys.executable, "-m", "pip", "--python", str(self.program), "install", "--quiet"]
-        pip += ["--disable-pip-version-check", "--requirement", str(self.requirements)]
-        for command in (make, pip):
+        pip += ["--disable-pip-version-check"]
+        uv = Path(sys.executable).with_name("uv")
+        if uv.exists():  # in a third of the time, and as large: with bytecode
+            pip = [str(uv), "pip", "install", "--quiet", "--python", str(self.program)]
+            pip += ["--compile-bytecode"]
+        for command in (make, [*pip, "--requirement", str(self.requirements)]):
             done = subprocess.run(command, capture_output=True, text=True, timeout=_INSTALL)
             if done.returncode:
                 last = (done.stderr.strip().splitlines() or ["no message"])[-1]

@@ -51,6 +51,12 @@ def incumbent_python() -> str:
     return str(python)
 
 
+def with_uv() -> dict[str, str]:
+    """PATH with the tests' uv behind all else: a generated repository's tools are installed in a third of
+    the processor time that pip takes, whose way test_make.py goes."""
+    return {"PATH": f"{os.environ['PATH']}{os.pathsep}{Path(sys.executable).parent}"}
+
+
 def outside() -> dict[str, str]:
     """The environment as it is outside these tests: without what `make test` and pytest put into
     it, and without settings of some other service."""
@@ -137,10 +143,12 @@ def load(name: str, path: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up
     sys.path.insert(0, str(path.parent))
+    writes, sys.dont_write_bytecode = not sys.dont_write_bytecode, True
     try:
         sys.modules[name] = module  # where dataclasses look for the module that they are in
         spec.loader.exec_module(module)
     finally:
+        sys.dont_write_bytecode = not writes
         sys.path.remove(str(path.parent))
         for each in beside - {name}:
             sys.modules.pop(each, None)

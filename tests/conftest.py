@@ -16,13 +16,15 @@ import pytest
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Bytecode beside the connector would be rendered with it.
+# Until it is said where bytecode may be kept: beside the connector it would be rendered, too.
 sys.dont_write_bytecode = True
 sys.path[:0] = [str(Path(__file__).resolve().parent)]
 
-from baked import IMPORTABLE, BakedProject, bake_into  # noqa: E402
+import bytecode  # noqa: E402
+from baked import IMPORTABLE, TEMPLATE, BakedProject, bake_into  # noqa: E402
 
 sys.path[:0] = IMPORTABLE
+bytecode.keep(TEMPLATE, TEMPLATE / "tests", *TEMPLATE.glob(".venv*"))
 
 Bake = Callable[..., BakedProject]
 #: pytest's own `record_property`, by which a test says how many of something it has tried.
@@ -61,6 +63,11 @@ def project(default_project: BakedProject, tmp_path: Path) -> BakedProject:
             owner = (default_project / name).stat()
             os.chown(path / name, owner.st_uid, owner.st_gid)
     return BakedProject(path, default_project.answers)
+
+
+def pytest_collection_finish() -> None:
+    """What a test imports, from a generated repository for one, stays as it is."""
+    sys.dont_write_bytecode = True
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

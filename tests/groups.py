@@ -186,6 +186,16 @@ class Worker:
         self._interrupted = False
         signal.signal(signal.SIGINT, self._interrupt)
 
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection(self) -> Generator[None, object, object]:
+        """One imports the tests before the others do, who then find the bytecode that it has made."""
+        with (self._folder / "collection.lock").open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                fcntl.flock(file, fcntl.LOCK_SH)
+            return (yield)
+
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Put what takes longest first, and tell the first process who stays together."""

@@ -59,6 +59,16 @@ def is_running(process: int) -> bool:
     return state != "Z"
 
 
+def can_be_asked(process: subprocess.Popen[bytes], runtime: Path) -> bool:
+    """Whether the socket of a service's health check is there, or it has ended.
+
+    Whoever waits for a service with its command `health` starts that only then, as it is a process, too.
+    """
+    folders = (runtime, Path(os.environ.get("TMPDIR", "/tmp")), Path("/tmp"))
+    found = (each for folder in folders for each in folder.glob(f"mq-*/{process.pid}.sock"))
+    return process.poll() is not None or any(found)
+
+
 class Service:
     """A running service.
 
@@ -112,7 +122,8 @@ class Service:
         """Wait until it says that it consumes."""
         assert self.process is not None
         deadline = time.monotonic() + 60
-        while self.command("health").returncode:
+        runtime = Path(self.environment["XDG_RUNTIME_DIR"])
+        while not can_be_asked(self.process, runtime) or self.command("health").returncode:
             assert self.process.poll() is None, f"it has ended:\n{self.log.read_text()}"
             assert time.monotonic() < deadline, f"not healthy after 60 s:\n{self.log.read_text()}"
             time.sleep(0.05)

@@ -143,6 +143,7 @@ def resolve(document: Mapping[str, Any], reference: str) -> Any:
     return found
 
 
+@pytest.mark.slow  # the schema is a large one
 def test_the_document_is_valid_by_the_official_schema(
     any_project: BakedProject, official: Any
 ) -> None:

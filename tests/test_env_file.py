@@ -162,7 +162,7 @@ FILES = st.lists(PIECES, max_size=14).map(lambda pieces: "".join(pieces).encode(
 
 @pytest.mark.slow
 @settings(
-    max_examples=1500,
+    max_examples=600,
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -225,7 +225,7 @@ def test_compose_reads_the_same(compose: Compose, raw: bytes, a: str | None, b: 
 
 @pytest.mark.containers
 @settings(
-    max_examples=60,
+    max_examples=25,
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much],

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from baked import BakedProject, bake_into, outside
+from baked import BakedProject, bake_into, outside, with_uv
 from conftest import Count
 from pages import shell_blocks, type_in
 
@@ -28,7 +28,7 @@ def test_the_contributors_commands_pass_with_nothing_skipped(
         pytest.skip("no rabbitmq-server on this machine")
     [block] = shell_blocks(project.read("CONTRIBUTING.md"))
     assert block == "make lint\nmake test\n"
-    seen = type_in(block, project.path, {"MAKEFLAGS": "", "MQ_PORT": "1"})
+    seen = type_in(block, project.path, {"MAKEFLAGS": "", "MQ_PORT": "1", **with_uv()})
     assert "Success: no issues found" in seen
     record_property("shell blocks run", block)
     result = re.search(r"(\d+) passed(.*) in ", seen)
@@ -104,12 +104,12 @@ def anybody() -> Iterator[Anybody]:
         yield Anybody(Path(folder))
 
 
-@pytest.mark.parametrize("package", ["neon_echo", LONGEST])
-def test_its_tests_pass_for_an_ordinary_user_whatever_the_names(
-    anybody: Anybody, package: str
-) -> None:
-    """A socket's path may have 103 bytes on some systems, and pytest's folders are deep."""
-    project = bake_into(anybody.folder / "made", {"package_name": package})
+def test_its_tests_pass_for_an_ordinary_user_and_with_the_longest_names(anybody: Anybody) -> None:
+    """A socket's path may have 103 bytes on some systems, and pytest's folders are deep.
+
+    A name that is usual is in the test above.
+    """
+    project = bake_into(anybody.folder / "made", {"package_name": LONGEST})
     pytest_options = ["-q", "-p", "no:cacheprovider", f"--basetemp={anybody.folder / FOLDER}"]
     # With a port that nobody has, so that it takes a broker of its own.
     done = anybody.python(project, "-m", "pytest", *pytest_options, MQ_PORT="1")

@@ -71,6 +71,7 @@ Rendered = tuple[BakedProject, dict[str, list[Object]]]
 # ---- schemas
 
 
+@pytest.mark.slow  # reads the schemas of each version
 @pytest.mark.parametrize("version", VERSIONS)
 def test_kubernetes_own_kinds_fit_its_schemas_strictly(rendered: Rendered, version: str) -> None:
     check, seen = manifests.validator(), []

@@ -95,20 +95,25 @@ def assert_nothing_is_left(group: int, port: int, data: Path) -> None:
     assert not listens(port)
 
 
-def test_it_runs_inside_the_block_and_leaves_nothing_behind(
-    local: Any, default_project: BakedProject
+def test_it_runs_inside_the_block_beside_another_and_leaves_nothing_behind(
+    local: Any, broker: Any, default_project: BakedProject
 ) -> None:
-    with local.LocalBroker(management=True) as broker:
-        login(broker.port, default_project).close()
-        group, data = os.getpgid(broker.pid), broker.data
+    with local.LocalBroker(management=True) as other:
+        login(other.port, default_project).close()
+        group, data = os.getpgid(other.pid), other.data
         assert len(members(group)) >= 3  # with its companions
         assert data.stat().st_mode & 0o077 == 0
-        assert listens(broker.management_port)
-        assert not listens(broker.management_port, "127.0.0.2")
-    assert_nothing_is_left(group, broker.port, data)
-    broker.stop()  # a second time is as good as none
+        assert listens(other.management_port)
+        assert not listens(other.management_port, "127.0.0.2")
+        other.ctl("add_vhost", "only here")
+        assert "only here" in other.ctl("list_vhosts")
+        assert "only here" not in broker.ctl("list_vhosts"), "they know of each other"
+        with pytest.raises(local.BrokerError, match="add_vhost"):
+            other.ctl("add_vhost")
+    assert_nothing_is_left(group, other.port, data)
+    other.stop()  # a second time is as good as none
     with pytest.raises(local.BrokerError):
-        _ = broker.pid
+        _ = other.pid
 
 
 def test_neither_a_stop_nor_a_kill_costs_what_was_confirmed(
@@ -180,15 +185,6 @@ def test_a_broker_that_doesnt_start_says_why_and_is_gone(local: Any, tmp_path: P
     absent = local.LocalBroker(definitions=tmp_path / "definitions.json")
     with pytest.raises(local.BrokerError, match=r"definitions\.json is missing: run"), absent:
         pass
-
-
-def test_two_of_them_know_nothing_of_each_other(local: Any, broker: Any) -> None:
-    with local.LocalBroker() as other:
-        other.ctl("add_vhost", "only here")
-        assert "only here" in other.ctl("list_vhosts")
-        assert "only here" not in broker.ctl("list_vhosts")
-        with pytest.raises(local.BrokerError, match="add_vhost"):
-            other.ctl("add_vhost")
 
 
 def test_it_listens_on_loopback_only_and_knows_no_guest(broker: Any) -> None:

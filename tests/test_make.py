@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from baked import TEMPLATE, BakedProject, bake_into, outside
+from baked import TEMPLATE, BakedProject, bake_into, outside, with_uv
 from local import free_port
 from pages import section, shell_blocks, type_in
 
@@ -83,9 +83,11 @@ def test_make_lock_keeps_to_the_metadata(weather: BakedProject, before: dict[str
 @RUNS
 def test_the_way_without_containers_ends_in_an_answer(weather: BakedProject) -> None:
     """`make broker`, `make run` and `make request`, whose text no shell takes apart."""
+    readme = weather.read("README.md")
+    assert all(f"`make {words}`" in readme for words in ("broker", "run", 'request TEXT="hi"'))
     port = str(free_port())
     text = 'it\'s "quoted", $(touch pwned) `touch pwned` \\ \U0001f326'
-    make(weather, "setup")
+    make(weather, "setup", **with_uv())
     with (
         in_background(weather, "broker", MQ_PORT=port),
         in_background(weather, "run", MQ_PORT=port),
@@ -137,7 +139,7 @@ def test_a_dependency_is_added_as_the_recipe_says(weather: BakedProject) -> None
     assert old in metadata
     files[0].write_text(metadata.replace(old, f"{old}    {wanted},\n"), encoding="utf-8")
     try:
-        type_in(block, weather.path)
+        type_in(block, weather.path, with_uv())
         assert re.search(
             r"^tabulate==.*\\\n    --hash=sha256:", weather.read("requirements.txt"), re.MULTILINE
         )

@@ -29,9 +29,15 @@ def test_all_agrees_here() -> None:
 
 
 @pytest.fixture
-def template(tmp_path: Path) -> Path:
+def template(released: Path, tmp_path: Path) -> Path:
     """A repository with one release, 1.0.0, and nothing after it."""
-    folder = tmp_path / "template"
+    return Path(shutil.copytree(released, tmp_path / "template"))
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, made once."""
+    folder = tmp_path_factory.mktemp("released")
     leavings = shutil.ignore_patterns("__pycache__", ".*_cache")
     for name in ("docs", "hooks", "scripts", TREE.name):
         shutil.copytree(TEMPLATE / name, folder / name, ignore=leavings)

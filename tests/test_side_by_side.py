@@ -190,6 +190,30 @@ def add(file: Path, number: int) -> None:
         update(file, lambda known: [*known, [number, each]], [])  # noqa: B023
 
 
+def test_bytecode_is_kept_of_tests_and_never_beside_what_is_rendered(tmp_path: Path) -> None:
+    for folder in ("template/tests", "template/connector", "elsewhere"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / f"{folder[-3:]}_module.py").write_text("")
+    code = (
+        "import bytecode, pathlib, sys\n"
+        "bytecode.keep(pathlib.Path('template').resolve(), pathlib.Path('template/tests').resolve())\n"
+        "sys.path += [str(each.resolve()) for each in map(pathlib.Path, sys.argv[1:])]\n"
+        "import sts_module, tor_module, ere_module"
+    )
+    command = [
+        sys.executable,
+        "-B",
+        "-c",
+        code,
+        "template/tests",
+        "template/connector",
+        "elsewhere",
+    ]
+    subprocess.run(command, cwd=tmp_path, env={**outside(), "PYTHONPATH": str(TESTS)}, check=True)
+    kept = {path.parent.name for path in tmp_path.rglob("__pycache__")}
+    assert kept == {"tests", "elsewhere"}
+
+
 def test_a_file_of_results_keeps_what_each_of_several_processes_adds(tmp_path: Path) -> None:
     file = tmp_path / "results.json"
     context: Any = multiprocessing.get_context("spawn")

@@ -85,6 +85,7 @@ def without_secrets(entry: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in entry.items() if not name.startswith("password")}
 
 
+@pytest.mark.slow  # renders both for each
 @pytest.mark.parametrize("answers", ANSWERS.values(), ids=ANSWERS.keys())
 def test_the_twin_makes_the_same_but_for_the_passwords(
     tmp_path: Path,

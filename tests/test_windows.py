@@ -154,6 +154,7 @@ def test_only_one_module_knows_users_by_number() -> None:
     assert {*users} == {"owners.py"} and {"geteuid", "chown"} <= {*users["owners.py"]}
 
 
+@pytest.mark.slow  # starts cookiecutter for each
 @pytest.mark.parametrize("name", ["con", "nul", "aux", "prn", "com1", "lpt9"])
 def test_a_folder_is_not_called_like_a_device(tmp_path: Path, name: str) -> None:
     done = command_line(tmp_path / "out", f"service_name={name.title()}")

@@ -17,6 +17,16 @@ from local import BrokerError, free_port
 
 from .broker import VHOST, Broker
 
+#: Where a quorum queue's leader lives, in Erlang; an empty text where the last one known has died.
+_LEADER = """
+{{ok, Queue}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"{vhost}">>, queue, <<"{queue}">>)),
+{{Name, Node}} = amqqueue:get_pid(Queue),
+case rpc:call(Node, erlang, whereis, [Name]) of
+    Process when is_pid(Process) -> atom_to_list(Node);
+    _ -> ""
+end.
+"""
+
 
 class Node(Broker):
     """A node with a name of its own, that finds the others.
@@ -28,7 +38,6 @@ class Node(Broker):
 
     def __init__(self, name: str, home: Path, epmd_port: int) -> None:
         super().__init__()
-        #: As Erlang calls it.
         self.name = f"{name}@localhost"
         self._home = home
         self._epmd_port = epmd_port
@@ -113,9 +122,9 @@ class Cluster:
         asked = (among or self.nodes)[0]
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
-            lines = asked.ctl("list_queues", "-p", VHOST, "name", "leader").splitlines()
-            names = dict(line.split("\t") for line in lines if line.count("\t") == 1)
-            found = [node for node in self.nodes if node.name == names.get(queue)]
+            name = asked.evaluate(_LEADER.format(vhost=VHOST, queue=queue))
+            found = [node for node in self.nodes if node.name == name]
             if found:
                 return found[0]
-        raise AssertionError(f"{queue!r} has no leader: {lines}")
+            time.sleep(0.1)
+        raise AssertionError(f"{queue!r} has no leader, but {name!r}")

@@ -16,6 +16,7 @@ import pytest
 from baked import BakedProject
 from mq_connector import payload
 from mq_connector.connector import DRAIN
+from running import can_be_asked
 from waiting import eventually
 
 from .broker import LIMITED, PASSWORD, SERVICE, SERVICE_QUEUE, VHOST, Broker
@@ -59,6 +60,7 @@ class Service:
             )
         self._running.append(process)
         if healthy:
+            eventually(lambda: can_be_asked(process, self._folder), what="a health check")
             eventually(lambda: self.is_healthy() or process.poll() is not None, what="healthy")
             assert process.poll() is None, self.said
         return process

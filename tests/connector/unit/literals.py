@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import warnings
 from typing import Any
@@ -24,6 +25,7 @@ def typed(value: Any) -> Any:
     return type(value).__name__, repr(value)
 
 
+@functools.cache
 def along_the_probe_sequence(bits: int, count: int) -> list[int]:
     """Integers that make a dict of them slow: `count` fill the way on which CPython looks for a free
     place in a table of 2**bits, slot = 5 * slot + 1 + perturb, and up to as many begin that way.

@@ -292,7 +292,7 @@ def test_an_integer_that_python_cannot_print_is_refused(form: Form) -> None:
         encode({"a": [1, 10**5000]}, form)
 
 
-@settings(max_examples=200, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(dicts)
 def test_plain_values_are_written_as_python_prints_them(data: dict[Any, Any]) -> None:
     assert encode(data) == base64.b64encode(json.dumps(str(data)).encode())
@@ -330,7 +330,7 @@ mixed = st.dictionaries(
 )
 
 
-@settings(max_examples=300, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(mixed, st.sampled_from(Form))
 def test_what_is_written_equals_what_is_read_or_it_is_refused(
     data: dict[Any, Any], form: Form

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from mq_connector.errors import PayloadError
-from mq_connector.payload import MAX_DEPTH, literal, literal_parser
+from mq_connector.payload import MAX_DEPTH, jsontext, literal, literal_parser
 from mq_connector.payload.jsontext import MAX_TOKENS
 from mq_connector.payload.odd_keys import MAX_ODD_KEYS
 
@@ -511,15 +511,30 @@ TOKENS = {
 }
 
 
-@pytest.mark.slow  # as large as a body may be
-@both
-@pytest.mark.parametrize(("piece", "tokens"), TOKENS.values(), ids=TOKENS)
-def test_a_body_has_a_largest_number_of_tokens(parse: Parse, piece: str, tokens: int) -> None:
-    allowed = (MAX_TOKENS - 3) // tokens  # A brace, a colon and a bracket are around them.
+def has_a_largest_number(parse: Parse, piece: str, tokens: int, limit: int) -> None:
+    allowed = (limit - 3) // tokens  # A brace, a colon and a bracket are around them.
     text = f"{{'a': [{piece * allowed}]}}"
     assert len(parse(text, MAX_DEPTH)["a"]) == allowed
     with pytest.raises(PayloadError, match=f"more than {MAX_TOKENS} commas"):
         parse(f"{{'a': [{piece * (allowed + 1)}]}}", MAX_DEPTH)
+
+
+@both
+@pytest.mark.parametrize(("piece", "tokens"), TOKENS.values(), ids=TOKENS)
+def test_each_kind_of_tokens_is_counted(
+    parse: Parse, piece: str, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to a bound that is sooner reached than the real one."""
+    limit = 5_000
+    for module in (jsontext, literal_parser):
+        monkeypatch.setattr(module, "MAX_TOKENS", limit)
+    has_a_largest_number(parse, piece, tokens, limit)
+
+
+@pytest.mark.slow  # as large as a body may be
+@both
+def test_a_body_has_a_largest_number_of_tokens(parse: Parse) -> None:
+    has_a_largest_number(parse, *TOKENS["plain pairs"], MAX_TOKENS)
 
 
 @pytest.mark.slow
