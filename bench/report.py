@@ -118,6 +118,7 @@ class Report:
             yield ""
         if job.matrix:
             yield from self._matrix(job)
+            yield from job.own(self._results, self.folder)
             return
         for case in job.cases(self._quick):
             rows = self._order(job, case)
@@ -131,6 +132,7 @@ class Report:
             for metric in job.metrics:
                 if metric.plot:
                     yield from self._plot(job, case, rows, metric)
+        yield from job.own(self._results, self.folder)
 
     def _matrix(self, job: Job) -> Iterator[str]:
         """All cases in one table, and a plot of how ours fares from case to case."""

@@ -12,6 +12,7 @@ from .growth import Growth
 from .handlers import Handlers
 from .metrics import Metrics
 from .pace import Pace
+from .profile import WhereTheTimeGoes
 from .recovery import Recovery
 from .round_trip import RoundTrip
 from .start import Start
@@ -19,6 +20,7 @@ from .template import Template
 
 JOBS: tuple[Job, ...] = (
     Drain(),
+    WhereTheTimeGoes(),
     RoundTrip(),
     Bodies(),
     Handlers(),
