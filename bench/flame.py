@@ -8,7 +8,9 @@ from xml.sax.saxutils import escape
 
 from .plot import LINE, TEXT
 
-_WIDTH, _HEIGHT, _TOP, _MARGIN = 1200, 18, 64, 8
+_WIDTH, _HEIGHT, _TOP, _MARGIN = 1200, 18, 44, 8
+#: Columns of the legend.
+_COLUMNS = 3
 #: Pixels of a letter, and of a box that is still drawn.
 _LETTER, _THIN = 6.6, 0.4
 
@@ -47,7 +49,8 @@ def picture(
     :param colour: for a box and those below it, the outermost first
     :param legend: what each colour stands for
     """
-    height = _TOP + root.depth * (_HEIGHT + 1) + _MARGIN
+    rows = -(-len(legend) // _COLUMNS)
+    height = _TOP + rows * _HEIGHT + root.depth * (_HEIGHT + 1) + _MARGIN
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height}" '
         f'viewBox="0 0 {_WIDTH} {height}" role="img" font-family="sans-serif" font-size="12" '
@@ -55,13 +58,13 @@ def picture(
         f"<title>{escape(title)}</title>",
         f'<text x="{_MARGIN}" y="22" font-size="15" font-weight="bold">{escape(title)}</text>',
     ]
-    x = float(_MARGIN)
-    for name, tone in legend.items():
+    for number, (name, tone) in enumerate(legend.items()):
+        x = _MARGIN + number % _COLUMNS * (_WIDTH // _COLUMNS)
+        y = 36 + number // _COLUMNS * _HEIGHT
         out.append(
-            f'<rect x="{x:.0f}" y="36" width="12" height="12" fill="{tone}"/>'
-            f'<text x="{x + 17:.0f}" y="46">{escape(name)}</text>'
+            f'<rect x="{x}" y="{y}" width="12" height="12" fill="{tone}" fill-opacity=".4" '
+            f'stroke="{LINE}" stroke-width=".3"/><text x="{x + 17}" y="{y + 10}">{escape(name)}</text>'
         )
-        x += 36 + _LETTER * len(name)
 
     def draw(box: Box, left: float, above: tuple[str, ...]) -> None:
         width = box.share / root.share * (_WIDTH - 2 * _MARGIN)

@@ -90,6 +90,10 @@ def measure(
         lab.revive()
         try:
             values = job.measure(lab, case, row, quick)
+        except EnvironmentFailed as error:
+            results.add(key, {}, str(error))
+            say(f"{head}, {row}: left out: {error}")
+            continue
         except Exception as error:  # one that fails is a row with a remark
             text = f"{type(error).__name__}: {error}".replace(str(lab.folder), "…")
             results.add(key, {}, text)

@@ -14,7 +14,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,10 +79,10 @@ class Sampling:
             count = ("perf", "stat", "-x", ",", "-e", "raw_syscalls:sys_enter", "-p", pid)
             self._tools = [_run(*count), _run("perf", "record", *how, "-p", pid)]
         if spy:
-            how = ("--format", "raw", "--threads", "--gil", "--nonblocking")
+            form = ("--format", "raw", "--threads", "--gil", "--nonblocking")
             much = ("--rate", str(_SPY_RATE), "--duration", str(seconds))
             files = ("--output", str(self._spied), "--pid", pid)
-            self._spy = _run(str(spy), "record", *how, *much, *files)
+            self._spy = _run(str(spy), "record", *form, *much, *files)
         self._wait_for_beginning()
 
     def _wait_for_beginning(self) -> None:
@@ -171,7 +171,7 @@ def read_perf(lines: Sequence[str]) -> Stacks:
             if frames:
                 found.setdefault(thread, Counter())[_kind(frames)] += 1
             frames = []
-        elif not line[0].isspace() or not frames and line.strip().isdigit():
+        elif not line[0].isspace() or (not frames and line.strip().isdigit()):
             thread = int(line.split()[0])
         else:
             frames.append(line.split(None, 1)[-1])
@@ -224,7 +224,7 @@ def _hands_over(file: Path, line: int) -> bool:
 
 def merge(seen: Stacks, python: Stacks, names: Mapping[int, str]) -> dict[str, float]:
     """Shares of the whole, the interpreter's part of each thread shared out by its own samples."""
-    found: Counter[str] = Counter()
+    found: dict[str, float] = defaultdict(float)
     whole = sum(each.total() for each in seen.values())
     for tid, stacks in seen.items():
         thread = names.get(tid, "other threads")
@@ -238,11 +238,11 @@ def merge(seen: Stacks, python: Stacks, names: Mapping[int, str]) -> dict[str, f
 
 def _pruned(found: Mapping[str, float]) -> dict[str, float]:
     """Each stack down to the last box that has more than a few samples, all that is in it included."""
-    whole: Counter[str] = Counter()
+    whole: dict[str, float] = defaultdict(float)
     for stack, share in found.items():
         for prefix in _prefixes(stack):
             whole[prefix] += share
-    kept: Counter[str] = Counter()
+    kept: dict[str, float] = defaultdict(float)
     for stack, share in found.items():
         thread, *rest = _prefixes(stack)
         kept[next((prefix for prefix in reversed(rest) if whole[prefix] >= _FEW), thread)] += share

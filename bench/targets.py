@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from .contenders import BLOCKING, GO, OURS, RAW, WIDE, C
-from .jobs import asynchronous, pace
+from .jobs import asynchronous, pace, workers
 from .jobs.growth import LONGEST
 from .jobs.start import IDLING
 from .results import Results, Spread
@@ -103,8 +103,33 @@ START = Figure(6, "", "consuming_s")
 MEMORY = Figure(6, "", "idle_mb")
 RENDERING = Figure(8, "rendering", "seconds")
 IMAGE = Figure(8, "image", "size_mb")
-LONG_QUEUE = Figure(9, LONGEST, "cpu_us", since="10³ queued")
+LONG_QUEUES = Worst(
+    tuple(
+        Figure(9, case, "cpu_us", since="10³ queued")
+        for case in ("10² queued", "10⁴ queued", "10⁵ queued", LONGEST)
+    ),
+    "highest",
+)
 MANY_QUEUES = Figure(9, "64 queues", "cpu_us", since="1 queue")
+ALL_QUEUES = Worst(
+    tuple(
+        Figure(9, case, "cpu_us", since="1 queue")
+        for case in ("4 queues", "16 queues", "64 queues")
+    ),
+    "highest",
+)
+MANY_WORKERS = Worst(
+    tuple(
+        Figure(15, case, "cpu_us", since=workers.ONE)
+        for case in workers.WORKERS
+        if case != workers.ONE
+    ),
+    "highest",
+)
+PER_BYTE = Worst(
+    (Figure(3, "4 KiB", "byte_ns", since="250 B"), Figure(3, "64 KiB", "byte_ns", since="4 KiB")),
+    "highest",
+)
 ASYNC_CPU = Worst(
     tuple(
         Figure(12, asynchronous.ECHO, "cpu_us", over, upside_down=True)
@@ -166,8 +191,21 @@ TARGETS = (
     Target("processor time while idle", "≤", 0.1, "% of a core", 3, IDLE),
     Target("rendering with defaults", "≤", 0.6, "s", 2, RENDERING),
     Target("image size over its base", "≤", 8, "MB", 1, IMAGE),
-    Target("CPU per request, 10⁶ queued against 10³", "≤", FLAT, "", 2, LONG_QUEUE),
-    Target("CPU per request, 64 queues against 1", "≤", FLAT, "", 2, MANY_QUEUES),
+    Target(
+        "CPU per request, 10² to 10⁶ queued against 10³ (the worst)", "≤", FLAT, "", 2, LONG_QUEUES
+    ),
+    Target("CPU per request, 4 to 64 queues against 1 (the worst)", "≤", FLAT, "", 2, ALL_QUEUES),
+    Target(
+        "CPU per request, 4 to 256 workers against 1 (the worst)", "≤", FLAT, "", 2, MANY_WORKERS
+    ),
+    Target(
+        "CPU per byte, 4 KiB against 250 B, 64 KiB against 4 KiB (the worst)",
+        "≤",
+        FLAT,
+        "",
+        2,
+        PER_BYTE,
+    ),
     Target("memory, idle, 64 queues", "≤", 40, "MB", 1, Figure(9, "64 queues", "idle_mb")),
     Target(
         "process start to consuming, 64 queues",

@@ -158,7 +158,7 @@ def test_growth_is_of_one_row_from_case_to_case(tmp_path: Path) -> None:
     for number, (few, many) in enumerate([(20, 22), (20, 30), (40, 40)]):
         results.add((9, "10³ queued", OURS, number), {"cpu_us": few})
         results.add((9, "10⁶ queued", OURS, number), {"cpu_us": many})
-    assert targets.LONG_QUEUE.of(results) == Spread(1.1, 1.0, 1.5, 3)
+    assert targets.Figure(9, "10⁶ queued", "cpu_us", since="10³ queued").of(results) == Spread(1.1, 1.0, 1.5, 3)
 
 
 def test_a_pair_is_measured_side_by_side_whoever_begins_the_round() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle, islice
 from pathlib import Path
@@ -187,19 +187,23 @@ class WhereTheTimeGoes(Job):
 
 def table(stacks: Mapping[str, float], whole: float) -> Iterator[str]:
     """µs and share of each kind of work, and the functions that most of it is in."""
-    shares: Counter[str] = Counter()
-    leaves: dict[str, Counter[str]] = {}
+    shares: dict[str, float] = defaultdict(float)
+    leaves: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for stack, share in stacks.items():
         frames = stack.split(";")
         what = kind(frames)
         shares[what] += share
         leaf = next((each for each in reversed(frames) if each != HANDOVER), "")
-        leaves.setdefault(what, Counter())[leaf.partition(" (")[0].removeprefix(KERNEL)] += share
-    total = shares.total()
+        leaves[what][leaf.partition(" (")[0].removeprefix(KERNEL)] += share
+    total = sum(shares.values())
     yield "| | µs | share | most of it in |"
     yield "|---|---:|---:|---|"
-    for what, share in shares.most_common():
+    for what, share in _largest(shares):
         most = ", ".join(
-            f"`{leaf}` {part / total * whole:.1f}" for leaf, part in leaves[what].most_common(4)
+            f"`{leaf}` {part / total * whole:.1f}" for leaf, part in _largest(leaves[what])[:4]
         )
         yield f"| {what} | {share / total * whole:.1f} | {share / total:.0%} | {most} |"
+
+
+def _largest(parts: Mapping[str, float]) -> list[tuple[str, float]]:
+    return sorted(parts.items(), key=lambda each: -each[1])

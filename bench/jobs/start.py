@@ -11,7 +11,7 @@ from ..lab import REPLIES, START, Lab
 from ..service import QUEUE
 
 #: Seconds without work in which processor time is counted: a few of the service's heartbeats.
-IDLE = 20.0
+IDLE = 10.0
 #: The case of that.
 IDLING = "with nothing to do"
 
