@@ -41,8 +41,8 @@ class Report:
 
     def targets(self) -> Iterator[str]:
         """The table of goals."""
-        yield "| figure | to reach | measured | |"
-        yield "|---|---|---|---|"
+        yield "| figure | to reach | measured | | why |"
+        yield "|---|---|---|---|---|"
         for target in TARGETS:
             limit = f"{target.sign} {target.limit:g} {target.unit}".strip()
             figure = target.figure
@@ -51,10 +51,15 @@ class Report:
                 first = figure.first
                 errors = self._results.errors(first.job, first.case, first.over or OURS)
                 errors = errors or self._results.errors(first.job, first.case, OURS)
-                yield f"| {target.title} | {limit} | {_remark(errors) or 'not measured'} | – |"
+                yield f"| {target.title} | {limit} | {_remark(errors) or 'not measured'} | – | |"
                 continue
-            state = "reached" if target.met(spread) else "**missed**"
-            yield f"| {target.title} | {limit} | {_spread(spread, target.digits)} | {state} |"
+            measured = _spread(spread, target.digits)
+            reached = target.met(spread)
+            state = "reached" if reached else "**missed**"
+            why = "" if reached else target.why
+            if spread.low < target.limit < spread.high:
+                why = f"{why}; some rounds say otherwise" if why else "some rounds say otherwise"
+            yield f"| {target.title} | {limit} | {measured} | {state} | {why} |"
 
     def _document(self) -> Iterator[str]:
         run = self._results.run

@@ -233,10 +233,10 @@ def merge(seen: Stacks, python: Stacks, names: Mapping[int, str]) -> dict[str, f
             total = inner.total() if inner else 1
             for function, times in (inner or {stack: 1}).items():
                 found[f"{thread};{function}"] += count / whole * times / total
-    return _pruned(found)
+    return pruned(found)
 
 
-def _pruned(found: Mapping[str, float]) -> dict[str, float]:
+def pruned(found: Mapping[str, float]) -> dict[str, float]:
     """Each stack down to the last box that has more than a few samples, all that is in it included."""
     whole: dict[str, float] = defaultdict(float)
     for stack, share in found.items():

@@ -43,6 +43,9 @@ class Pythons(Job):
     def rows(self, case: str, quick: bool) -> Sequence[str]:
         return (OURS, *VERSIONS)
 
+    def rounds_of(self, case: str, row: str, quick: bool) -> int:
+        return 1 if row.endswith("t") else self.rounds(case, quick)
+
     def label(self, row: str) -> str:
         return "the Python of all other tables" if row == OURS else f"Python {row}"
 
