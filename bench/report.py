@@ -14,6 +14,10 @@ from .results import Results, Spread
 from .targets import BASELINE, CHECKS, TARGETS, baseline, ratios
 
 
+#: What was found out by hand.
+ACCELERATOR = Path(__file__).with_name("accelerator.md")
+
+
 class Report:
     """The report of one run.
 
@@ -67,7 +71,8 @@ class Report:
         yield ""
         yield (
             "The generated service and its peers at the same jobs, on one machine, in one run. "
-            "`make bench` makes this page; nothing in it is written by hand but the explanations."
+            "`make bench` makes this page; nothing in it is written by hand but the explanations, and a section "
+            "about an accelerator that says so."
         )
         yield ""
         yield (
@@ -105,6 +110,8 @@ class Report:
         for job in self._jobs:
             if job.cases(self._quick):
                 yield from self._job(job)
+        if not self._quick:
+            yield ACCELERATOR.read_text(encoding="utf-8")
         yield from self._contenders()
         yield from self._checks()
         yield "## Raw data"
