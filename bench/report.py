@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from .job import Job, Metric
 from .results import Results, Spread
 from .targets import BASELINE, CHECKS, TARGETS, baseline, ratios
 
-
+#: Minutes from which on a run was interrupted, and gone on with.
+_IN_ONE_GO = 120
 #: What was found out by hand.
 ACCELERATOR = Path(__file__).with_name("accelerator.md")
 
@@ -79,7 +81,7 @@ class Report:
             f"Run of {run['began']} on {run['processor']}, {run['cores']} cores, "
             f"{run['memory_gib']} GiB, {run['system']}, Linux {run['kernel']}, Python {run['python']}, "
             f"{_tools(run)}; template {run['template']}. "
-            f"Load of the machine when it began: {run['load']}."
+            f"Load of the machine when it began: {run['load']}.{self._took()}"
         )
         if run.get("remark"):
             yield run["remark"]
@@ -117,6 +119,15 @@ class Report:
         yield "## Raw data"
         yield ""
         yield f"[One JSON object for each measurement]({self.folder.name}/results.jsonl)."
+
+    def _took(self) -> str:
+        """How long it took, where it was measured in one go."""
+        ends = [each["at"] for each in self._results.records.values() if "at" in each]
+        began = datetime.strptime(self._results.run["began"], "%Y-%m-%d %H:%M UTC")
+        if not ends:
+            return ""
+        minutes = (datetime.strptime(max(ends), "%Y-%m-%dT%H:%M:%SZ") - began).total_seconds() / 60
+        return f" Measured in {max(minutes, 1):.0f} minutes." if minutes < _IN_ONE_GO else ""
 
     # ---- one job
 

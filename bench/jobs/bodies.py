@@ -50,7 +50,7 @@ class Bodies(Job):
         return (*few, *(name for name in peers if name not in few))
 
     def rounds(self, case: str, quick: bool) -> int:
-        return 1 if quick else 5 if case == ALL else 3 if case == "4 KiB" else 2
+        return 1 if quick else 5 if case == ALL else 2
 
     def rounds_of(self, case: str, row: str, quick: bool) -> int:
         # A ratio to the bare loop scatters here by a quarter from round to round.

@@ -10,7 +10,7 @@ from ..lab import PREFETCH, Lab
 from ..service import QUEUE
 
 #: Seconds after which enough is seen.
-LIMIT_S = 2.0
+LIMIT_S = 1.5
 QUICK = (OURS, RAW, "neon-message", "neon-select", "faststream", "aio-pika")
 
 

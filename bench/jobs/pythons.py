@@ -37,6 +37,9 @@ class Pythons(Job):
     )
     reference = OURS
 
+    def __init__(self) -> None:
+        self._compiled: set[str] = set()
+
     def cases(self, quick: bool) -> Sequence[str]:
         return () if quick else ("",)
 
@@ -59,13 +62,15 @@ class Pythons(Job):
         python = pythons.own() if row == OURS else pythons.find(row)
         source, site = lab.service.source(), lab.environment("service").site
         env = {**python.env, "PYTHONPATH": f"{source}:{site}"}
-        # As an installation does; its files are for one version.
-        subprocess.run(
-            [*python.command, "-m", "compileall", "-q", str(source), str(site)],
-            env={**environment(0), **env},
-            capture_output=True,
-            timeout=120,
-        )
+        if row not in self._compiled:
+            # As an installation does; what it makes is for one version.
+            subprocess.run(
+                [*python.command, "-m", "compileall", "-q", str(source), str(site)],
+                env={**environment(0), **env},
+                capture_output=True,
+                timeout=120,
+            )
+            self._compiled.add(row)
         contender = BY_NAME[OURS]
         with lab.client() as client:
             lab.prepare(client, contender)

@@ -28,7 +28,6 @@ SETTINGS = {
     "1 process, 2 workers": (1, 2),
     "1 process, 4 workers": (1, 4),
     "2 processes, 1 worker each": (2, 1),
-    "2 processes, 2 workers each": (2, 2),
     "4 processes, 1 worker each": (4, 1),
 }
 #: Requests that each worker has before, for which it isn't watched.
