@@ -46,6 +46,8 @@ class Job(ABC):
     metrics: Sequence[Metric]
     #: Row that the others are divided by, within each round; None for no ratios.
     reference: str | None = RAW
+    #: Case that the others are divided by instead, where one table holds all cases.
+    since: str | None = None
     #: One table for all cases, a line for each, instead of one table for each.
     matrix = False
     #: Rows that show a bound and are no contenders.

@@ -172,7 +172,10 @@ class Report:
                     spread = self._results.spread(job.number, case, row, metric.key)
                     cells.append(_spread(spread, metric.digits) if spread else "–")
             first = job.metrics[0].key
-            ratio = self._results.ratio(job.number, case, OURS, job.reference or OURS, first)
+            if job.since:
+                ratio = self._results.growth(job.number, case, job.since, OURS, first)
+            else:
+                ratio = self._results.ratio(job.number, case, OURS, job.reference or OURS, first)
             cells.append(f"{ratio.median:.2f}" if ratio else "–")
             yield "| " + " | ".join(cells) + " |"
             if ours := self._results.spread(job.number, case, OURS, first):
