@@ -69,15 +69,22 @@ class Sampling:
             folder / "spy.txt",
             project / "src",
         )
-        pid = str(process.pids[0])
         self._spy: subprocess.Popen[str] | None = None
         self._tools: list[subprocess.Popen[str]] = []
         for old in (self._perf, self._spied):
             old.unlink(missing_ok=True)
+        try:
+            self._begin(str(process.pids[0]), seconds, spy)
+        except BaseException:  # Nobody would end them.
+            self.__exit__()
+            raise
+
+    def _begin(self, pid: str, seconds: int, spy: Path | None) -> None:
         if _may_perf():
             how = ("-q", "-e", "cpu-clock", "-F", str(_PERF_RATE), "-g", "-o", str(self._perf))
             count = ("perf", "stat", "-x", ",", "-e", "raw_syscalls:sys_enter", "-p", pid)
-            self._tools = [_run(*count), _run("perf", "record", *how, "-p", pid)]
+            self._tools.append(_run(*count))
+            self._tools.append(_run("perf", "record", *how, "-p", pid))
         if spy:
             form = ("--format", "raw", "--threads", "--gil", "--nonblocking")
             much = ("--rate", str(_SPY_RATE), "--duration", str(seconds))
@@ -130,7 +137,7 @@ class Sampling:
             done = subprocess.run(fields, capture_output=True, text=True, timeout=_PATIENCE)
             seen = read_perf(done.stdout.splitlines())
         found = merge(seen, python, names)
-        if not found:
+        if said and not found:
             raise RuntimeError(f"no samples: {' | '.join(said)[-200:]}")
         return Profile(found, calls)
 

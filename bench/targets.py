@@ -94,7 +94,7 @@ class Target:
 #: Why some are missed.
 _INTERPRETED = "most of it is the interpreter's: see where the time goes"
 _TURNS = "threads take turns at the interpreter's lock, and each turn costs"
-_EIGHT = "the worst of eight cases of two rounds each, which scatter by more than that"
+_EIGHT = "the worst of eight cases, single rounds of which scatter by more than that"
 
 CPU_RATIO = Figure(1, "", "cpu_us", RAW)
 RATE_RATIO = Figure(1, "", "rate", RAW)

@@ -21,7 +21,7 @@ SHARED = 32_000
 #: How often, and for how many seconds each time, the longest queue is watched: filling it takes long.
 WATCHES, CUT = 2, 3.0
 #: Seconds of the others that are watched, and requests that each of several queues has before.
-LIMIT_S, WARM = 3.0, 20
+LIMIT_S, WARM = 2.0, 20
 #: Distinct requests of the longest queue, which has them again and again.
 DISTINCT = 20_000
 #: Seconds that the broker has for an answer while it works at the longest.

@@ -72,7 +72,7 @@ class Pace(Job):
 
     def rounds(self, case: str, quick: bool) -> int:
         # Ratios within a twentieth are asked of the quick ones, where a single one scatters by a tenth.
-        return 4 if case in QUICK else 1
+        return (3 if CASES[case][0] else 4) if case in QUICK else 1
 
     def label(self, row: str) -> str:
         return "found out" if row == OURS else f"fixed {PREFETCH}"

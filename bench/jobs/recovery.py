@@ -25,7 +25,6 @@ _PEERS = (
     "faststream",
     "aio-pika",
     "kombu",
-    "amqpstorm",
     "nameko",
     "dramatiq",
 )
@@ -126,7 +125,7 @@ class Recovery(Job):
         "Duplicated: requests that got more than one reply."
     )
     left_out = (
-        "Left out: the bare loops, which have no way back; `send_message` of neon-mq-connector, whose "
+        "Left out: the bare loops, which have no way back, and amqpstorm, whose consumer goes on waiting; `send_message` of neon-mq-connector, whose "
         "consumer is that of the others; aio-pika without confirms, which reconnects "
         "as aio-pika does; C and Go, whose libraries leave reconnecting to their users."
     )
