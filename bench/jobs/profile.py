@@ -18,10 +18,10 @@ from ..service import QUEUE
 from ..wire import Client
 
 #: Seconds that samples are taken: of the generated service, and of the others.
-OURS_S, OTHERS_S = 4, 2
+OURS_S, OTHERS_S = 6, 2
 #: Requests, more than each handles until then; how many of them differ; how many come before.
 DISTINCT, WARM = 2_000, 500
-COUNTS = {OURS: 80_000, RAW: 15_000, C: 60_000, GO: 60_000}
+COUNTS = {OURS: 120_000, RAW: 15_000, C: 60_000, GO: 60_000}
 #: Seconds that the broker has for an answer: it deletes long queues.
 PATIENCE = 60.0
 #: How a kind of work is told by a box's name: by the innermost box that one of these begins, or is in.
