@@ -137,11 +137,8 @@ def _quietly(*command: str) -> str | None:
 
 def _of_root(root: Path, home: Path, version: str) -> Python:
     """Started by its own loader, for the machine's C library may be older."""
-    loaders = [
-        *root.glob("lib64/ld-linux*"),
-        *root.glob("usr/lib*/ld-linux*"),
-        *root.glob("usr/lib/*/ld-linux*"),
-    ]
+    # Not the link in lib64, which may lead out of the folder, to the machine's own.
+    loaders = [*root.glob("usr/lib/*/ld-linux*.so.*"), *root.glob("lib*/ld-linux*.so.*")]
     if not loaders:
         raise EnvironmentFailed(f"Python {version}: its image has no loader")
     folders = [home / "lib", *root.glob("usr/lib/*-linux-gnu*"), root / "usr" / "lib"]
