@@ -52,6 +52,15 @@ RECIPES = {
 }
 
 
+def install(*packages: str) -> None:
+    """Install packages of Debian's, where we may; that it went well is for the caller to see."""
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        return
+    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for step in (("update",), ("install", "-y", "--no-install-recommends", *packages)):
+        subprocess.run(["apt-get", "-qq", *step], env=quiet, capture_output=True, timeout=_PATIENCE)
+
+
 class Compiled(Environment):
     """A peer that is a program of its own."""
 
@@ -93,18 +102,10 @@ class Compiled(Environment):
         made.rename(self.program)
 
     def _install(self) -> None:
-        recipe = self._recipe
         if not self._missing:
             return
-        if os.geteuid() == 0 and shutil.which("apt-get"):
-            quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-            for step in (
-                ("update",),
-                ("install", "-y", "--no-install-recommends", *recipe.packages),
-            ):
-                subprocess.run(
-                    ["apt-get", "-qq", *step], env=quiet, capture_output=True, timeout=_PATIENCE
-                )
+        recipe = self._recipe
+        install(*recipe.packages)
         if missing := self._missing:
             raise EnvironmentFailed(
                 f"{self.peer}: there is no {missing[0]}; Debian has it in {' '.join(recipe.packages)}"

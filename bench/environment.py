@@ -73,10 +73,14 @@ class Environment:
                 raise EnvironmentFailed(f"{self.peer}: {last}")
         self._mark.touch()
 
+    @property
+    def site(self) -> Path:
+        """Folder of the installed packages."""
+        return next(self._folder.glob("lib/python*/site-packages"))
+
     def size(self) -> float:
         """Megabytes (2^20) of installed packages, bytecode included."""
-        site = next(self._folder.glob("lib/python*/site-packages"))
-        return sum(f.stat().st_size for f in site.rglob("*") if f.is_file()) / 2**20
+        return sum(f.stat().st_size for f in self.site.rglob("*") if f.is_file()) / 2**20
 
     def versions(self) -> dict[str, str]:
         """Version of every installed package."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from .contenders import BY_NAME, MAIN, RAW
 from .lab import Lab
+from .results import Results
 
 Values = Mapping[str, float]
 
@@ -44,6 +46,8 @@ class Job(ABC):
     metrics: Sequence[Metric]
     #: Row that the others are divided by, within each round; None for no ratios.
     reference: str | None = RAW
+    #: Case that the others are divided by instead, where one table holds all cases.
+    since: str | None = None
     #: One table for all cases, a line for each, instead of one table for each.
     matrix = False
     #: Rows that show a bound and are no contenders.
@@ -82,6 +86,18 @@ class Job(ABC):
     def peer(self, row: str) -> str | None:
         """Environment that a row needs."""
         return BY_NAME[row].peer
+
+    def needs(self, row: str) -> Sequence[str]:
+        """All environments that a row needs."""
+        peer = self.peer(row)
+        return (peer,) if peer else ()
+
+    def own(self, results: Results, folder: Path) -> Iterator[str]:
+        """What the report says behind the tables that isn't a table of rows.
+
+        :param folder: for pictures, which are linked by its name
+        """
+        return iter(())
 
     @abstractmethod
     def measure(self, lab: Lab, case: str, row: str, quick: bool) -> Values:

@@ -6,7 +6,7 @@ import base64
 import json
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -93,6 +93,7 @@ class Lab:
         prefetch: int = PREFETCH,
         env: Mapping[str, str] | None = None,
         log: str = "",
+        program: Sequence[str] = (),
     ) -> Process:
         """Start a contender on the input queue.
 
@@ -101,13 +102,17 @@ class Lab:
         :param durable: the queue is a durable quorum queue
         :param consumers: queues to consume
         :param log: name of its log, where several of it run
+        :param program: another Python to run it on, beside its environment's
         """
-        program = self.environment(contender.peer).program
+        own_program = self.environment(contender.peer).program
         words = {"package": PACKAGE, "workers": str(workers), "prefetch": str(prefetch)}
-        command = [str(program), *(word.format(**words) for word in contender.command)]
+        command = [
+            *(program or [str(own_program)]),
+            *(word.format(**words) for word in contender.command),
+        ]
         output = self.folder / f"{log or contender.name}.log"
         base = service.environment(self.address.port)
-        base["PATH"] = f"{program.parent}:{base.get('PATH', '')}"
+        base["PATH"] = f"{own_program.parent}:{base.get('PATH', '')}"
         if contender.name == OURS:
             base["PYTHONPATH"] = str(self.service.source(task, consumers))
             if workers != 1:
@@ -161,6 +166,7 @@ class Lab:
         warm: int = 0,
         task: str = "echo",
         env: Mapping[str, str] | None = None,
+        program: Sequence[str] = (),
     ) -> dict[str, float]:
         """Let a contender that consumes already loose on full queues, and count all it does.
 
@@ -171,10 +177,13 @@ class Lab:
         :param limit: seconds after which enough is seen
         :param task: as for `start`
         :param warm: requests in each that it has answered before, uncounted
+        :param program: as for `start`
         """
         with self.client() as client, self.client() as reader:
             reader.consume(REPLIES)
-            with self.start(contender, task=task, consumers=consumers, env=env) as process:
+            with self.start(
+                contender, task=task, consumers=consumers, env=env, program=program
+            ) as process:
                 for name in queues:
                     ready = client.wait_for_consumers(name, 1, START)
                 started, idle = ready - process.began, process.resident()

@@ -17,6 +17,7 @@ from .service import Service, fingerprint
 #: Distributions that stand for an environment, where they are called otherwise.
 _NAMES = {
     "neon": ("neon-mq-connector",),
+    "profiler": ("py-spy",),
     "service": ("pika", "python-dotenv"),
     "templates": ("cookiecutter-pypackage", "cookiecutter_python", "PyScaffold"),
 }

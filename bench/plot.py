@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape
 from .results import Spread
 
 #: Middle tones: each has a contrast above 4 on white (#fff) and on GitHub's dark page (#0d1117).
-_TEXT, _LINE, _OURS, _OTHER = "#6e7b8a", "#6e7b8a", "#1f7fe0", "#8c7b6b"
+TEXT, LINE, _OURS, _OTHER = "#6e7b8a", "#6e7b8a", "#1f7fe0", "#8c7b6b"
 _LEFT, _WIDTH, _RIGHT, _STEP, _TOP = 345, 370, 110, 24, 44
 #: Characters of a label that there is room for.
 LABEL = 49
@@ -52,7 +52,7 @@ def bars(title: str, rows: Sequence[Bar], digits: int, bounds: Sequence[Bar] = (
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}" role="img" font-family="sans-serif" font-size="13" '
-        f'fill="{_TEXT}">',
+        f'fill="{TEXT}">',
         f"<title>{escape(title)}</title>",
         f'<text x="8" y="22" font-size="15" font-weight="bold">{escape(title)}{scale}</text>',
     ]
@@ -61,7 +61,7 @@ def bars(title: str, rows: Sequence[Bar], digits: int, bounds: Sequence[Bar] = (
         while tick <= high:
             out.append(
                 f'<line x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{_TOP - 8}" y2="{below}" '
-                f'stroke="{_LINE}" stroke-opacity=".35"/>'
+                f'stroke="{LINE}" stroke-opacity=".35"/>'
                 f'<text x="{x(tick):.1f}" y="{below + 10}" font-size="10" text-anchor="middle">'
                 f"{tick:g}</text>"
             )
@@ -85,7 +85,7 @@ def bars(title: str, rows: Sequence[Bar], digits: int, bounds: Sequence[Bar] = (
     for number, bound in enumerate(bounds):
         place, y = x(bound.spread.median), below + _STEP * number
         out += [
-            f'<line x1="{place:.1f}" x2="{place:.1f}" y1="{_TOP - 8}" y2="{y + 4}" stroke="{_LINE}" '
+            f'<line x1="{place:.1f}" x2="{place:.1f}" y1="{_TOP - 8}" y2="{y + 4}" stroke="{LINE}" '
             f'stroke-width="2" stroke-dasharray="5 4"/>',
             f'<text x="{place:.1f}" y="{y + 17}" text-anchor="end">{escape(bound.label)} '
             f"{_number(bound.spread.median, digits)}</text>",

@@ -73,6 +73,19 @@ class Process:
         """
         return sum(max(_exact(pid), _ticks(pid) - 2 * _TICK) for pid in self.pids)
 
+    def switches(self) -> tuple[int, int]:
+        """How often a thread of it has left a processor: because it had to wait, and against its will."""
+        names = ("voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:")
+        found = dict.fromkeys(names, 0)
+        for pid in self.pids:
+            for file in Path(f"/proc/{pid}/task").glob("*/status"):
+                with contextlib.suppress(OSError):
+                    for line in file.read_text().splitlines():
+                        if line.startswith(names):
+                            name, number = line.split()
+                            found[name] += int(number)
+        return found[names[0]], found[names[1]]
+
     def resident(self) -> float:
         """Megabytes (2^20) of memory that it occupies now."""
         return sum(_status(pid, "VmRSS") for pid in self.pids)

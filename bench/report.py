@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,11 @@ from .contenders import CONTENDERS, OURS
 from .job import Job, Metric
 from .results import Results, Spread
 from .targets import BASELINE, CHECKS, TARGETS, baseline, ratios
+
+#: Minutes from which on a run was interrupted, and gone on with.
+_IN_ONE_GO = 120
+#: What was found out by hand.
+ACCELERATOR = Path(__file__).with_name("accelerator.md")
 
 
 class Report:
@@ -41,8 +47,8 @@ class Report:
 
     def targets(self) -> Iterator[str]:
         """The table of goals."""
-        yield "| figure | to reach | measured | |"
-        yield "|---|---|---|---|"
+        yield "| figure | to reach | measured | | why |"
+        yield "|---|---|---|---|---|"
         for target in TARGETS:
             limit = f"{target.sign} {target.limit:g} {target.unit}".strip()
             figure = target.figure
@@ -51,10 +57,15 @@ class Report:
                 first = figure.first
                 errors = self._results.errors(first.job, first.case, first.over or OURS)
                 errors = errors or self._results.errors(first.job, first.case, OURS)
-                yield f"| {target.title} | {limit} | {_remark(errors) or 'not measured'} | – |"
+                yield f"| {target.title} | {limit} | {_remark(errors) or 'not measured'} | – | |"
                 continue
-            state = "reached" if target.met(spread) else "**missed**"
-            yield f"| {target.title} | {limit} | {_spread(spread, target.digits)} | {state} |"
+            measured = _spread(spread, target.digits)
+            reached = target.met(spread)
+            state = "reached" if reached else "**missed**"
+            why = "" if reached else target.why
+            if spread.low < target.limit < spread.high:
+                why = f"{why}; some rounds say otherwise" if why else "some rounds say otherwise"
+            yield f"| {target.title} | {limit} | {measured} | {state} | {why} |"
 
     def _document(self) -> Iterator[str]:
         run = self._results.run
@@ -62,14 +73,15 @@ class Report:
         yield ""
         yield (
             "The generated service and its peers at the same jobs, on one machine, in one run. "
-            "`make bench` makes this page; nothing in it is written by hand but the explanations."
+            "`make bench` makes this page; nothing in it is written by hand but the explanations, and a section "
+            "about an accelerator that says so."
         )
         yield ""
         yield (
             f"Run of {run['began']} on {run['processor']}, {run['cores']} cores, "
             f"{run['memory_gib']} GiB, {run['system']}, Linux {run['kernel']}, Python {run['python']}, "
             f"{_tools(run)}; template {run['template']}. "
-            f"Load of the machine when it began: {run['load']}."
+            f"Load of the machine when it began: {run['load']}.{self._took()}"
         )
         if run.get("remark"):
             yield run["remark"]
@@ -100,11 +112,22 @@ class Report:
         for job in self._jobs:
             if job.cases(self._quick):
                 yield from self._job(job)
+        if not self._quick:
+            yield ACCELERATOR.read_text(encoding="utf-8")
         yield from self._contenders()
         yield from self._checks()
         yield "## Raw data"
         yield ""
         yield f"[One JSON object for each measurement]({self.folder.name}/results.jsonl)."
+
+    def _took(self) -> str:
+        """How long it took, where it was measured in one go."""
+        ends = [each["at"] for each in self._results.records.values() if "at" in each]
+        began = datetime.strptime(self._results.run["began"], "%Y-%m-%d %H:%M UTC")
+        if not ends:
+            return ""
+        minutes = (datetime.strptime(max(ends), "%Y-%m-%dT%H:%M:%SZ") - began).total_seconds() / 60
+        return f" Measured in {max(minutes, 1):.0f} minutes." if minutes < _IN_ONE_GO else ""
 
     # ---- one job
 
@@ -118,6 +141,7 @@ class Report:
             yield ""
         if job.matrix:
             yield from self._matrix(job)
+            yield from job.own(self._results, self.folder)
             return
         for case in job.cases(self._quick):
             rows = self._order(job, case)
@@ -131,6 +155,7 @@ class Report:
             for metric in job.metrics:
                 if metric.plot:
                     yield from self._plot(job, case, rows, metric)
+        yield from job.own(self._results, self.folder)
 
     def _matrix(self, job: Job) -> Iterator[str]:
         """All cases in one table, and a plot of how ours fares from case to case."""
@@ -147,7 +172,10 @@ class Report:
                     spread = self._results.spread(job.number, case, row, metric.key)
                     cells.append(_spread(spread, metric.digits) if spread else "–")
             first = job.metrics[0].key
-            ratio = self._results.ratio(job.number, case, OURS, job.reference or OURS, first)
+            if job.since:
+                ratio = self._results.growth(job.number, case, job.since, OURS, first)
+            else:
+                ratio = self._results.ratio(job.number, case, OURS, job.reference or OURS, first)
             cells.append(f"{ratio.median:.2f}" if ratio else "–")
             yield "| " + " | ".join(cells) + " |"
             if ours := self._results.spread(job.number, case, OURS, first):

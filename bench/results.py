@@ -86,6 +86,11 @@ class Results:
             if metric in record.get("values", {})
         }
 
+    def names(self, job: int, case: str, row: str) -> list[str]:
+        """All metrics of a row, in the order in which they were first measured."""
+        found = (record.get("values", {}) for record in self._of(job, case, row))
+        return list(dict.fromkeys(name for values in found for name in values))
+
     def errors(self, job: int, case: str, row: str) -> list[str]:
         """Why there are no values."""
         return [record["error"] for record in self._of(job, case, row) if "error" in record]

@@ -49,8 +49,7 @@ def make_environments(lab: Lab, jobs: Iterable[Job], plan: Iterable[Key]) -> Non
     by_number = {job.number: job for job in jobs}
     peers: dict[str, None] = {"service": None}
     for number, _, row, _ in plan:
-        if peer := by_number[number].peer(row):
-            peers[peer] = None
+        peers |= dict.fromkeys(by_number[number].needs(row))
     for peer in peers:
         environment = lab.environment(peer)
         if not environment.ready:
@@ -83,14 +82,18 @@ def measure(
         elapsed = time.monotonic() - began
         left = f", {elapsed / done * (len(todo) - done) / 60:.0f} min left" if done > 5 else ""
         head = f"[{whole - len(todo) + done + 1}/{whole}{left}] {job.slug}{f' ({case})' if case else ''}"
-        peer = job.peer(row)
-        if peer is not None and peer in lab.missing:
-            results.add(key, {}, lab.missing[peer])
+        missing = [lab.missing[peer] for peer in job.needs(row) if peer in lab.missing]
+        if missing:
+            results.add(key, {}, missing[0])
             say(f"{head}, {row}: left out")
             continue
         lab.revive()
         try:
             values = job.measure(lab, case, row, quick)
+        except EnvironmentFailed as error:
+            results.add(key, {}, str(error))
+            say(f"{head}, {row}: left out: {error}")
+            continue
         except Exception as error:  # one that fails is a row with a remark
             text = f"{type(error).__name__}: {error}".replace(str(lab.folder), "…")
             results.add(key, {}, text)

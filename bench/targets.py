@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from .contenders import BLOCKING, GO, OURS, RAW, WIDE, C
-from .jobs import asynchronous, pace
+from .jobs import asynchronous, pace, workers
 from .jobs.growth import LONGEST
 from .jobs.start import IDLING
 from .results import Results, Spread
@@ -82,12 +82,19 @@ class Target:
     unit: str
     digits: int
     figure: Figure | Worst
+    #: Why it is missed, as far as that is known: said where it is.
+    why: str = ""
 
     def met(self, spread: Spread) -> bool:
         """Whether the median reaches it."""
         reached = spread.median - self.limit
         return reached <= 0 if self.sign == "≤" else reached >= 0
 
+
+#: Why some are missed.
+_INTERPRETED = "most of it is the interpreter's: see where the time goes"
+_TURNS = "threads take turns at the interpreter's lock, and each turn costs"
+_EIGHT = "the worst of eight cases, single rounds of which scatter by more than that"
 
 CPU_RATIO = Figure(1, "", "cpu_us", RAW)
 RATE_RATIO = Figure(1, "", "rate", RAW)
@@ -103,8 +110,33 @@ START = Figure(6, "", "consuming_s")
 MEMORY = Figure(6, "", "idle_mb")
 RENDERING = Figure(8, "rendering", "seconds")
 IMAGE = Figure(8, "image", "size_mb")
-LONG_QUEUE = Figure(9, LONGEST, "cpu_us", since="10³ queued")
+LONG_QUEUES = Worst(
+    tuple(
+        Figure(9, case, "cpu_us", since="10³ queued")
+        for case in ("10² queued", "10⁴ queued", "10⁵ queued", LONGEST)
+    ),
+    "highest",
+)
 MANY_QUEUES = Figure(9, "64 queues", "cpu_us", since="1 queue")
+ALL_QUEUES = Worst(
+    tuple(
+        Figure(9, case, "cpu_us", since="1 queue")
+        for case in ("4 queues", "16 queues", "64 queues")
+    ),
+    "highest",
+)
+MANY_WORKERS = Worst(
+    tuple(
+        Figure(15, case, "cpu_us", since=workers.ONE)
+        for case in workers.WORKERS
+        if case != workers.ONE
+    ),
+    "highest",
+)
+PER_BYTE = Worst(
+    (Figure(3, "4 KiB", "byte_ns", since="250 B"), Figure(3, "64 KiB", "byte_ns", since="4 KiB")),
+    "highest",
+)
 ASYNC_CPU = Worst(
     tuple(
         Figure(12, asynchronous.ECHO, "cpu_us", over, upside_down=True)
@@ -140,13 +172,33 @@ TARGETS = (
     Target("requests/s against the bare pika loop", "≥", 2.4, "", 2, RATE_RATIO),
     Target("requests/s against neon's usual reply path", "≥", 150, "", 0, NEON_RATIO),
     Target("p50 round trip against the bare pika loop, one at a time", "≤", 1.15, "", 2, P50_RATIO),
-    Target("CPU per request against C on librabbitmq", "≤", 2.5, "", 2, Figure(1, "", "cpu_us", C)),
     Target(
-        "CPU per request against Go, bodies up to 4 KiB (the worst)", "≤", 0.75, "", 2, BODIES_GO
+        "CPU per request against C on librabbitmq",
+        "≤",
+        2.5,
+        "",
+        2,
+        Figure(1, "", "cpu_us", C),
+        why=_INTERPRETED,
+    ),
+    Target(
+        "CPU per request against Go, bodies up to 4 KiB (the worst)",
+        "≤",
+        0.75,
+        "",
+        2,
+        BODIES_GO,
+        why=_INTERPRETED,
     ),
     Target("requests/s against Go", "≥", 1, "", 2, Figure(1, "", "rate", GO)),
     Target(
-        "p50 round trip against C, one at a time", "≤", 1.2, "", 2, Figure(2, _ONE, "p50_ms", C)
+        "p50 round trip against C, one at a time",
+        "≤",
+        1.2,
+        "",
+        2,
+        Figure(2, _ONE, "p50_ms", C),
+        why="a request wakes two threads, one that reads and one that handles; C has one",
     ),
     Target("p99 round trip against Go, 16 and 256 in flight (the worst)", "≤", 1, "", 2, TAIL_GO),
     Target("handler that waits 100 ms, 32 workers", "≥", 300, "requests/s", 0, WAITING),
@@ -164,10 +216,51 @@ TARGETS = (
     Target("process start to consuming", "≤", 0.2, "s", 3, START),
     Target("resident memory, idle", "≤", 28, "MB", 1, MEMORY),
     Target("processor time while idle", "≤", 0.1, "% of a core", 3, IDLE),
-    Target("rendering with defaults", "≤", 0.6, "s", 2, RENDERING),
+    Target(
+        "rendering with defaults",
+        "≤",
+        0.6,
+        "s",
+        2,
+        RENDERING,
+        why="cookiecutter starts slowly, and runs each hook in a Python of its own",
+    ),
     Target("image size over its base", "≤", 8, "MB", 1, IMAGE),
-    Target("CPU per request, 10⁶ queued against 10³", "≤", FLAT, "", 2, LONG_QUEUE),
-    Target("CPU per request, 64 queues against 1", "≤", FLAT, "", 2, MANY_QUEUES),
+    Target(
+        "CPU per request, 10² to 10⁶ queued against 10³ (the worst)",
+        "≤",
+        FLAT,
+        "",
+        2,
+        LONG_QUEUES,
+        why="the shorter a burst, the fewer requests share a system call and the waking of a thread",
+    ),
+    Target(
+        "CPU per request, 4 to 64 queues against 1 (the worst)",
+        "≤",
+        FLAT,
+        "",
+        2,
+        ALL_QUEUES,
+        why=_TURNS,
+    ),
+    Target(
+        "CPU per request, 4 to 256 workers against 1 (the worst)",
+        "≤",
+        FLAT,
+        "",
+        2,
+        MANY_WORKERS,
+        why=_TURNS,
+    ),
+    Target(
+        "CPU per byte, 4 KiB against 250 B, 64 KiB against 4 KiB (the worst)",
+        "≤",
+        FLAT,
+        "",
+        2,
+        PER_BYTE,
+    ),
     Target("memory, idle, 64 queues", "≤", 40, "MB", 1, Figure(9, "64 queues", "idle_mb")),
     Target(
         "process start to consuming, 64 queues",
@@ -189,9 +282,18 @@ TARGETS = (
         "",
         2,
         PACED_CPU,
+        why=_EIGHT,
     ),
-    Target("the same: requests/s (the worst)", "≥", 0.95, "", 2, PACED_RATE),
-    Target("shares of four replicas differ by (the worst)", "≤", 10, "%", 1, SHARES),
+    Target("the same: requests/s (the worst)", "≥", 0.95, "", 2, PACED_RATE, why=_EIGHT),
+    Target(
+        "shares of four replicas differ by (the worst)",
+        "≤",
+        10,
+        "%",
+        1,
+        SHARES,
+        why="of handlers that take no time; the table below has those that do",
+    ),
     Target(
         "in hand, against 0.2 s of work or two for each worker (the worst)", "≤", 1, "", 2, IN_HAND
     ),

@@ -19,10 +19,10 @@ from baked import TEMPLATE
 from pika import frame, spec
 from waiting import eventually
 
-from bench import compiled, plot, targets
+from bench import compiled, flame, plot, pythons, report, sampling, targets
 from bench.contenders import BY_NAME, OURS, RAW
 from bench.environment import EnvironmentFailed
-from bench.jobs import JOBS
+from bench.jobs import JOBS, profile
 from bench.lab import request
 from bench.process import Process
 from bench.results import Results, Spread
@@ -158,7 +158,9 @@ def test_growth_is_of_one_row_from_case_to_case(tmp_path: Path) -> None:
     for number, (few, many) in enumerate([(20, 22), (20, 30), (40, 40)]):
         results.add((9, "10³ queued", OURS, number), {"cpu_us": few})
         results.add((9, "10⁶ queued", OURS, number), {"cpu_us": many})
-    assert targets.LONG_QUEUE.of(results) == Spread(1.1, 1.0, 1.5, 3)
+    assert targets.Figure(9, "10⁶ queued", "cpu_us", since="10³ queued").of(results) == Spread(
+        1.1, 1.0, 1.5, 3
+    )
 
 
 def test_a_pair_is_measured_side_by_side_whoever_begins_the_round() -> None:
@@ -304,3 +306,113 @@ def test_plots_are_well_formed_and_name_every_row() -> None:
     texts = [each.text for each in ElementTree.fromstring(svg).iter() if each.tag.endswith("text")]
     assert {"ours", "a < b & c", "CPU, logarithmic scale", "900.0"} <= set(texts)
     assert "the limit 5\u202f000.0" in texts
+
+
+PERF = """
+  101
+\tffffffff81e2f5d0 __x64_sys_sendto ([kernel.kallsyms])
+\t          10a929 __libc_send (/usr/lib/libc.so.6)
+
+  101
+\tffffffff821ed4e6 do_syscall_64 ([kernel.kallsyms])
+
+  101
+\t           fd8f7 _PyEval_EvalFrameDefault (/usr/lib/libpython3.11.so.1.0)
+\t    7f14d14129c0 [unknown] ([unknown])
+
+  101
+\t           fd8f7 PyDict_GetItem (/usr/lib/libpython3.11.so.1.0)
+
+  102
+\t           fd8f7 take_gil (/usr/lib/libpython3.11.so.1.0)
+"""
+SPY = """\
+thread (101): consumer;Thread.run (threading.py:982);work (a/mq_connector/consumer/w.py:1);decode (a/mq_connector/payload/body.py:9) 3
+thread (101): consumer;Thread.run (threading.py:982);work (a/mq_connector/consumer/w.py:2) 1
+thread (103): mq-io;poll (pika/adapters/select_connection.py:7) 9
+"""
+
+
+def test_samples_of_the_processor_are_shared_out_by_those_of_the_interpreter(
+    tmp_path: Path,
+) -> None:
+    source = tmp_path / "a" / "mq_connector" / "consumer" / "w.py"
+    source.parent.mkdir(parents=True)
+    source.write_text("decode()\nwith self._lock:\n")
+    python, names = sampling.read_spy(SPY.splitlines(), tmp_path)
+    seen = sampling.read_perf(PERF.splitlines())
+    stacks = sampling.merge(seen, python, names)
+    assert stacks == pytest.approx(
+        {
+            "consumer;kernel: sendto": 0.2,
+            "consumer;kernel: interrupts, and the way into it and out": 0.2,
+            "consumer;work (consumer/w.py);decode (payload/body.py)": 0.3,
+            "consumer;work (consumer/w.py);lock or queue": 0.1,
+            "other threads;locks in C": 0.2,
+        }
+    )
+    lines = [line.split(" | ")[0] for line in profile.table(stacks, 50.0)][2:]
+    assert len(lines) == len({profile.kind(stack.split(";")) for stack in stacks})
+    assert "decoding requests | 15.0 | 30% " in "\n".join(profile.table(stacks, 50.0))
+    assert "locks, queues, the interpreter's lock | 15.0 |" in "\n".join(
+        profile.table(stacks, 50.0)
+    )
+
+
+def test_what_has_few_samples_is_counted_with_what_is_around_it() -> None:
+    few = {f"t;a;b{number}": 0.0005 for number in range(4)}
+    assert sampling.pruned({**few, "t;a": 0.1, "t;c": 0.0001}) == pytest.approx(
+        {"t;a": 0.102, "t": 0.0001}
+    )
+
+
+def test_a_flame_graph_is_drawing_alone_with_each_box_above_its_caller() -> None:
+    root = flame.tree({"t;a <b>;c": 0.5, "t;a <b>": 0.25, "t;d": 0.25}, "all")
+    svg = flame.picture("One & all", root, lambda path: "#123456", {"kind": "#123456"})
+    document = ElementTree.fromstring(svg)
+    tags = {each.tag.rpartition("}")[2] for each in document.iter()}
+    assert tags == {"svg", "title", "text", "rect", "g"}
+    boxes = {}
+    for group in document.iter("{http://www.w3.org/2000/svg}g"):
+        title, rect = group[0].text, group[1]
+        boxes[title] = [float(rect.get(name, "")) for name in ("x", "y", "width")]
+    inner, outer = boxes["c: 50.0%"], boxes["a <b>: 75.0%"]
+    assert inner[1] < outer[1] < boxes["all: 100.0%"][1]
+    assert outer[0] <= inner[0] and inner[0] + inner[2] <= outer[0] + outer[2]
+    assert inner[2] == pytest.approx(outer[2] * 2 / 3, abs=1)
+
+
+def test_a_python_that_can_t_be_had_is_left_out_with_its_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    with pytest.raises(EnvironmentFailed, match=r"there is no Python 3\.99 here"):
+        pythons.find("3.99")
+    liar = tmp_path / "python3.98t"
+    liar.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    liar.chmod(0o755)
+    with pytest.raises(EnvironmentFailed, match=r"3\.98t"):
+        pythons.find("3.98t")  # Its threads aren't free.
+    liar.rename(tmp_path / "python3.98")
+    found = pythons.find("3.98")
+    assert found.command == (str(tmp_path / "python3.98"),)
+    assert "found on the machine" in found.text
+
+
+def test_a_target_that_is_missed_is_shown_with_its_reason(tmp_path: Path) -> None:
+    results = Results(tmp_path / "results.jsonl", {"fingerprint": "a"})
+    for number, ours in enumerate((20, 30, 40)):
+        results.add((1, "", OURS, number), {"cpu_us": ours})
+        results.add((1, "", "c", number), {"cpu_us": 10})
+        results.add((1, "", RAW, number), {"cpu_us": 150})
+    lines = list(report.Report(tmp_path / "page.md", results, JOBS, False).targets())
+    [missed] = [line for line in lines if "against C on librabbitmq" in line]
+    assert missed.endswith(
+        "| 3.00 (2.00–4.00) | **missed** | most of it is the interpreter's: see where the time goes; "
+        "some rounds say otherwise |"
+    )
+    [reached] = [line for line in lines if line.startswith("| CPU per request against the bare")]
+    assert reached.endswith("| 0.20 (0.13–0.27) | reached | |") or reached.endswith(
+        "| 0.20 (0.13–0.27) | reached |  |"
+    )

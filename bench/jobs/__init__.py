@@ -12,13 +12,18 @@ from .growth import Growth
 from .handlers import Handlers
 from .metrics import Metrics
 from .pace import Pace
+from .profile import WhereTheTimeGoes
+from .pythons import Pythons
 from .recovery import Recovery
 from .round_trip import RoundTrip
 from .start import Start
 from .template import Template
+from .workers import Processes, Workers
 
 JOBS: tuple[Job, ...] = (
     Drain(),
+    WhereTheTimeGoes(),
+    Pythons(),
     RoundTrip(),
     Bodies(),
     Handlers(),
@@ -27,6 +32,8 @@ JOBS: tuple[Job, ...] = (
     Decoder(),
     Template(),
     Growth(),
+    Workers(),
+    Processes(),
     Events(),
     Pace(),
     Asynchronous(),

@@ -41,6 +41,11 @@ class Asynchronous(Job):
     def rows(self, case: str, quick: bool) -> Sequence[str]:
         return OURS, FASTSTREAM, AIO_PIKA
 
+    def rounds_of(self, case: str, row: str, quick: bool) -> int:
+        # It takes long, and nobody scatters there.
+        most = super().rounds_of(case, row, quick)
+        return min(most, 2 if row == OURS else 1) if case == SLEEP else min(most, 2)
+
     def measure(self, lab: Lab, case: str, row: str, quick: bool) -> Values:
         contender = BY_NAME[row]
         if case == ECHO:

@@ -46,6 +46,9 @@ class Decoder(Job):
     def rows(self, case: str, quick: bool) -> Sequence[str]:
         return tuple(LABELS)
 
+    def rounds(self, case: str, quick: bool) -> int:
+        return super().rounds(case, quick) if case == CASES[0] else 1 if quick else 2
+
     def label(self, row: str) -> str:
         return LABELS[row]
 

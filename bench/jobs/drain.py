@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..contenders import BY_NAME, LIMIT, ONLY_ACKS, OURS, RAW
+from ..contenders import BLOCKING, BY_NAME, LIMIT, ONLY_ACKS, OURS, RAW
 from ..job import COMPILED, Job, Metric, Values
 from ..lab import PREFETCH, Lab
 from ..service import QUEUE
 
 #: Seconds after which enough is seen.
-LIMIT_S = 2.0
+LIMIT_S = 1.5
 QUICK = (OURS, RAW, "neon-message", "neon-select", "faststream", "aio-pika")
 
 
@@ -34,7 +34,7 @@ class Drain(Job):
         Metric("rate", "requests/s", 0, "higher", plot=True),
     )
 
-    peer_rounds = 2
+    peer_rounds = 1
     bounds = (LIMIT,)
 
     def cases(self, quick: bool) -> Sequence[str]:
@@ -54,6 +54,10 @@ class Drain(Job):
 
     def rounds(self, case: str, quick: bool) -> int:
         return 2 if quick else 5
+
+    def rounds_of(self, case: str, row: str, quick: bool) -> int:
+        # Ratios are taken of these two as well.
+        return 2 if row in (BLOCKING, "neon-message") else super().rounds_of(case, row, quick)
 
     def measure(self, lab: Lab, case: str, row: str, quick: bool) -> Values:
         contender = ONLY_ACKS if row == LIMIT else BY_NAME[row]

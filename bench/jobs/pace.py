@@ -29,8 +29,9 @@ SEVERAL = tuple(case for case, (_, _, replicas) in CASES.items() if replicas > 1
 #: Seconds of work that a replica is to have in hand at most, where that is more than two for each worker.
 IN_HAND = 0.2
 #: Requests for each replica of a handler that doesn't wait: so many that it's not the scheduler's first
-#: slices that decide who gets how many. Seconds that the others are meant to take.
-COUNT, SECONDS = 16_000, 1.8
+#: slices that decide who gets how many. Seconds that the others are meant to take: those that are
+#: asked how much they have in hand, and the rest.
+COUNT, SECONDS, BRIEF = 16_000, 1.8, 1.0
 #: Requests that a replica has before, at most.
 WARM = 50
 #: Seconds between two looks at what is in hand.
@@ -71,7 +72,7 @@ class Pace(Job):
 
     def rounds(self, case: str, quick: bool) -> int:
         # Ratios within a twentieth are asked of the quick ones, where a single one scatters by a tenth.
-        return 4 if case in QUICK else 1
+        return (3 if CASES[case][0] else 4) if case in QUICK else 1
 
     def label(self, row: str) -> str:
         return "found out" if row == OURS else f"fixed {PREFETCH}"
@@ -82,7 +83,8 @@ class Pace(Job):
     def measure(self, lab: Lab, case: str, row: str, quick: bool) -> Values:
         contender = BY_NAME[OURS]
         seconds, workers, replicas = CASES[case]
-        one = round(SECONDS * workers / seconds) if seconds else COUNT
+        length = SECONDS if case in SLOW else BRIEF
+        one = round(length * workers / seconds) if seconds else COUNT
         count = one * replicas
         env = {"MQ_PREFETCH": str(PREFETCH)} if row == FIXED else {}
         counts = [lab.folder / f"count-{number}" for number in range(replicas)]

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from ..contenders import BY_NAME, OURS, RAW, Contender
+from ..contenders import BY_NAME, OURS, Contender
 from ..job import Job, Metric, Values
 from ..lab import EXPIRED, REPLIES, START, Lab, request
 from ..process import Process
@@ -18,14 +18,13 @@ from ..wire import Client, WireError
 #: Requests per second.
 RATE = 300
 #: Seconds of load before the kill, of patience afterwards, of load once answers flow again.
-BEFORE, PATIENCE, AFTER = 1.0, 20.0, 1.0
+BEFORE, PATIENCE, AFTER = 1.0, 16.0, 1.0
 _PEERS = (
     "neon-select",
     "neon-blocking",
     "faststream",
     "aio-pika",
     "kombu",
-    "amqpstorm",
     "nameko",
     "dramatiq",
 )
@@ -123,11 +122,11 @@ class Recovery(Job):
         "insist on others: neon-mq-connector's forget, and dramatiq's are durable classic ones. "
         "Lost: requests that the broker had confirmed and that got no reply, although the queue was "
         "empty in the end; at this rate next to none wait in it, so a queue that forgets loses few. "
-        "Duplicated: requests that got more than one reply. The bare loop has no way back."
+        "Duplicated: requests that got more than one reply."
     )
     left_out = (
-        "Left out: `send_message` of neon-mq-connector and the bare BlockingConnection loop, whose "
-        "consumers come back as those above, or not at all; aio-pika without confirms, which reconnects "
+        "Left out: the bare loops, which have no way back, and amqpstorm, whose consumer goes on waiting; `send_message` of neon-mq-connector, whose "
+        "consumer is that of the others; aio-pika without confirms, which reconnects "
         "as aio-pika does; C and Go, whose libraries leave reconnecting to their users."
     )
     metrics = (
@@ -145,7 +144,7 @@ class Recovery(Job):
         return () if quick else ("",)
 
     def rows(self, case: str, quick: bool) -> Sequence[str]:
-        return (OURS, RAW, *_PEERS)
+        return (OURS, *_PEERS)
 
     def measure(self, lab: Lab, case: str, row: str, quick: bool) -> Values:
         contender = BY_NAME[row]
