@@ -166,8 +166,6 @@ class Load:
         self.answered.add(json.loads(body)["message_id"])
 
 
-def handled(log: str) -> set[str]:
-    """Ids of the requests of which a log in JSON says that they were handled."""
-    lines = [line[line.index("{") :] for line in log.splitlines() if "{" in line]
-    entries: list[dict[str, Any]] = [json.loads(line) for line in lines]
-    return {each["message_id"] for each in entries if each.get("outcome") == "handled"}
+def log_entries(log: str) -> list[dict[str, Any]]:
+    """The objects of a log in JSON; an engine may put a terminal's escapes in front of them."""
+    return [json.loads(line[line.index("{") :]) for line in log.splitlines() if "{" in line]
