@@ -314,3 +314,13 @@ def test_an_upgrade_loses_nothing_and_only_a_backup_leads_back(desk: Desk, repor
     archive.write_bytes(whole)
     seen = desk.run(restore)
     assert "RabbitMQ 4.0." in seen and "dead letters: 2 in" in seen
+
+
+def test_what_the_page_promises_has_to_be_said() -> None:
+    step = Step("docker compose ps")
+    step.says = "… 3 dead letters\n…\nname\tstate"
+    step.check("there: 12 dead letters\nname  state")
+    with pytest.raises(AssertionError, match="promises 'name"):
+        step.check("there: 12 dead letters\nname")
+    with pytest.raises(AssertionError, match="promises '… 3 dead letters'"):
+        step.check("12 dead letters removed\nname state")
