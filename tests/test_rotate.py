@@ -41,10 +41,10 @@ def at(broker: Any) -> str:
     return shlex.join(["env", *words, path])
 
 
-def told(project: BakedProject, broker: Any) -> Any:
-    """All that a broker has been told."""
+def connected(project: BakedProject, broker: Any) -> Any:
+    """The repository's own way to a broker."""
     module = load_module("at_broker", project / "rabbitmq" / "at_broker.py")
-    return module.find(at(broker)).definitions()
+    return module.find(at(broker))
 
 
 def provision(project: BakedProject, *words: str) -> subprocess.CompletedProcess[str]:
@@ -206,16 +206,22 @@ def test_a_broker_of_an_older_version_is_named_and_brought_up_to_date(
     project: BakedProject, broker: Any
 ) -> None:
     at_it = ("--broker", at(broker))
-    assert provision(project, "--check", *at_it).returncode == 0
     # As an earlier version made it, and what the operator has beside.
     policy = "neon_echo_input quorum"
-    old = json.dumps({"delivery-limit": 20, "max-length": 7})
-    pattern = ("^neon_echo_input$", old, "--apply-to", "queues", "--priority", "2")
-    broker.ctl("set_policy", "-p", "/neon_echo", policy, *pattern)
-    broker.ctl("set_policy", "-p", "/neon_echo", "mine", "^x$", '{"max-length": 5}')
-    broker.ctl("set_permissions", "-p", "/neon_echo", USER, "^a$", ".*", ".*")
-    broker.ctl("add_user", "mine", "secret")
-    before = told(project, broker)
+    there = load(project, DEFINITIONS)
+    [quorum] = [each for each in there["policies"] if each["name"] == policy]
+    [rights] = there["permissions"]
+    [user] = there["users"]
+    old = {"delivery-limit": 20, "max-length": 7}
+    mine = {**quorum, "name": "mine", "pattern": "^x$", "definition": {"max-length": 5}}
+    connected(project, broker).tell(
+        {
+            "users": [{**user, "name": "mine"}],
+            "policies": [{**quorum, "definition": {**quorum["definition"], **old}}, mine],
+            "permissions": [{**rights, "configure": "^a$"}, {**rights, "user": "mine"}],
+        }
+    )
+    before = connected(project, broker).definitions()
     checked = provision(project, "--check", *at_it)
     assert checked.returncode == 1
     for line in (
@@ -224,14 +230,12 @@ def test_a_broker_of_an_older_version_is_named_and_brought_up_to_date(
         f"the broker: rights of user {USER} in /neon_echo: configure is '^a$'",
     ):
         assert line in checked.stdout
-    assert told(project, broker) == before
     assert provision(project, *at_it).returncode == 0
     assert provision(project, "--check", *at_it).returncode == 0
-    after = told(project, broker)
+    after = connected(project, broker).definitions()
     assert after["users"] == before["users"], "passwords stay"
-    [mine] = [each for each in after["policies"] if each["name"] == "mine"]
-    assert mine in before["policies"]
-    assert len(after["policies"]) == len(before["policies"])
+    assert mine in after["policies"] and {**rights, "user": "mine"} in after["permissions"]
+    assert len(after["policies"]) == len(before["policies"]) == len(there["policies"]) + 1
     assert may_log_in(broker.port, *login(project))
 
 
@@ -246,7 +250,7 @@ def test_a_broker_of_an_older_version_is_named_and_brought_up_to_date(
         ("/nowhere/kubectl", "/nowhere/kubectl can't be run"),
         ("", "--broker is empty"),
         ("'", "No closing quotation"),
-        ("echo", "printed no JSON"),
+        ("echo", "printed no definitions"),
     ],
 )
 @pytest.mark.parametrize("what", ["--rotate", "--check"])
