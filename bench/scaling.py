@@ -29,6 +29,8 @@ from . import service
 from .service import PACKAGE, QUEUE, VHOST
 from .wire import Address, Client
 
+#: The compose project, and the image of the service.
+NAME = "neon-echo-bench"
 NODES = ("rabbitmq", "rabbitmq-2", "rabbitmq-3")
 FILES = {1: ("compose.yaml",), 3: ("compose.yaml", "compose.cluster.yaml")}
 REPLICAS = (1, 2, 4)
@@ -66,9 +68,9 @@ class Stack:
         files = [word for name in FILES[self._nodes] for word in ("--file", name)]
         settings = {name: str(value) for name, value in PORTS.items()}
         done = subprocess.run(
-            ["docker", "compose", "--project-name", f"{PACKAGE}-bench", *files, *words],
+            ["docker", "compose", "--project-name", NAME, *files, *words],
             cwd=self._project,
-            env={**os.environ, **settings, "MQ_QUEUE_TYPE": "quorum"},
+            env={**os.environ, **settings, "MQ_QUEUE_TYPE": "quorum", "IMAGE": NAME},
             capture_output=True,
             text=True,
             timeout=900,
@@ -94,7 +96,8 @@ class Stack:
                 time.sleep(1)
 
     def __exit__(self, *_: object) -> None:
-        self.compose("down", "--volumes", "--rmi", "local")
+        self.compose("down", "--volumes")
+        subprocess.run(["docker", "image", "rm", "--force", f"{NAME}:latest"], capture_output=True)
 
     def scale(self, replicas: int) -> None:
         """Have that many replicas of the service, each with a consumer."""
