@@ -1,4 +1,4 @@
-"""python -m bench.scaling [--rounds 3] [--out FILE]
+"""python -m bench.scaling [--rounds 3] [--nodes 1] [--out FILE]
 
 What replicas of the service and nodes of the broker give: the generated repository in its own containers, by its own
 compose files. Run by hand, for it takes a container engine and an otherwise idle machine; the figures are for
@@ -29,6 +29,8 @@ from . import service
 from .service import PACKAGE, QUEUE, VHOST
 from .wire import Address, Client
 
+#: The compose project, and the image of the service.
+NAME = "neon-echo-bench"
 NODES = ("rabbitmq", "rabbitmq-2", "rabbitmq-3")
 FILES = {1: ("compose.yaml",), 3: ("compose.yaml", "compose.cluster.yaml")}
 REPLICAS = (1, 2, 4)
@@ -66,9 +68,9 @@ class Stack:
         files = [word for name in FILES[self._nodes] for word in ("--file", name)]
         settings = {name: str(value) for name, value in PORTS.items()}
         done = subprocess.run(
-            ["docker", "compose", "--project-name", f"{PACKAGE}-bench", *files, *words],
+            ["docker", "compose", "--project-name", NAME, *files, *words],
             cwd=self._project,
-            env={**os.environ, **settings, "MQ_QUEUE_TYPE": "quorum"},
+            env={**os.environ, **settings, "MQ_QUEUE_TYPE": "quorum", "IMAGE": NAME},
             capture_output=True,
             text=True,
             timeout=900,
@@ -78,16 +80,24 @@ class Stack:
         return done.stdout
 
     def __enter__(self) -> Stack:
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _start(self) -> None:
         self.compose("up", "--build", "--detach", "--wait")
         if self._nodes == 3:
             # The service's queue and that of its dead letters get their members on all before long.
             words = ("exec", "-T", NODES[0], "rabbitmqctl", "-q", "list_queues", "-p", VHOST)
             while self.compose(*words, "members").count("@") < 6:
                 time.sleep(1)
-        return self
 
     def __exit__(self, *_: object) -> None:
-        self.compose("down", "--volumes", "--rmi", "local")
+        self.compose("down", "--volumes")
+        subprocess.run(["docker", "image", "rm", "--force", f"{NAME}:latest"], capture_output=True)
 
     def scale(self, replicas: int) -> None:
         """Have that many replicas of the service, each with a consumer."""
@@ -186,11 +196,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.scaling")
     parser.add_argument("--rounds", type=int, default=3, help="of which the medians are taken")
     parser.add_argument("--out", type=Path, help="file for the raw rows, as JSON a line")
+    parser.add_argument("--nodes", type=int, choices=FILES, help="only with that many")
     chosen = parser.parse_args()
     found: dict[tuple[float, int, int], list[dict[str, float]]] = {}
     print(f"load of this machine before: {os.getloadavg()[0]:.1f}", flush=True)
     with rendered() as project:
-        for nodes in FILES:
+        for nodes in [chosen.nodes] if chosen.nodes else FILES:
             with Stack(project, nodes) as stack:
                 for number in range(chosen.rounds):
                     for replicas in REPLICAS:

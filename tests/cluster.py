@@ -33,12 +33,14 @@ class Cluster(Stack):
     #: The port of this machine where each broker listens.
     ports: dict[str, int] = field(default_factory=lambda: {node: free_port() for node in NODES})
 
-    def write_ports(self) -> None:
-        """Put into .env where it listens."""
+    def write_settings(self) -> None:
+        """Put into .env where it listens, and what its image is called."""
         first, second, third = (self.ports[node] for node in NODES)
         with (self.project / ".env").open("a", encoding="utf-8") as env:
             env.write(f"\nMQ_PORT={first}\nMQ_PORT_2={second}\nMQ_PORT_3={third}\n")
             env.write(f"MQ_MANAGEMENT_PORT={free_port()}\nMQ_BROKER_METRICS_PORT={free_port()}\n")
+            # Other tests build images of the same slug at the same time.
+            env.write(f"IMAGE={self.name}\n")
 
     def on(self, node: str, *words: str, timeout: float = 120) -> str:
         """Run a command in a broker's container; returns what it prints."""

@@ -39,7 +39,7 @@ def two() -> Iterator[Cluster]:
     home.chmod(0o711)
     cluster = Cluster(bake_into(home / "generated"), f"neon-test-{uuid.uuid4().hex[:8]}", {})
     try:
-        cluster.write_ports()
+        cluster.write_settings()
         try:
             cluster.compose("up", "--detach", "--wait", NODES[0])
             peer = Peer(cluster.parameters(NODES[0]))

@@ -41,6 +41,7 @@ def test_the_service_waits_for_none_and_knows_all(default_project: BakedProject)
     brokers = [name for name in overlay if name != "service"]
     service = overlay["service"]
     assert service["environment"]["MQ_SERVER"].split(",") == brokers
+    assert service["healthcheck"] == overlay["rabbitmq"]["healthcheck"], "it is there before them"
     assert service["depends_on"] == {name: {"condition": "service_started"} for name in brokers}
     settings = default_project.read("rabbitmq/cluster.conf")
     for name in brokers:
