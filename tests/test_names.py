@@ -119,6 +119,17 @@ def test_an_emoji_in_two_halves_is_refused_before_a_file_is_written(
     assert not [*(tmp_path / "out").iterdir()]
 
 
+@pytest.mark.parametrize("end", ["\x00", "\ud83d", "\udcff"], ids=["nul", "half", "byte"])
+def test_a_slug_that_no_folder_can_be_called_is_one_line(tmp_path: Path, end: str) -> None:
+    """cookiecutter makes the folder before it asks the hook, and would end with a traceback."""
+    defaults = tmp_path / "mine.yaml"
+    defaults.write_text(json.dumps({"default_context": {"service_slug": f"a{end}"}}), "utf-8")
+    done = command_line(tmp_path / "out", f"--config-file={defaults}", HOME=str(tmp_path))
+    assert done.returncode == 1
+    assert re.fullmatch(r"service_slug 'a\\.*' can't name a folder: .*\.\n", done.stderr), done.stderr
+    assert not [*(tmp_path / "out").iterdir()]
+
+
 REFUSED = [
     pytest.param("service_name", "", "service_slug", id="empty"),
     pytest.param("service_name", "   ", "service_slug", id="blank"),

@@ -46,9 +46,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Every test of this folder needs a broker; what is measured is measured one at a time, or two."""
+    """Every test of this folder needs a broker; what is measured is measured one at a time, or two.
+
+    So is what harms a broker, for which each process would start one more, at five seconds of processor time.
+    """
     item.add_marker(pytest.mark.broker)
-    if "record" in getattr(item, "fixturenames", ()) and not list(shared(item)):
+    if {"record", "victim"} & {*getattr(item, "fixturenames", ())} and not list(shared(item)):
         number = 1 if item.path.stem in _FIRST_HALF else 2
         item.add_marker(pytest.mark.xdist_group(f"measured-{number}"))
 
