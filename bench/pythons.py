@@ -96,9 +96,15 @@ def _installed(version: str) -> Iterator[Path]:
     yield from sorted(home.glob(f"versions/*/bin/{name}"))
 
 
+@functools.cache
+def _engine() -> bool:
+    """Whether there is one that answers; without it an image would be built for nothing."""
+    return bool(shutil.which("docker")) and _quietly("docker", "info") is not None
+
+
 def _unpacked(image: str) -> Path | None:
     """Where an image's files are, unpacked once; None without an engine or without that image."""
-    if not shutil.which("docker"):
+    if not _engine():
         return None
     inspect = ("docker", "image", "inspect", "--format", "{{.Id}}", image)
     done = _quietly(*inspect)

@@ -62,10 +62,18 @@ class Report:
             measured = _spread(spread, target.digits)
             reached = target.met(spread)
             state = "reached" if reached else "**missed**"
-            why = "" if reached else target.why
+            why = "" if reached else target.why or self._unknown()
             if spread.low < target.limit < spread.high:
                 why = f"{why}; some rounds say otherwise" if why else "some rounds say otherwise"
             yield f"| {target.title} | {limit} | {measured} | {state} | {why} |"
+
+    def _unknown(self) -> str:
+        """What is said of a miss that nobody has explained."""
+        return "the machine had other work" if self._busy() else "the reason is not known yet"
+
+    def _busy(self) -> bool:
+        run = self._results.run
+        return bool(run.get("load", 0) >= run.get("cores", 1) / 2)
 
     def _document(self) -> Iterator[str]:
         run = self._results.run
@@ -85,7 +93,7 @@ class Report:
         )
         if run.get("remark"):
             yield run["remark"]
-        if run["load"] >= run["cores"] / 2:
+        if self._busy():
             yield (
                 "So it had other work to do: times and rates are worse and scatter more than they do on "
                 "an idle machine, tails of latencies most of all; CPU per request suffers less."

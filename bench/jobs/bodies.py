@@ -46,7 +46,9 @@ class Bodies(Job):
         few = (OURS, RAW, WIDE)
         if quick:
             return few
-        peers = BY_NAME if case == ALL else (C, GO)
+        peers: Sequence[str] = () if case == "1 MiB" else (C, GO)
+        if case == ALL:
+            peers = tuple(BY_NAME)
         return (*few, *(name for name in peers if name not in few))
 
     def rounds(self, case: str, quick: bool) -> int:

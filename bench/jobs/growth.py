@@ -15,7 +15,7 @@ from ..wire import Client
 QUEUED = {"10² queued": 100, "10³ queued": 1000, "10⁴ queued": 10_000}
 LONGEST = "10⁶ queued"
 QUEUED |= {"10⁵ queued": 100_000, LONGEST: 1_000_000}
-QUEUES = {"1 queue": 1, "4 queues": 4, "16 queues": 16, "64 queues": 64}
+QUEUES = {"1 queue": 1, "16 queues": 16, "64 queues": 64}
 #: Requests in all queues together, in the second half of the job.
 SHARED = 32_000
 #: How often, and for how many seconds each time, the longest queue is watched: filling it takes long.

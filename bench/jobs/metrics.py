@@ -49,6 +49,9 @@ class Metrics(Job):
     def rows(self, case: str, quick: bool) -> Sequence[str]:
         return (OURS,)
 
+    def rounds(self, case: str, quick: bool) -> int:
+        return 2  # Each is a median already.
+
     def peer(self, row: str) -> str | None:
         return WITH_METRICS
 
