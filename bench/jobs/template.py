@@ -59,7 +59,7 @@ class Template(Job):
         return (OURS,) if quick or case == "image" else tuple(COMMANDS)
 
     def rounds(self, case: str, quick: bool) -> int:
-        return 3 if quick or case == "image" else 3
+        return 3
 
     def label(self, row: str) -> str:
         return LABELS[row]
