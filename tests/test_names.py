@@ -126,7 +126,9 @@ def test_a_slug_that_no_folder_can_be_called_is_one_line(tmp_path: Path, end: st
     defaults.write_text(json.dumps({"default_context": {"service_slug": f"a{end}"}}), "utf-8")
     done = command_line(tmp_path / "out", f"--config-file={defaults}", HOME=str(tmp_path))
     assert done.returncode == 1
-    assert re.fullmatch(r"service_slug 'a\\.*' can't name a folder: .*\.\n", done.stderr), done.stderr
+    assert re.fullmatch(r"service_slug 'a\\.*' can't name a folder: .*\.\n", done.stderr), (
+        done.stderr
+    )
     assert not [*(tmp_path / "out").iterdir()]
 
 
