@@ -66,6 +66,7 @@ RUN = {
     f"{TREE.name}/docs/operations.md": dict.fromkeys(
         (
             "docker compose ps",
+            "docker compose run --rm --no-deps service python -m << cookiecutter.package_name >> doctor",
             "mkdir -p -m 700 backup &&",
             "cp -p backup/.env backup/mq_config.json . &&",
             "tar -tzf backup/broker.tgz >/dev/null &&",
