@@ -125,6 +125,7 @@ def broker(project: BakedProject) -> Iterator[Any]:
         yield node
 
 
+@pytest.mark.broker
 def test_a_rotation_under_load_loses_nothing_and_refuses_nobody(
     project: BakedProject, broker: Any, tmp_path: Path
 ) -> None:
@@ -159,6 +160,7 @@ def test_a_rotation_under_load_loses_nothing_and_refuses_nobody(
     assert may_log_in(broker.port, *third) and not may_log_in(broker.port, *second)
 
 
+@pytest.mark.broker
 @pytest.mark.parametrize("word", ["import_definitions", "delete_user"])
 def test_a_rotation_that_was_interrupted_is_finished_by_the_next(
     project: BakedProject, broker: Any, tmp_path: Path, word: str
@@ -181,6 +183,7 @@ def test_a_rotation_that_was_interrupted_is_finished_by_the_next(
     assert [each["name"] for each in load(project, DEFINITIONS)["users"]] == [SECOND]
 
 
+@pytest.mark.broker
 def test_who_has_the_old_file_is_named_and_goes_on_until_he_has_the_new_one(
     project: BakedProject, broker: Any, tmp_path: Path
 ) -> None:
@@ -202,6 +205,7 @@ def test_who_has_the_old_file_is_named_and_goes_on_until_he_has_the_new_one(
         eventually(lambda: service.command("health").returncode == 0, 60)
 
 
+@pytest.mark.broker
 def test_a_broker_of_an_older_version_is_named_and_brought_up_to_date(
     project: BakedProject, broker: Any
 ) -> None:
@@ -237,6 +241,19 @@ def test_a_broker_of_an_older_version_is_named_and_brought_up_to_date(
     assert mine in after["policies"] and {**rights, "user": "mine"} in after["permissions"]
     assert len(after["policies"]) == len(before["policies"]) == len(there["policies"]) + 1
     assert may_log_in(broker.port, *login(project))
+
+
+@pytest.mark.broker
+def test_a_broker_that_knows_nothing_is_told_all(project: BakedProject, tmp_path: Path) -> None:
+    """As in CI, where it is started before there is a repository."""
+    empty = tmp_path / "empty.json"
+    empty.write_text('{"users": [], "vhosts": []}')
+    with installed_node(project, definitions=empty) as broker:
+        done = provision(project, "--broker", at(broker))
+        assert done.returncode == 0, done.stderr
+        assert f"the broker: rights of user {USER} in /neon_echo are missing" in done.stdout
+        assert may_log_in(broker.port, *login(project))
+        assert provision(project, "--check", "--broker", at(broker)).returncode == 0
 
 
 @pytest.mark.parametrize(

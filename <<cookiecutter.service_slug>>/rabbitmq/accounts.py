@@ -181,7 +181,7 @@ def differences(
         for each in entries:
             what, other = called(kind, each), there.get(identity(each))
             if other is None:
-                yield kind, each, f"{what} is missing"
+                yield kind, each, f"{what} {'are' if kind == 'permissions' else 'is'} missing"
             elif kind in ("policies", "permissions"):
                 has, needs = flat(other), flat(each)
                 for key in sorted(needs.keys() | has.keys()):
