@@ -53,6 +53,7 @@ DEFAULT_TREE = {
     "docs/calling.md",
     "docs/kubernetes.md",
     "docs/observability.md",
+    "docs/operations.md",
     "docs/recipes.md",
     "docs/scaling.md",
     "mq_config.json",
