@@ -131,6 +131,7 @@ def test_a_rotation_under_load_loses_nothing_and_refuses_nobody(
 ) -> None:
     log = tmp_path / "handled"
     write_down(project, log)
+    assert provision(project).returncode == 0  # which a copy needs for the groups of its files
     first = login(project)
     with running(project, broker.port, tmp_path / "home") as service:
         with load_of_requests(service) as sent:

@@ -96,7 +96,7 @@ def test_hooks_and_credentials_need_nothing_that_only_unix_has(
     project = bake_into(tmp_path / "out")
     assert "SERVICE_UID=10001\nSERVICE_GID=10001\n" in project.read(".env")
     done = provision(project, "--check", **without_unix)
-    assert (done.returncode, done.stderr) == (0, "") and done.stdout.count(": kept") == 3
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.count(": kept") == 4
     (project / "mq_config.json").chmod(0o666)  # as Windows says of every file
     done = provision(project, "--client-user", **without_unix)
     assert (done.returncode, done.stderr) == (0, "") and "chmod" not in done.stdout

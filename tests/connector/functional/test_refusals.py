@@ -107,8 +107,9 @@ def test_a_right_that_is_taken_away_later_is_told_ever_more_rarely(
 ) -> None:
     consumer = consume(echo, at=victim.parameters(user=LIMITED))
     victim.ctl("set_permissions", "-p", VHOST, LIMITED, "^$", "^$", "^$")
+    peer = Peer(victim.parameters())
     try:
-        Peer(victim.parameters()).channel.queue_delete(queue)
+        peer.channel.queue_delete(queue)
         eventually(
             lambda: consumer._supervision._attempts.failed >= 7, what="it has been tried 7 times"
         )
@@ -119,6 +120,7 @@ def test_a_right_that_is_taken_away_later_is_told_ever_more_rarely(
         consumer.look(said.append)
         assert "ACCESS_REFUSED" in said[0], "the health check knows why"
     finally:
+        peer.close()
         victim.ctl("set_permissions", "-p", VHOST, LIMITED, r"^input\..*", ".*", r"^input\..*")
     eventually(lambda: consumer.is_consuming)
 
@@ -131,6 +133,8 @@ def test_as_many_connections_as_are_allowed_are_waited_out_from_the_start(
     one = '{"max-connections": 1}'
     where = ("-p", VHOST) if whose == "vhost" else (LIMITED,)
     at = victim.parameters(user=LIMITED)
+    # Those of earlier tests would be counted as well.
+    victim.ctl("close_all_connections", "--vhost", VHOST, "a test begins")
     other = Peer(at)
     _ = other.channel
     victim.ctl(f"set_{whose}_limits", *where, one)
