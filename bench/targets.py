@@ -94,7 +94,7 @@ class Target:
 #: Why some are missed.
 _INTERPRETED = "most of it is the interpreter's: see where the time goes"
 _TURNS = "threads take turns at the interpreter's lock, and each turn costs"
-_ONE = "one thread handles all that is quick, however many there are; two rounds scatter by more than that"
+_ONE_THREAD = "one thread handles all that is quick, however many there are; two rounds scatter by more than that"
 _COUNTED = "its parts take 0.7 µs, about 2 %; two rounds scatter by more than 3 %"
 _EIGHT = "the worst of eight cases, single rounds of which scatter by more than that"
 
@@ -250,7 +250,7 @@ TARGETS = (
         "",
         2,
         MANY_WORKERS,
-        why=_ONE,
+        why=_ONE_THREAD,
     ),
     Target(
         "CPU per byte, 4 KiB against 250 B, 64 KiB against 4 KiB (the worst)",
