@@ -95,7 +95,9 @@ class Target:
 _INTERPRETED = "most of it is the interpreter's: see where the time goes"
 _TURNS = "threads take turns at the interpreter's lock, and each turn costs"
 _ONE_THREAD = "one thread handles all that is quick, however many there are; two rounds scatter by more than that"
-_COUNTED = "in one thread it adds 0.4 to 0.7 µs, about 2 %; why it is more in a service isn't known yet"
+_COUNTED = (
+    "in one thread it adds 0.4 to 0.7 µs, about 2 %; why it is more in a service isn't known yet"
+)
 _EIGHT = "the worst of eight cases, single rounds of which scatter by more than that"
 
 CPU_RATIO = Figure(1, "", "cpu_us", RAW)
