@@ -94,7 +94,7 @@ class Target:
 #: Why some are missed.
 _INTERPRETED = "most of it is the interpreter's: see where the time goes"
 _TURNS = "threads take turns at the interpreter's lock, and each turn costs"
-_ONE_THREAD = "one thread handles all that is quick, however many there are; two rounds scatter by more than that"
+_ONE_THREAD = "one thread handles all that is quick; why some numbers took more than larger ones isn't known yet"
 _COUNTED = (
     "in one thread it adds 0.4 to 0.7 µs, about 2 %; why it is more in a service isn't known yet"
 )

@@ -191,30 +191,30 @@ def test_a_port_that_is_taken_is_named_in_one_line(project: BakedProject, tmp_pa
     assert f"port {port} is taken" in said
 
 
+@pytest.mark.parametrize(
+    ("extra", "module", "setting"),
+    [
+        ("metrics", "prometheus_client", "MQ_METRICS_PORT"),
+        ("tracing", "opentelemetry", "MQ_TRACING"),
+    ],
+)
 def test_an_extra_that_is_missing_is_named_in_one_line(
-    project: BakedProject, tmp_path: Path
+    project: BakedProject, tmp_path: Path, extra: str, module: str, setting: str
 ) -> None:
     missing = tmp_path / "missing"
     missing.mkdir()
-    (missing / "prometheus_client.py").write_text(
-        "raise ModuleNotFoundError('No module named it', name='prometheus_client')\n"
+    (missing / f"{module}.py").write_text(
+        f"raise ModuleNotFoundError('No module named it', name={module!r})\n"
     )
+    value = str(free_port()) if extra == "metrics" else "1"
     path = f"{missing}{os.pathsep}{project.path / 'src'}"
-    said = refused(project, tmp_path / "home", MQ_METRICS_PORT=str(free_port()), PYTHONPATH=path)
-    assert "pip install '.[metrics]'" in said
+    said = refused(project, tmp_path / "home", **{setting: value, "PYTHONPATH": path})
+    assert f"pip install '.[{extra}]'" in said
 
 
-def test_spans_without_their_extra_are_refused_in_one_line(
+def test_what_switches_spans_neither_on_nor_off_is_named_in_one_line(
     project: BakedProject, tmp_path: Path
 ) -> None:
-    missing = tmp_path / "missing"
-    missing.mkdir()
-    (missing / "opentelemetry.py").write_text(
-        "raise ModuleNotFoundError('No module named it', name='opentelemetry')\n"
-    )
-    path = f"{missing}{os.pathsep}{project.path / 'src'}"
-    said = refused(project, tmp_path / "home", MQ_TRACING="1", PYTHONPATH=path)
-    assert "pip install '.[tracing]'" in said
     assert "MQ_TRACING is 'loud'" in refused(project, tmp_path / "home", MQ_TRACING="loud")
 
 

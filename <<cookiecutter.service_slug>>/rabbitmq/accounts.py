@@ -50,6 +50,20 @@ def fits(user: Mapping[str, Any], password: str) -> bool:
     return hmac.compare_digest(hashed(password, salt).encode(), known.encode())
 
 
+def credentials(file: Document, option: str) -> tuple[str, str]:
+    """The service's user and password in mq_config.json.
+
+    :param option: what was typed, for which they are needed
+    :raises Broken: they haven't been made yet
+    """
+    users = file.users(file.load())
+    entry = file.typed(users.get(SERVICE, {}), dict, f"users.{SERVICE}")
+    user, password = file.login(entry, f"users.{SERVICE}")
+    if not user or not password:
+        raise Broken(f"{file.name}: users.{SERVICE} is missing: run this without {option} first")
+    return user, password
+
+
 def complete_config(
     file: Document, client: str | None
 ) -> tuple[dict[str, Any], dict[str, tuple[str, str]]]:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from accounts import credentials
 from documents import CONFIG, DEFINITIONS, Broken, Document
 from topology import (
     SERVICE,
@@ -28,20 +29,6 @@ SLUG = "<< cookiecutter.service_slug >>"
 PACKAGE = "<< cookiecutter.package_name >>"
 #: How Neon's services call the broker, on their network and in their configuration.
 BROKER = "neon-rabbitmq"
-
-
-def credentials() -> tuple[str, str]:
-    """The service's user and password.
-
-    :raises Broken: they haven't been made yet
-    """
-    file = Document(CONFIG, 0o600)
-    users = file.users(file.load())
-    user = file.typed(users.get(SERVICE, {}), dict, f"users.{SERVICE}")
-    name, password = file.login(user, f"users.{SERVICE}")
-    if not name or not password:
-        raise Broken(f"{CONFIG}: users.{SERVICE} is missing: run this without --print first")
-    return name, password
 
 
 def rights(user: str, client: str) -> list[dict[str, str]]:
@@ -80,7 +67,7 @@ def documents(client: str) -> Iterator[tuple[str, Any]]:
 
     :param client: the user that Neon's clients share
     """
-    user, password = credentials()
+    user, password = credentials(Document(CONFIG, 0o600), "--print")
     config = {
         "server": BROKER,
         "port": 5672,

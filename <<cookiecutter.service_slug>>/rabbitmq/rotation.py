@@ -17,7 +17,7 @@ from typing import Any
 
 import at_broker
 import at_engine
-from accounts import HASHING, fits, hashed
+from accounts import HASHING, credentials, fits, hashed
 from at_broker import Broker
 from documents import CONFIG, DEFINITIONS, ROOT, SETTINGS, Broken, Document
 from env_file import EnvFileError, read
@@ -28,6 +28,8 @@ from topology import SERVICE
 SECOND = ".second"
 #: Key under which the definitions note the new user until the old one has gone; RabbitMQ passes over it.
 TURN = "rotating_to"
+#: Lists of the definitions that have something of a user, and where his name stands in their entries.
+OF_A_USER = {"users": "name", "permissions": "user", "topic_permissions": "user"}
 #: Seconds within which whoever was cut off has come again.
 SETTLED = 5.0
 #: Seconds that commands with the old password get to end by themselves.
@@ -62,10 +64,11 @@ def alone() -> Iterator[None]:
 
     handle = os.open(ROOT / "rabbitmq", os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Broken("another --rotate is running: wait for its end") from None
         yield
-    except BlockingIOError:
-        raise Broken("another --rotate is running: wait for its end") from None
     finally:
         os.close(handle)
 
@@ -73,7 +76,7 @@ def alone() -> Iterator[None]:
 def rotate_alone(command: str | None) -> None:
     """The same for who has made sure of that."""
     config_file, definitions_file = Document(CONFIG, 0o600), Document(DEFINITIONS, 0o640)
-    user, password = login(config_file)
+    user, password = credentials(config_file, "--rotate")
     definitions = definitions_file.load()
     if not definitions:
         raise Broken(f"{DEFINITIONS} is missing: run this without --rotate first")
@@ -99,19 +102,6 @@ def rotate_alone(command: str | None) -> None:
         broker.remove(old)
     forget(Document(DEFINITIONS, 0o640), old)
     print(f"the broker: user {old} is removed, and with him the old password")
-
-
-def login(file: Document) -> tuple[str, str]:
-    """The service's user and password in the configuration.
-
-    :raises Broken: they aren't there
-    """
-    users = file.users(file.load())
-    entry = file.typed(users.get(SERVICE, {}), dict, f"users.{SERVICE}")
-    user, password = file.login(entry, f"users.{SERVICE}")
-    if not user or not password:
-        raise Broken(f"{CONFIG}: users.{SERVICE} is missing: run this without --rotate first")
-    return user, password
 
 
 def refuse_overrides() -> None:
@@ -146,13 +136,13 @@ def introduce(
     password = secrets.token_urlsafe(32)
     secret = {"password_hash": hashed(password, os.urandom(4)), "hashing_algorithm": HASHING}
     definitions = definitions_file.load()
-    for kind, key in (("users", "name"), ("permissions", "user"), ("topic_permissions", "user")):
+    for kind, key in OF_A_USER.items():
         double(definitions, kind, key, names, secret if kind == "users" else {})
     definitions[TURN] = new
     save(definitions_file, definitions)
 
     told: dict[str, Any] = {}
-    for kind, key in (("users", "name"), ("permissions", "user"), ("topic_permissions", "user")):
+    for kind, key in OF_A_USER.items():
         double(there, kind, key, names, secret if kind == "users" else {})
         told[kind] = [each for each in there.get(kind, []) if each.get(key) == new]
     broker.tell(told)
@@ -221,7 +211,7 @@ def containers() -> list[str]:
 def forget(file: Document, old: str) -> None:
     """Take the old user out of the definitions, and the note of his successor."""
     definitions = file.load()
-    for kind, key in (("users", "name"), ("permissions", "user"), ("topic_permissions", "user")):
+    for kind, key in OF_A_USER.items():
         if kind in definitions:
             definitions[kind] = [each for each in definitions[kind] if each.get(key) != old]
     definitions.pop(TURN, None)
