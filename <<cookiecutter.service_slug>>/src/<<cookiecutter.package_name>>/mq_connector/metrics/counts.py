@@ -31,9 +31,10 @@ _ERRORS = 10
 
 #: Messages, and replies, after which durations are classed; the former less 1 as bits of a delivery's tag.
 _TOGETHER = 512
+_MASK = _TOGETHER - 1
 _now = time.monotonic
 #: `super` would cost more than all else here.
-_publish, _deliver = Outbox.publish, Delivery.__init__
+_publish = Outbox.publish
 
 
 class Durations:
@@ -86,9 +87,15 @@ class TimedDelivery(Delivery):
         properties: pika.BasicProperties,
         body: bytes,
     ) -> None:
-        _deliver(self, opened, method, properties, body)
+        # As `Delivery` does it: to call that would cost as much again.
+        self.opened = opened
+        self.method = method
+        self.properties = properties
+        self.body = body
+        self.confirms = None
+        self.tag = tag = method.delivery_tag  # type: ignore[assignment]  # what was delivered has one
         self.arrived = _now()
-        if not self.tag & (_TOGETHER - 1):
+        if not tag & _MASK:  # type: ignore[operator]  # as above
             opened.observer.sort_in()  # type: ignore[union-attr]  # what `Counts.on_opened` has put there
 
 
@@ -108,7 +115,8 @@ class _CountingOutbox(Outbox):
         _publish(self, opened, message, delivery)
         if delivery is None or message.exchange:
             return
-        self._note(_now() - delivery.arrived)  # type: ignore[attr-defined]  # what `TimedDelivery` has
+        note = self._note  # not called at once: see `Workers.handle`
+        note(_now() - delivery.arrived)  # type: ignore[attr-defined]  # what `TimedDelivery` has
         if len(self._answers) > _TOGETHER:  # a reply may have any number of parts
             self._sort_in()
 

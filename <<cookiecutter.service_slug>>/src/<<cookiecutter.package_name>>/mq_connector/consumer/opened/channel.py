@@ -72,11 +72,12 @@ class OpenedChannel:
         :raises ValueError: exchange or routing key exceed 255 bytes
         """
         exchange, routing_key, body, properties, mandatory = message
+        encode = self._encode  # not called at once: see `Workers.handle`
         return frames.publish(
             self.number,
             exchange,
             routing_key,
-            self._encode(properties),
+            encode(properties),
             body,
             mandatory,
             self._frame_max,
@@ -163,7 +164,8 @@ class OpenedChannel:
 
     def deliver(self, method: Basic.Deliver, properties: pika.BasicProperties, body: bytes) -> None:
         """A message has arrived."""
-        delivery = self.delivery_type(self, method, properties, body)
+        kind = self.delivery_type  # not called at once: see `Workers.handle`
+        delivery = kind(self, method, properties, body)
         self._acks.highest = delivery.tag
         self.latest = delivery
         size = len(body)

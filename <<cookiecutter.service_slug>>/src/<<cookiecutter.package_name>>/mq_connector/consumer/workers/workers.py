@@ -200,18 +200,22 @@ class Workers:
         process, turns = self._process, self._turns
         spent, longest, messages = 0.0, 0.0, 0  # since the pace was told
         observe = None if self.observer is None else self.observer.observe()
+        kind = Delivery  # what deliveries are, as an observer may have put another class in its place
         while not worker.is_replaced:
             if turns is not None and turns.holder is not worker:
                 turns.take(worker)
             delivery = get()
-            if type(delivery) is not Delivery and not isinstance(delivery, Delivery):
+            if type(delivery) is not kind:
                 if delivery is None:
                     return
-                if isinstance(delivery, Prefetch):
+                if isinstance(delivery, Delivery):
+                    kind = type(delivery)
+                elif isinstance(delivery, Prefetch):
                     self.pace.say(delivery.messages)
+                    continue
                 else:
                     delivery()
-                continue
+                    continue
             if not delivery.opened.is_open:
                 continue  # the broker delivers it again on the next channel
             worker.began = began = now()
@@ -283,9 +287,12 @@ class Workers:
             if ago is not None:
                 self.settling.bury(delivery, Expired(ago))  # nobody waits for a reply
                 return lines.expired(delivery, ago)
-        channel = self._channel_of(delivery)
+        # Looked up, then called: Python 3.11 remembers where it found an attribute, but not where it found
+        # one that it is to call and that is no method.
+        channel_of, callback = self._channel_of, self._callback
+        channel = channel_of(delivery)
         try:
-            left = self._callback(channel, delivery.method, properties, delivery.body)
+            left = callback(channel, delivery.method, properties, delivery.body)
             if left is not None and self.tasks.take(delivery, channel, left):
                 return AWAITED
         except Exception as error:  # whatever a handler raises, the next message is handled
