@@ -165,7 +165,7 @@ FILES = st.lists(PIECES, max_size=14).map(lambda pieces: "".join(pieces).encode(
     max_examples=600,
     deadline=None,
     database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(raw=FILES)
 def test_whatever_is_made_of_such_pieces_is_read_alike_or_refused_by_both(
@@ -228,7 +228,11 @@ def test_compose_reads_the_same(compose: Compose, raw: bytes, a: str | None, b: 
     max_examples=25,
     deadline=None,
     database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much],
+    suppress_health_check=[
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.filter_too_much,
+        HealthCheck.too_slow,
+    ],
 )
 @given(value=st.lists(PIECES, max_size=8).map("".join))
 def test_compose_reads_the_same_of_whatever_isnt_refused(compose: Compose, value: str) -> None:
