@@ -99,6 +99,10 @@ for name in dict.fromkeys(["service_slug", "package_name", "__user_key", *asked]
         bad[name] = "" if blameless else f"{name} {reprlib.repr(text)} {problem}."
     elif not derived and name not in bad:  # as data, for what is typed there gets rendered
         again += [name + "=" + re.sub(begins, quoted, text)]
+made = [name for name in answers if name.startswith("__") and isinstance(answers[name], str)]
+for name in () if bad else made:  # where somebody has edited a replay file, which has these, too
+    if problem := trouble(name, answers[name]):
+        bad[name] = f"{name} {reprlib.repr(answers[name])} {problem}."
 if bad:
     print(*filter(None, bad.values()), sep="\n", file=sys.stderr, flush=True)
     print(f"Again, with all that was good: {shlex.join(again)}" if "_repo_dir" in answers else "")

@@ -186,3 +186,55 @@ def look_at(project: BakedProject, answers: Mapping[str, str]) -> None:
         assert metadata["description"] == " ".join(answers["description"].split())
     if "author_name" in answers:
         assert metadata["authors"][0]["name"] == " ".join(answers["author_name"].split())
+
+
+@pytest.fixture
+def by_hand(tmp_path: Path) -> Callable[..., BakedProject]:
+    """Render from a replay file that somebody has edited: it says what is derived, too, and nothing is asked."""
+    config = settings(tmp_path / "s")
+    with mock.patch("cookiecutter.main.generate_files", return_value=""):
+        cookiecutter(str(TEMPLATE), no_input=True, config_file=str(config))
+    kept = json.loads((tmp_path / "s" / "replay" / f"{TEMPLATE.name}.json").read_text("utf-8"))
+
+    def render(**edited: str) -> BakedProject:
+        replay, out = tmp_path / "edited.json", str(tmp_path / "out")
+        replay.write_text(json.dumps({"cookiecutter": {**kept["cookiecutter"], **edited}}), "utf-8")
+        path = cookiecutter(
+            str(TEMPLATE), replay=str(replay), output_dir=out, config_file=str(config)
+        )
+        return BakedProject(Path(path), {**kept["cookiecutter"], **edited})
+
+    return render
+
+
+@pytest.mark.parametrize("end", ["\0", "\ud800"], ids=["nul", "half"])
+@pytest.mark.parametrize(
+    "name", ["author_name", "package_name", "input_queue", "license", "__class_name", "__summary"]
+)
+def test_what_no_file_holds_is_refused_in_a_line_from_a_replay_file_made_by_hand(
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    by_hand: Callable[..., BakedProject],
+    name: str,
+    end: str,
+) -> None:
+    with pytest.raises(FailedHookException):
+        by_hand(**{name: f"a{end}"})
+    [said] = capfd.readouterr().err.splitlines()
+    assert said.isprintable() and re.fullmatch(rf"{name} 'a\\.*\.", said)
+    assert [*tmp_path.glob("out/*")] == []
+
+
+@pytest.mark.parametrize("end", ["\0", "\ud800"], ids=["nul", "half"])
+def test_a_folder_of_such_a_name_in_it_stops_cookiecutter_before_a_hook_runs(
+    tmp_path: Path, by_hand: Callable[..., BakedProject], end: str
+) -> None:
+    """The limit that docs/decisions.md tells of: where this fails, there is none any more."""
+    with (
+        mock.patch("cookiecutter.generate.run_hook_from_repo_dir") as hook,
+        pytest.raises(ValueError, match="null|surrogates") as caught,
+    ):
+        by_hand(service_slug=f"a{end}")
+    assert "render_and_create_dir" in [each.name for each in caught.traceback]
+    hook.assert_not_called()
+    assert [*tmp_path.glob("out/*")] == []
