@@ -20,8 +20,11 @@ from waiting import eventually
 
 #: The brokers, as the compose files call them; each node's host is called so, too.
 NODES = ("rabbitmq", "rabbitmq-2", "rabbitmq-3")
-#: Answered requests, of which there must be more, and seconds between two.
-_ENOUGH, _PAUSE = 200, 0.01
+#: Answered requests, of which there must be more.
+_ENOUGH = 200
+#: Seconds that each takes to handle, and how many may be without an answer: so some always wait behind the one that is
+#: handled, however fast the machine is, and what is acknowledged too early is lost with the connection.
+_WORK, _UNANSWERED = 0.02, 10
 #: How a connection finds out soon that a broker is gone.
 _IMPATIENT: dict[str, Any] = {"heartbeat": 30, "socket_timeout": 2, "stack_timeout": 5}
 
@@ -41,6 +44,14 @@ class Cluster(Stack):
             env.write(f"MQ_MANAGEMENT_PORT={free_port()}\nMQ_BROKER_METRICS_PORT={free_port()}\n")
             # Other tests build images of the same slug at the same time.
             env.write(f"IMAGE={self.name}\n")
+
+    def take_time(self) -> None:
+        """Have the handler work for a while on each request."""
+        path = self.project.package / "service.py"
+        text = path.read_text(encoding="utf-8")
+        changed = text.replace("return {", f"__import__('time').sleep({_WORK}); return {{", 1)
+        assert changed != text
+        path.write_text(changed, encoding="utf-8")
 
     def on(self, node: str, *words: str, timeout: float = 120) -> str:
         """Run a command in a broker's container; returns what it prints."""
@@ -79,7 +90,7 @@ class Cluster(Stack):
 class Load:
     """Sends requests with confirms, one after the other, and notes the replies that come.
 
-    What isn't confirmed is sent again, as a careful client does. Replies go to a queue that outlives a broker.
+    It waits while too many are without one. What isn't confirmed is sent again, as a careful client does. Replies go to a queue that outlives a broker.
 
     :param nodes: whose connections it uses, the first that answers
     """
@@ -133,13 +144,16 @@ class Load:
         eventually(
             lambda: any(each in self.replies for each in self.confirmed[mark:]),
             60,
-            "a later request is answered",
+            lambda: f"no later request is answered: {self.figures}",
         )
         return time.monotonic() - since
 
     def _send(self) -> None:
         peer = Peer(self._where)
-        while not self._over.wait(_PAUSE):
+        while not self._over.is_set():
+            if len(self.confirmed) - len(self.replies) >= _UNANSWERED:
+                time.sleep(0.005)
+                continue
             name = uuid.uuid4().hex
             request = {"message_id": name, "routing_key": self._reply_queue}
             while not self._over.is_set():

@@ -40,6 +40,7 @@ def two() -> Iterator[Cluster]:
     cluster = Cluster(bake_into(home / "generated"), f"neon-test-{uuid.uuid4().hex[:8]}", {})
     try:
         cluster.write_settings()
+        cluster.take_time()
         try:
             cluster.compose("up", "--detach", "--wait", NODES[0])
             peer = Peer(cluster.parameters(NODES[0]))

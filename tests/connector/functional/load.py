@@ -62,11 +62,14 @@ class Load:
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._over = threading.Event()
+        self._may_go_on = threading.Event()
+        self._may_go_on.set()
         self._thread = threading.Thread(target=self._publish, name="load", daemon=True)
 
     def handle(self, channel: Channel, method: Any, _properties: Any, body: bytes) -> None:
         """The consumer's callback: notes the number, and publishes something that nobody wants."""
         time.sleep(self._work)
+        self._may_go_on.wait(60)
         with self._lock:
             self.processed[int(body)].append(method.redelivered)
         body = body.ljust(self._reply)
@@ -91,6 +94,18 @@ class Load:
         with self._sending:
             eventually(lambda: not self.lost, what="every confirmed message is processed")
             yield
+
+    @contextlib.contextmanager
+    def in_hand(self) -> Iterator[None]:
+        """Let no callback return meanwhile, with more messages behind than there are workers: what is
+        acknowledged before it is handled is lost if the link is."""
+        self._may_go_on.clear()
+        try:
+            enough = len(self.confirmed) + 20
+            eventually(lambda: len(self.confirmed) > enough, what="messages wait behind others")
+            yield
+        finally:
+            self._may_go_on.set()
 
     @property
     def lost(self) -> set[int]:

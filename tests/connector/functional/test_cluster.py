@@ -101,16 +101,18 @@ def test_neither_the_leader_s_death_nor_that_of_our_node_loses_a_message(
     assert port_of(consumer) == ours.port
     with load:
         time.sleep(1)
-        began = time.monotonic()
-        leader.kill()
+        with load.in_hand():
+            began = time.monotonic()
+            leader.kill()
         without_leader = new_ones_after(load, began)
         assert port_of(consumer) == ours.port, "the service had no reason to move"
         assert cluster.leader(queue, [ours]) is not leader
         leader.start()
         new_ones_after(load, time.monotonic())
 
-        began = time.monotonic()
-        ours.kill()
+        with load.in_hand():
+            began = time.monotonic()
+            ours.kill()
         without_ours = new_ones_after(load, began)
         assert consumer.is_consuming and port_of(consumer) in (spare.port, leader.port)
         ours.start()
@@ -142,8 +144,9 @@ def test_each_node_may_be_restarted_in_turn(
     with load:
         for node in cluster.nodes:
             time.sleep(0.5)
-            began = time.monotonic()
-            node.stop()
+            with load.in_hand():
+                began = time.monotonic()
+                node.stop()
             took.append(new_ones_after(load, began))
             node.start()
             new_ones_after(load, time.monotonic())
