@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from pathlib import Path
 from typing import Any
 
 import provisioning
@@ -45,6 +46,21 @@ def test_copies_in_two_folders_are_two_compose_projects(bake: Bake) -> None:
     assert named(first) == [name], "the broker's volume would be left behind"
     made = composed(first)
     assert made["name"] == name and made["volumes"]["rabbitmq"]["name"] == f"{name}_rabbitmq"
+
+
+def test_a_folder_copied_whole_is_another_project_after_what_the_readme_says(
+    project: BakedProject, tmp_path: Path
+) -> None:
+    [name] = named(project)
+    copied = shutil.copytree(project.path, tmp_path / "copied" / "neon-echo", symlinks=True)
+    copy = BakedProject(copied, project.answers)
+    assert composed(copy)["name"] == name, "nobody has to be told any more"
+    [said] = re.findall("`(echo COMPOSE_PROJECT_NAME=.*)`", project.read("README.md"))
+    copy.run("sh", "-c", said)
+    provision(copy)
+    made = composed(copy)
+    assert made["name"] == "neon-echo-2" != name
+    assert made["volumes"]["rabbitmq"]["name"] == "neon-echo-2_rabbitmq"
 
 
 @pytest.mark.parametrize("settings", ["SERVICE_UID=10001\nSERVICE_GID=10001\n", "MQ_PORT=5999\n"])

@@ -232,7 +232,7 @@ def test_a_folder_of_such_a_name_in_it_stops_cookiecutter_before_a_hook_runs(
     """The limit that docs/decisions.md tells of: where this fails, there is none any more."""
     with (
         mock.patch("cookiecutter.generate.run_hook_from_repo_dir") as hook,
-        pytest.raises(ValueError, match="null|surrogates") as caught,
+        pytest.raises(ValueError, match=r"null|surrogates") as caught,
     ):
         by_hand(service_slug=f"a{end}")
     assert "render_and_create_dir" in [each.name for each in caught.traceback]

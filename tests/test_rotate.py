@@ -30,6 +30,11 @@ DIES_AT = """#!/bin/sh
 case "$3" in *{word}*) kill -KILL $PPID; exit 1;; esac
 exec {command} "$@"
 """
+#: Writes a line each time that rabbitmqctl is to say who is connected.
+NOTES_LOOKS = """#!/bin/sh
+case "$3" in *list_connections*) echo look >>{notes};; esac
+exec {command} "$@"
+"""
 
 
 def at(broker: Any) -> str:
@@ -204,6 +209,34 @@ def test_who_has_the_old_file_is_named_and_goes_on_until_he_has_the_new_one(
         assert done.returncode == 0, done.stderr
         assert not may_log_in(broker.port, *first)
         eventually(lambda: service.command("health").returncode == 0, 60)
+
+
+@pytest.mark.broker
+def test_what_is_under_way_with_the_old_password_has_time_to_end(
+    project: BakedProject, broker: Any, tmp_path: Path
+) -> None:
+    notes, looks = tmp_path / "notes", tmp_path / "looks"
+    looks.write_text(NOTES_LOOKS.format(notes=notes, command=at(broker)))
+    looks.chmod(0o755)
+    where = pika.PlainCredentials(*login(project))
+    old = pika.BlockingConnection(
+        pika.ConnectionParameters("localhost", broker.port, "/neon_echo", where)
+    )
+    rotation = threading.Thread(
+        target=provision, args=(project, "--rotate", "--broker", str(looks))
+    )
+    rotation.start()
+    try:
+        # Somebody was seen, who got time, and is looked for again.
+        eventually(lambda: notes.exists() and notes.read_text().count("look") > 1, 240)
+        channel = old.channel()
+        channel.confirm_delivery()
+        channel.basic_publish("", "neon_echo_input.dead", b"the last")
+        old.close()
+    finally:
+        rotation.join()
+    assert login(project)[0] == SECOND and may_log_in(broker.port, *login(project))
+    assert not may_log_in(broker.port, where.username, where.password)
 
 
 @pytest.mark.broker

@@ -57,6 +57,7 @@ NEW_SETTINGS = """\
 #: For a copy that is new: one that has run already has its volume under another name.
 NEW_PROJECT = """\
 # What containers, network and volumes of this folder are called after. Another name begins with empty volumes.
+# A copy of the folder (cp -r) needs another one, or it takes over the containers and the volumes of this one.
 COMPOSE_PROJECT_NAME={name}
 
 """

@@ -32,7 +32,7 @@ TURN = "rotating_to"
 OF_A_USER = {"users": "name", "permissions": "user", "topic_permissions": "user"}
 #: Seconds within which whoever was cut off has come again.
 SETTLED = 5.0
-#: Seconds that commands with the old password get to end by themselves.
+#: Seconds that commands with the old password get to end by themselves, once they were seen.
 SHORT = 5.0
 
 
@@ -185,9 +185,11 @@ def move(broker: Broker, old: str, new: str) -> None:
     for container in containers():
         if at_engine.restart(container, changed):
             print(f"the service: its container {container} was restarted, and logs in as {new}")
+    left = broker.connections(old)
     deadline = time.monotonic() + SHORT
-    while (left := broker.connections(old)) and time.monotonic() < deadline:
+    while left and time.monotonic() < deadline:
         time.sleep(0.5)
+        left = broker.connections(old)
     if left:
         broker.disconnect(old)
         time.sleep(SETTLED)
