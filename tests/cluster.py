@@ -20,11 +20,10 @@ from waiting import eventually
 
 #: The brokers, as the compose files call them; each node's host is called so, too.
 NODES = ("rabbitmq", "rabbitmq-2", "rabbitmq-3")
-#: Answered requests, of which there must be more.
-_ENOUGH = 200
-#: Seconds that each takes to handle, and how many may be without an answer: so some always wait behind the one that is
-#: handled, however fast the machine is, and what is acknowledged too early is lost with the connection.
-_WORK, _UNANSWERED = 0.02, 10
+#: Answered requests, of which there must be more, and seconds between two.
+_ENOUGH, _PAUSE = 200, 0.01
+#: How many requests wait when a broker goes, and seconds that each of them takes: longer than it takes to send one.
+_WAITING, _WORK = 5, 0.2
 #: How a connection finds out soon that a broker is gone.
 _IMPATIENT: dict[str, Any] = {"heartbeat": 30, "socket_timeout": 2, "stack_timeout": 5}
 
@@ -45,11 +44,13 @@ class Cluster(Stack):
             # Other tests build images of the same slug at the same time.
             env.write(f"IMAGE={self.name}\n")
 
-    def take_time(self) -> None:
-        """Have the handler work for a while on each request."""
+    def have_requests_say_how_long_they_take(self) -> None:
+        """Edit the handler; before the image is built."""
         path = self.project.package / "service.py"
         text = path.read_text(encoding="utf-8")
-        changed = text.replace("return {", f"__import__('time').sleep({_WORK}); return {{", 1)
+        changed = text.replace(
+            "return {", "__import__('time').sleep(request.get('takes', 0)); return {", 1
+        )
         assert changed != text
         path.write_text(changed, encoding="utf-8")
 
@@ -90,7 +91,7 @@ class Cluster(Stack):
 class Load:
     """Sends requests with confirms, one after the other, and notes the replies that come.
 
-    It waits while too many are without one. What isn't confirmed is sent again, as a careful client does. Replies go to a queue that outlives a broker.
+    What isn't confirmed is sent again, as a careful client does. Replies go to a queue that outlives a broker.
 
     :param nodes: whose connections it uses, the first that answers
     """
@@ -99,6 +100,7 @@ class Load:
         self.confirmed: list[str] = []
         #: Replies to each request.
         self.replies: Counter[str] = Counter()
+        self._takes = 0.0
         self._where = [cluster.parameters(node) for node in nodes]
         self._queue = cluster.project.answers["input_queue"]
         self._reply_queue = f"{cluster.project.answers['package_name']}.reply.{uuid.uuid4().hex}"
@@ -138,6 +140,12 @@ class Load:
         twice = sum(self.replies.values()) - len(self.replies)
         return f"{len(self.confirmed)} confirmed, {len(self.lost)} lost, {twice} answered once more"
 
+    def pile_up(self) -> None:
+        """Have requests wait behind the one that is handled: what is acknowledged too early goes with the link."""
+        self._takes = _WORK
+        eventually(lambda: len(self.lost) > _WAITING, what="requests wait")
+        self._takes = 0.0
+
     def recovered_after(self, since: float) -> float:
         """Wait for the reply to a request that is sent from now on; returns seconds since then."""
         mark = len(self.confirmed) + 1  # one may be under way
@@ -150,12 +158,13 @@ class Load:
 
     def _send(self) -> None:
         peer = Peer(self._where)
-        while not self._over.is_set():
-            if len(self.confirmed) - len(self.replies) >= _UNANSWERED:
-                time.sleep(0.005)
-                continue
+        while not self._over.wait(_PAUSE):
             name = uuid.uuid4().hex
-            request = {"message_id": name, "routing_key": self._reply_queue}
+            request = {
+                "message_id": name,
+                "routing_key": self._reply_queue,
+                "takes": self._takes,
+            }
             while not self._over.is_set():
                 try:
                     peer.publish(self._queue, request, delivery_mode=2)

@@ -40,7 +40,7 @@ def two() -> Iterator[Cluster]:
     cluster = Cluster(bake_into(home / "generated"), f"neon-test-{uuid.uuid4().hex[:8]}", {})
     try:
         cluster.write_settings()
-        cluster.take_time()
+        cluster.have_requests_say_how_long_they_take()
         try:
             cluster.compose("up", "--detach", "--wait", NODES[0])
             peer = Peer(cluster.parameters(NODES[0]))
@@ -129,6 +129,7 @@ def test_killing_any_of_the_three_under_load_loses_nothing(three: Cluster, victi
     [leader] = three.queues(others[0], "leader")["neon_echo_input"]
     before = connected()
     with Load(three, others) as load:
+        load.pile_up()
         began = time.monotonic()
         three.kill(victim)
         took = load.recovered_after(began)
