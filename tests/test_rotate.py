@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import subprocess
 import sys
@@ -10,8 +11,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pika
 import pytest
@@ -28,11 +31,6 @@ USER, SECOND = "neon_echo", "neon_echo.second"
 #: Kills whoever runs it when rabbitmqctl gets to this command: an interruption, as by a loss of power.
 DIES_AT = """#!/bin/sh
 case "$3" in *{word}*) kill -KILL $PPID; exit 1;; esac
-exec {command} "$@"
-"""
-#: Writes a line each time that rabbitmqctl is to say who is connected.
-NOTES_LOOKS = """#!/bin/sh
-case "$3" in *list_connections*) echo look >>{notes};; esac
 exec {command} "$@"
 """
 
@@ -211,32 +209,60 @@ def test_who_has_the_old_file_is_named_and_goes_on_until_he_has_the_new_one(
         eventually(lambda: service.command("health").returncode == 0, 60)
 
 
-@pytest.mark.broker
-def test_what_is_under_way_with_the_old_password_has_time_to_end(
-    project: BakedProject, broker: Any, tmp_path: Path
+@dataclass
+class Client:
+    """One that is connected as the old user, at a broker where only waiting takes time."""
+
+    #: Seconds until he has done what he came for.
+    busy: float
+    #: Seconds after which he comes again when he is cut off, with the old password.
+    back: float = math.inf
+    now: float = 0.0
+    cut_at: float = math.inf
+
+    def connections(self, user: str) -> list[str]:
+        there = (
+            self.now < self.busy if self.now < self.cut_at else self.now >= self.cut_at + self.back
+        )
+        return ["10.0.0.1:4000"] if there and user == USER else []
+
+    def disconnect(self, user: str) -> None:
+        assert user == USER
+        self.cut_at = self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def move(project: BakedProject, client: Client) -> None:
+    """What a rotation does between the new user's coming and the old one's removal."""
+    rotation = load_module("rotation", project / "rabbitmq" / "rotation.py")
+    with mock.patch.multiple(rotation, containers=list, time=client):
+        rotation.move(client, USER, SECOND)
+
+
+def test_what_is_under_way_with_the_old_password_has_time_to_end(project: BakedProject) -> None:
+    client = Client(busy=3)
+    move(project, client)
+    assert client.cut_at == math.inf
+
+
+def test_who_stays_with_the_old_password_is_cut_off(project: BakedProject) -> None:
+    client = Client(busy=math.inf)
+    move(project, client)
+    assert client.connections(USER) == []
+
+
+def test_who_comes_again_with_the_old_password_has_time_to_and_is_named(
+    project: BakedProject,
 ) -> None:
-    notes, looks = tmp_path / "notes", tmp_path / "looks"
-    looks.write_text(NOTES_LOOKS.format(notes=notes, command=at(broker)))
-    looks.chmod(0o755)
-    where = pika.PlainCredentials(*login(project))
-    old = pika.BlockingConnection(
-        pika.ConnectionParameters("localhost", broker.port, "/neon_echo", where)
-    )
-    rotation = threading.Thread(
-        target=provision, args=(project, "--rotate", "--broker", str(looks))
-    )
-    rotation.start()
-    try:
-        # Somebody was seen, who got time, and is looked for again.
-        eventually(lambda: notes.exists() and notes.read_text().count("look") > 1, 240)
-        channel = old.channel()
-        channel.confirm_delivery()
-        channel.basic_publish("", "neon_echo_input.dead", b"the last")
-        old.close()
-    finally:
-        rotation.join()
-    assert login(project)[0] == SECOND and may_log_in(broker.port, *login(project))
-    assert not may_log_in(broker.port, where.username, where.password)
+    with pytest.raises(
+        Exception, match=r"1 connections still come as user neon_echo, from 10\.0\.0\.1"
+    ):
+        move(project, Client(busy=math.inf, back=3))
 
 
 @pytest.mark.broker
