@@ -21,7 +21,7 @@ from .peer import Peer
 #: the service is connected to.
 LEADER_BOUND, NODE_BOUND = 10.0, 5.0
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
