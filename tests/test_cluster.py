@@ -128,13 +128,15 @@ def test_killing_any_of_the_three_under_load_loses_nothing(three: Cluster, victi
     others = [node for node in NODES if node != victim]
     [leader] = three.queues(others[0], "leader")["neon_echo_input"]
     before = connected()
-    with Load(three, others) as load:
-        load.pile_up()
-        began = time.monotonic()
-        three.kill(victim)
-        took = load.recovered_after(began)
-    moved = connected() > before
-    three.bring_back(victim)
+    try:
+        with Load(three, others) as load:
+            load.pile_up()
+            began = time.monotonic()
+            three.kill(victim)
+            took = load.recovered_after(began)
+        moved = connected() > before
+    finally:  # the next one's death is to be told by itself
+        three.bring_back(victim)
     print(
         f"\n{victim} killed: answered again after {took:.2f} s; it led the queue: "
         f"{leader.endswith('@' + victim)}, the service was connected to it: {moved}; {load.figures}"
