@@ -384,6 +384,26 @@ def test_a_frozen_process_uses_no_processor_time_until_it_is_thawed(tmp_path: Pa
         assert process.cpu() > frozen
 
 
+def test_a_frozen_process_that_is_stopped_hears_of_it(tmp_path: Path) -> None:
+    """A signal that comes before its main thread has gone on would never be handled."""
+    program = (
+        "import pathlib, signal, sys, threading, time\n"
+        "def end(*_): pathlib.Path(sys.argv[1]).write_text('ended'); sys.exit()\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "for _ in range(3): threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "pathlib.Path(sys.argv[2]).touch()\n"
+        "threading.Event().wait()\n"
+    )
+    said = [tmp_path / f"said-{number}" for number in range(6)]
+    for file in said:
+        ready = file.with_suffix(".ready")
+        command = [sys.executable, "-c", program, str(file), str(ready)]
+        with Process(command, {}, tmp_path, tmp_path / "log") as process:
+            eventually(ready.exists, what="it has begun")
+            process.freeze()
+    assert [file.exists() for file in said] == [True] * len(said)
+
+
 def test_plots_are_well_formed_and_name_every_row() -> None:
     rows = [
         plot.Bar("ours", Spread(1, 0.5, 2, 3), True),
