@@ -166,56 +166,40 @@ class Lab:
     def drain(
         self,
         contender: Contender,
-        queues: Mapping[str, Iterable[bytes]],
+        bodies: Iterable[bytes],
         count: int,
         limit: float,
         *,
-        consumers: int = 1,
-        warm: int = 0,
         task: str = "echo",
         env: Mapping[str, str] | None = None,
         program: Sequence[str] = (),
     ) -> dict[str, float]:
-        """Let a contender that consumes already loose on full queues, and count all it does.
+        """Let a contender that consumes already loose on a full queue, and count all it does.
 
-        It is frozen while they are filled, so neither its start nor what it reads ahead is left out.
+        It is frozen while that is filled, so neither its start nor what it reads ahead is left out.
 
-        :param queues: what to fill each with
-        :param count: requests in all of them
+        :param bodies: what to fill it with
+        :param count: how many they are
         :param limit: seconds after which enough is seen
         :param task: as for `start`
-        :param warm: requests in each that it has answered before, uncounted
         :param program: as for `start`
         """
         with self.client() as client, self.client() as reader:
             reader.consume(REPLIES)
-            with self.start(
-                contender, task=task, consumers=consumers, env=env, program=program
-            ) as process:
-                for name in queues:
-                    ready = client.wait_for_consumers(name, 1, START)
+            with self.start(contender, task=task, env=env, program=program) as process:
+                ready = client.wait_for_consumers(QUEUE, 1, START)
                 started, idle = ready - process.began, process.resident()
-                if warm:
-                    for name in queues:
-                        client.fill(name, self.bodies(contender, warm), consumed=True)
-                    reader.count_replies(warm * len(queues), time.monotonic() + START)
-                    time.sleep(SETTLED)
                 process.freeze()
-                unseen = reader.replies
-                for name, bodies in queues.items():
-                    client.fill(name, bodies, consumed=True)
+                client.fill(QUEUE, bodies, consumed=True)
                 before = process.cpu()
                 process.thaw()
-                seconds = _read(reader, unseen + count, limit)
-                seen = reader.replies - unseen
+                seconds = _read(reader, count, limit)
+                seen = reader.replies
                 process.check()
                 if not seen:
                     raise TimeoutError(f"no reply in {limit:.0f} s")
                 answered, after = at_rest(process, reader)
-                answered -= unseen
-                if seconds < limit and not any(
-                    client.declare(name, passive=True)[0] for name in queues
-                ):
+                if seconds < limit and not client.declare(QUEUE, passive=True)[0]:
                     answered = count  # it has done all; some replies have expired on their way
                 return {
                     "cpu_us": (after - before) / answered * 1e6,

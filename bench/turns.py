@@ -147,7 +147,9 @@ def _turn(
         client.fill(queue, lab.bodies(party.contender, each), consumed=True)
     count = each * party.consumers
     before, began = sum(process.cpu() for process in processes), time.monotonic()
-    for process in processes:
+    # The one that goes on first gets the most, which is to be another one each time.
+    first = len(taken.rate) % len(processes)
+    for process in (*processes[first:], *processes[:first]):
         process.thaw()
     _wait(reader, reader.replies + count, {party.name: processes})
     seconds = time.monotonic() - began

@@ -109,7 +109,7 @@ class Growth(Job):
         with lab.client() as client:
             lab.prepare(client, contender)
             try:
-                return lab.drain(contender, {QUEUE: lab.bodies(contender, count)}, count, LIMIT_S)
+                return lab.drain(contender, lab.bodies(contender, count), count, LIMIT_S)
             finally:
                 client.delete(QUEUE)
 

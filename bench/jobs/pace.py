@@ -32,12 +32,13 @@ SEVERAL = tuple(case for case, (_, _, replicas) in CASES.items() if replicas > 1
 IN_HAND = 0.2
 #: Seconds that the slow ones are meant to take, who are asked how much they have in hand.
 SECONDS = 1.8
-#: Requests of a turn of a handler that doesn't wait, for each replica, and of one that waits, for each second
-#: and worker; seconds of a turn of the latter, by replicas: where shares are counted it takes long, since
-#: the 0.2 s of work that each may have in hand at the end of a turn count as well.
-COUNT, SECOND, LENGTH = 5000, 850, {1: 0.5, 4: 2.0}
-#: Turns of a round, and rounds, by whether the handler waits.
-TURNS, ROUNDS = {False: 2, True: 1}, 3
+#: Requests of a turn of a handler that doesn't wait, for each replica, by replicas: so many that it's not the
+#: scheduler's first slices that decide who gets how many. Of one that waits, for each second and worker;
+#: seconds of its turn, by replicas: where shares are counted it takes long, since the 0.2 s of work that each
+#: may have in hand at the end of a turn count as well.
+COUNT, SECOND, LENGTH = {1: 5000, 4: 8000}, 850, {1: 0.5, 4: 2.0}
+#: Turns of a round by replicas, and rounds.
+TURNS, ROUNDS = {1: 2, 4: 1}, 4
 #: Requests that a replica has before, at most.
 WARM = 50
 #: Seconds between two looks at what is in hand.
@@ -59,7 +60,8 @@ class Pace(Job):
         f"every {_STEP * 1000:.0f} ms; of quick handlers, where most of that would be on its way through "
         "the broker, it isn't counted. Up to 1 ms both run all the time and take turns, the other frozen "
         "meanwhile, as more than two runs of the same differ by is of interest there: turns of "
-        f"{COUNT} requests for each replica, or of {LENGTH[1]:g} s, and {LENGTH[4]:g} s with four replicas. "
+        f"{COUNT[1]} requests or of {LENGTH[1]:g} s, with four replicas of {COUNT[4]} for each or of "
+        f"{LENGTH[4]:g} s. "
         "Shares are of all requests that a replica has answered: the largest less the smallest, over the mean. "
         "CPU is that of all replicas."
     )
@@ -95,8 +97,7 @@ class Pace(Job):
         self, lab: Lab, those: Sequence[Place], rounds: int, quick: bool
     ) -> Mapping[Place, Sequence[Values]]:
         parties = [_party(case, row) for case, row in those]
-        turns = TURNS[parties[0].task != _task(0.0)]
-        taken = take_turns(lab, parties, rounds * turns)
+        taken = take_turns(lab, parties, rounds * TURNS[parties[0].replicas])
         found: dict[Place, Sequence[Values]] = {}
         for place, party in zip(those, parties, strict=True):
             shown = taken[party.name].rounds(rounds)
@@ -163,7 +164,7 @@ class Pace(Job):
 def _party(case: str, row: str) -> Party:
     """Who takes turns at a case."""
     seconds, workers, replicas = CASES[case]
-    one = round(SECOND * LENGTH[replicas]) * workers if seconds else COUNT
+    one = round(SECOND * LENGTH[replicas]) * workers if seconds else COUNT[replicas]
     return Party(
         f"pace-{row}",
         BY_NAME[OURS],
