@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from .busy import Busy
+from .pace import Pace
 
 #: Seconds of a callback up to which one worker does all: to share out messages among threads that wait for
 #: the interpreter's lock was measured to cost some 25 µs for each, as much as the whole reference job.
@@ -20,8 +21,8 @@ _FORGOTTEN = 0.1
 class Turns:
     """One worker at a time waits for messages; the others wait for their turn.
 
-    While callbacks are quick it keeps its turn. Where they aren't, it passes it on before each one; and one
-    that turns out to be slow loses it to the next worker.
+    While callbacks are quick, or nobody knows, it keeps its turn. Where they aren't, it passes it on before each
+    one; and one that turns out to be slow loses it to the next worker.
 
     :param watch: calls a function on a loop after some seconds, from any thread
     """
@@ -54,12 +55,14 @@ class Turns:
             self.holder = None
         self._turn.release()
 
-    def begins(self, worker: Busy, average: float) -> None:
+    def begins(self, worker: Busy, pace: Pace) -> None:
         """Who has its turn begins a callback.
 
-        :param average: seconds that callbacks take; 0 where that isn't known
+        :param pace: how long callbacks take, which count as quick until that is known
         """
-        if not 0 < average <= QUICK:
+        # Of threads that share out messages each waits for all others, so that none looks quick any more: a few
+        # callbacks that were late may not begin that.
+        if pace.average > QUICK and pace.usual > QUICK:
             self.give(worker)
         elif worker.began > self._watched_until:
             self._watched_until = worker.began + _FORGOTTEN
