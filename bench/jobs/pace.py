@@ -30,15 +30,16 @@ SLOW = tuple(case for case in CASES if case not in QUICK)
 SEVERAL = tuple(case for case, (_, _, replicas) in CASES.items() if replicas > 1)
 #: Seconds of work that a replica is to have in hand at most, where that is more than two for each worker.
 IN_HAND = 0.2
-#: Seconds that the slow ones are meant to take, who are asked how much they have in hand.
-SECONDS = 1.8
+#: Seconds that the slow ones are meant to take, who are asked how much they have in hand, by replicas: a share
+#: of 0.1 s that one handles more or less is to be no tenth.
+SECONDS = {1: 1.5, 4: 2.7}
 #: Requests of a turn of a handler that doesn't wait, for each replica, by replicas: so many that it's not the
 #: scheduler's first slices that decide who gets how many. Of one that waits, for each second and worker;
 #: seconds of its turn, by replicas: where shares are counted it takes long, since the 0.2 s of work that each
 #: may have in hand at the end of a turn count as well.
-COUNT, SECOND, LENGTH = {1: 5000, 4: 8000}, 850, {1: 0.5, 4: 2.0}
-#: Turns of a round by replicas, and rounds.
-TURNS, ROUNDS = {1: 2, 4: 1}, 4
+COUNT, SECOND, LENGTH = {1: 5000, 4: 16_000}, 850, {1: 0.5, 4: 2.0}
+#: Turns of a round, and rounds, by replicas.
+TURNS, ROUNDS = {1: 2, 4: 1}, {1: 4, 4: 2}
 #: Requests that a replica has before, at most.
 WARM = 50
 #: Seconds between two looks at what is in hand.
@@ -82,7 +83,7 @@ class Pace(Job):
         return (OURS, FIXED)
 
     def rounds(self, case: str, quick: bool) -> int:
-        return ROUNDS if case in QUICK else 1
+        return ROUNDS[CASES[case][2]] if case in QUICK else 1
 
     def together(self, case: str, row: str) -> str:
         return case if case in QUICK else ""
@@ -110,7 +111,7 @@ class Pace(Job):
     def measure(self, lab: Lab, case: str, row: str, quick: bool) -> Values:
         contender = BY_NAME[OURS]
         seconds, workers, replicas = CASES[case]
-        count = round(SECONDS * workers / seconds) * replicas
+        count = round(SECONDS[replicas] * workers / seconds) * replicas
         env = _env(row)
         counts = [lab.folder / f"count-{number}" for number in range(replicas)]
         for file in counts:
