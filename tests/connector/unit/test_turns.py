@@ -63,6 +63,7 @@ def test_whoever_takes_longer_lets_others_work(
     monkeypatch.setattr(turns, "QUICK", quick)
     if not quick:
         monkeypatch.setattr(turns, "LOOK", NEVER)
+        monkeypatch.setattr(turns, "TRIAL", 0.0)
     together: list[threading.Barrier] = []
     one = make(lambda *_: [each.wait(PATIENCE) for each in together], count=4, watch=soon)
     handle(one, 40)
@@ -87,12 +88,16 @@ def test_the_first_callbacks_are_not_shared_out_before_one_is_slow(
     assert len(set(seen)) == 1
 
 
-def keeps_its_turn(pace: Pace) -> bool:
+def keeps_its_turn(pace: Pace, each: turns.Turns | None = None, now: float = 0.5) -> bool:
     """Whether a worker that begins a callback goes on waiting for messages alone."""
-    each, worker = turns.Turns(lambda *_: None), Busy(threading.current_thread())
+    each, worker = each or turns.Turns(lambda *_: None), Busy(threading.current_thread())
     each.take(worker)
+    worker.began = now
     each.begins(worker, pace)
-    return each.holder is worker
+    if each.holder is not worker:
+        return False
+    each.give(worker)
+    return True
 
 
 def test_a_few_callbacks_that_were_late_make_the_others_no_slow_ones(
@@ -112,6 +117,21 @@ def test_a_few_callbacks_that_were_late_make_the_others_no_slow_ones(
     for _ in range(4):
         pace.note(8 * quick, 8)
     assert pace.usual > turns.QUICK and keeps_its_turn(pace), "they are quick again"
+
+
+def test_now_and_then_one_that_is_alone_may_show_that_callbacks_are_quick(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turns, "QUICK", 0.0001)
+    pace, each = Pace(Limits(workers=4), lambda: None), turns.Turns(lambda *_: None)
+    for _ in range(20):
+        pace.note(8 * 0.005, 8)  # as many threads see it that wait for each other
+    times = (100.0, 100.001, 100.009, 100.02, 100.5, 100.99, 101.001, 101.01, 101.02)
+    kept = [keeps_its_turn(pace, each, now) for now in times]
+    assert kept == [True, True, True, False, False, False, True, True, False]
+    for _ in range(8):
+        pace.note(8 * 20e-6, 8)
+    assert pace.usual > turns.QUICK and keeps_its_turn(pace, each, 101.5)
 
 
 def test_slow_callbacks_are_known_by_the_first_ones() -> None:

@@ -14,6 +14,9 @@ from .pace import Pace
 QUICK = 0.0001
 #: Seconds after which the one that has its turn is looked at.
 LOOK = 0.004
+#: For so many seconds in each of so many, a worker keeps its turn though callbacks aren't quick: of threads that
+#: share out messages each waits for all others, so what is quick shows it only to one that is alone.
+TRIAL, TRIED_EVERY = 0.01, 1.0
 #: Seconds after which looking is begun anew: a loop that has failed has forgotten it.
 _FORGOTTEN = 0.1
 
@@ -36,6 +39,8 @@ class Turns:
         #: Guards the holder, as only one may let go of the turn.
         self._guard = threading.Lock()
         self._watched_until = 0.0
+        #: When one was last to show whether callbacks are quick; whoever has the turn says so.
+        self._tried_at = 0.0
         self._is_open = False
 
     def take(self, worker: Busy) -> None:
@@ -60,13 +65,17 @@ class Turns:
 
         :param pace: how long callbacks take, which count as quick until that is known
         """
-        # Of threads that share out messages each waits for all others, so that none looks quick any more: a few
-        # callbacks that were late may not begin that.
-        if pace.average > QUICK and pace.usual > QUICK:
+        # A few that were late are no reason: what is usual has to be slow as well.
+        if pace.average > QUICK and pace.usual > QUICK and not self._is_tried(worker.began):
             self.give(worker)
         elif worker.began > self._watched_until:
             self._watched_until = worker.began + _FORGOTTEN
             self._watch(LOOK, self._look)
+
+    def _is_tried(self, now: float) -> bool:
+        if now - self._tried_at > TRIED_EVERY:
+            self._tried_at = now
+        return now - self._tried_at < TRIAL
 
     def open(self) -> None:
         """Let all wait for messages from now on, as there will be no more."""
