@@ -293,7 +293,7 @@ TARGETS = (
         "%",
         1,
         SHARES,
-        why="each may end its turn with 0.2 s of work in hand, a tenth of it where the handler waits 1 ms",
+        why="each may end its turn with 0.2 s of work in hand, a twentieth of it where the handler waits 1 ms",
     ),
     Target(
         "in hand, against 0.2 s of work or two for each worker (the worst)", "≤", 1, "", 2, IN_HAND

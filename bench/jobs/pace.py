@@ -37,9 +37,9 @@ SECONDS = {1: 1.5, 4: 2.7}
 #: scheduler's first slices that decide who gets how many. Of one that waits, for each second and worker;
 #: seconds of its turn, by replicas: where shares are counted it takes long, since the 0.2 s of work that each
 #: may have in hand at the end of a turn count as well.
-COUNT, SECOND, LENGTH = {1: 5000, 4: 16_000}, 850, {1: 0.5, 4: 2.0}
-#: Turns of a round, and rounds, by replicas.
-TURNS, ROUNDS = {1: 2, 4: 1}, {1: 4, 4: 2}
+COUNT, SECOND, LENGTH = {1: 5000, 4: 16_000}, 850, {1: 0.5, 4: 4.0}
+#: Rounds by replicas.
+ROUNDS = {1: 4, 4: 2}
 #: Requests that a replica has before, at most.
 WARM = 50
 #: Seconds between two looks at what is in hand.
@@ -98,7 +98,7 @@ class Pace(Job):
         self, lab: Lab, those: Sequence[Place], rounds: int, quick: bool
     ) -> Mapping[Place, Sequence[Values]]:
         parties = [_party(case, row) for case, row in those]
-        taken = take_turns(lab, parties, rounds * TURNS[parties[0].replicas])
+        taken = take_turns(lab, parties, rounds)
         found: dict[Place, Sequence[Values]] = {}
         for place, party in zip(those, parties, strict=True):
             shown = taken[party.name].rounds(rounds)
