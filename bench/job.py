@@ -13,6 +13,8 @@ from .lab import Lab
 from .results import Results
 
 Values = Mapping[str, float]
+#: A case and a row.
+Place = tuple[str, str]
 
 
 #: Why a compiled peer is first where it is.
@@ -91,6 +93,21 @@ class Job(ABC):
         """All environments that a row needs."""
         peer = self.peer(row)
         return (peer,) if peer else ()
+
+    def together(self, case: str, row: str) -> str:
+        """What is measured in one go with others, all rounds at once, as they take turns: the same word for
+        all of them, who have as many rounds as each other. Empty for what is measured by itself.
+        """
+        return ""
+
+    def measure_together(
+        self, lab: Lab, those: Sequence[Place], rounds: int, quick: bool
+    ) -> Mapping[Place, Sequence[Values]]:
+        """Measure all that are `together`; an exception becomes the remark of each.
+
+        :returns: for each of them what each round gave
+        """
+        raise NotImplementedError
 
     def own(self, results: Results, folder: Path) -> Iterator[str]:
         """What the report says behind the tables that isn't a table of rows.

@@ -36,7 +36,7 @@ AFTERWARDS = 0.05
 #: Seconds that a first reply may take once all is ready.
 _FIRST = 10.0
 #: Seconds after the first requests, in which it settles how many to have in hand.
-_SETTLED = 0.3
+SETTLED = 0.3
 #: Seconds without a reply after which none is on its way any more.
 _QUIET = 0.2
 
@@ -90,6 +90,7 @@ class Lab:
         workers: int = 1,
         durable: bool = False,
         consumers: int = 1,
+        queue: str = QUEUE,
         prefetch: int = PREFETCH,
         env: Mapping[str, str] | None = None,
         log: str = "",
@@ -101,6 +102,7 @@ class Lab:
         :param workers: handlers at a time
         :param durable: the queue is a durable quorum queue
         :param consumers: queues to consume
+        :param queue: the first of them; the others are called after it
         :param log: name of its log, where several of it run
         :param program: another Python to run it on, beside its environment's
         """
@@ -114,17 +116,20 @@ class Lab:
         base = service.environment(self.address.port)
         base["PATH"] = f"{own_program.parent}:{base.get('PATH', '')}"
         if contender.name == OURS:
-            base["PYTHONPATH"] = str(self.service.source(task, consumers))
+            base["PYTHONPATH"] = str(self.service.source(task, consumers, queue != QUEUE))
             if workers != 1:
                 base["MQ_WORKERS"] = str(workers)
             if prefetch != PREFETCH:
                 base["MQ_PREFETCH"] = str(prefetch)
-            if consumers != 1 or task == "event":
+            if consumers != 1 or queue != QUEUE or task == "event":
                 # The service's own user may have one queue only, and no exchange.
                 base |= {"MQ_USERNAME": self.address.user, "MQ_PASSWORD": self.address.password}
+            if queue != QUEUE:
+                base["BENCH_QUEUE"] = queue
             return Process(command, {**base, **(env or {})}, self.service.project, output)
         own = {name: value.format(**words) for name, value in contender.env.items()}
         given = _settings(self.address, task, workers, durable, consumers, prefetch)
+        given["BENCH_QUEUE"] = queue
         return Process(command, {**base, **own, **given, **(env or {})}, FOLDER, output)
 
     # ---- queues and requests
@@ -132,11 +137,14 @@ class Lab:
     def prepare(self, client: Client, contender: Contender, *, durable: bool = False) -> None:
         """Make the queues anew, empty, of the kind that the contender declares as well."""
         client.delete(QUEUE)
-        client.delete(REPLIES)
-        client.delete(EXPIRED)
         self.declare(client, QUEUE, contender, durable)
-        self.declare(client, REPLIES, None, durable)
-        self.declare(client, EXPIRED, None, durable)
+        self.replies(client, durable=durable)
+
+    def replies(self, client: Client, *, durable: bool = False) -> None:
+        """Make the queues of replies anew, empty."""
+        for queue in (REPLIES, EXPIRED):
+            client.delete(queue)
+            self.declare(client, queue, None, durable)
 
     def declare(
         self, client: Client, queue: str, contender: Contender | None, durable: bool
@@ -158,56 +166,40 @@ class Lab:
     def drain(
         self,
         contender: Contender,
-        queues: Mapping[str, Iterable[bytes]],
+        bodies: Iterable[bytes],
         count: int,
         limit: float,
         *,
-        consumers: int = 1,
-        warm: int = 0,
         task: str = "echo",
         env: Mapping[str, str] | None = None,
         program: Sequence[str] = (),
     ) -> dict[str, float]:
-        """Let a contender that consumes already loose on full queues, and count all it does.
+        """Let a contender that consumes already loose on a full queue, and count all it does.
 
-        It is frozen while they are filled, so neither its start nor what it reads ahead is left out.
+        It is frozen while that is filled, so neither its start nor what it reads ahead is left out.
 
-        :param queues: what to fill each with
-        :param count: requests in all of them
+        :param bodies: what to fill it with
+        :param count: how many they are
         :param limit: seconds after which enough is seen
         :param task: as for `start`
-        :param warm: requests in each that it has answered before, uncounted
         :param program: as for `start`
         """
         with self.client() as client, self.client() as reader:
             reader.consume(REPLIES)
-            with self.start(
-                contender, task=task, consumers=consumers, env=env, program=program
-            ) as process:
-                for name in queues:
-                    ready = client.wait_for_consumers(name, 1, START)
+            with self.start(contender, task=task, env=env, program=program) as process:
+                ready = client.wait_for_consumers(QUEUE, 1, START)
                 started, idle = ready - process.began, process.resident()
-                if warm:
-                    for name in queues:
-                        client.fill(name, self.bodies(contender, warm), consumed=True)
-                    reader.count_replies(warm * len(queues), time.monotonic() + START)
-                    time.sleep(_SETTLED)
                 process.freeze()
-                unseen = reader.replies
-                for name, bodies in queues.items():
-                    client.fill(name, bodies, consumed=True)
+                client.fill(QUEUE, bodies, consumed=True)
                 before = process.cpu()
                 process.thaw()
-                seconds = _read(reader, unseen + count, limit)
-                seen = reader.replies - unseen
+                seconds = _read(reader, count, limit)
+                seen = reader.replies
                 process.check()
                 if not seen:
                     raise TimeoutError(f"no reply in {limit:.0f} s")
                 answered, after = at_rest(process, reader)
-                answered -= unseen
-                if seconds < limit and not any(
-                    client.declare(name, passive=True)[0] for name in queues
-                ):
+                if seconds < limit and not client.declare(QUEUE, passive=True)[0]:
                     answered = count  # it has done all; some replies have expired on their way
                 return {
                     "cpu_us": (after - before) / answered * 1e6,
@@ -360,7 +352,6 @@ def _settings(
         "BENCH_VHOST": address.vhost,
         "BENCH_USER": address.user,
         "BENCH_PASSWORD": address.password,
-        "BENCH_QUEUE": QUEUE,
         "BENCH_EVENTS": EVENTS,
         "BENCH_PREFETCH": str(prefetch),
         "BENCH_WORKERS": str(workers),

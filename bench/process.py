@@ -10,6 +10,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+#: Seconds that a thawed process may take until it waits for something again.
+_GOES_ON = 1.0
 _TICK = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -111,15 +113,19 @@ class Process:
             _kill(pid, signal.SIGCONT)
 
     def stop(self) -> None:
-        """SIGTERM, and after three seconds SIGKILL, to all of it."""
+        """SIGTERM, after a second once more, and after three SIGKILL, to all of it."""
         pids = self.pids
         self.thaw()
-        _kill(self._child.pid, signal.SIGTERM)
-        try:
-            self._child.wait(3)
-        except subprocess.TimeoutExpired:
-            _kill(self._child.pid, signal.SIGKILL)
-            self._child.wait()
+        # A signal that comes before the main thread has gone on is taken by another one; Python's main
+        # thread, which alone runs handlers, hears nothing of it then.
+        deadline = time.monotonic() + _GOES_ON
+        while _state(self._child.pid) in ("T", "R") and time.monotonic() < deadline:
+            time.sleep(0.001)
+        for number, seconds in ((signal.SIGTERM, 1), (signal.SIGTERM, 2), (signal.SIGKILL, None)):
+            _kill(self._child.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(seconds)
+                break
         for pid in pids[1:]:
             _kill(pid, signal.SIGKILL)
 

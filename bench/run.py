@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from .contenders import MAIN, OURS
 from .environment import EnvironmentFailed
-from .job import Job
+from .job import Job, Values
 from .lab import Lab
 from .results import Key, Results
 
@@ -77,32 +77,64 @@ def measure(
         )
     began = time.monotonic()
     for done, key in enumerate(todo):
-        number, case, row, turn = key
+        if key in results:
+            continue  # measured together with one before
+        number, _, row, _ = key
         job = by_number[number]
         elapsed = time.monotonic() - began
         left = f", {elapsed / done * (len(todo) - done) / 60:.0f} min left" if done > 5 else ""
-        head = f"[{whole - len(todo) + done + 1}/{whole}{left}] {job.slug}{f' ({case})' if case else ''}"
+        head = f"[{whole - len(todo) + done + 1}/{whole}{left}] {job.slug}"
         missing = [lab.missing[peer] for peer in job.needs(row) if peer in lab.missing]
         if missing:
             results.add(key, {}, missing[0])
-            say(f"{head}, {row}: left out")
+            say(f"{_named(head, key)}: left out")
             continue
         lab.revive()
+        group = together(job, key, plan)
         try:
-            values = job.measure(lab, case, row, quick)
-        except EnvironmentFailed as error:
-            results.add(key, {}, str(error))
-            say(f"{head}, {row}: left out: {error}")
-            continue
+            found = _measure(lab, job, group, quick)
         except Exception as error:  # one that fails is a row with a remark
             text = f"{type(error).__name__}: {error}".replace(str(lab.folder), "…")
-            results.add(key, {}, text)
-            say(f"{head}, {row}: failed: {text[:200]}")
+            state = f"failed: {text[:200]}"
+            if isinstance(error, EnvironmentFailed):
+                text, state = str(error), f"left out: {error}"
+            for each in group:
+                results.add(each, {}, text)
+                say(f"{_named(head, each)}: {state}")
             continue
-        results.add(key, values)
-        shown = ", ".join(
-            f"{metric.title} {values[metric.key]:.{metric.digits}f}"
-            for metric in job.metrics
-            if metric.key in values
-        )
-        say(f"{head}, {row}, round {turn + 1}: {shown}")
+        for each, values in found.items():
+            results.add(each, values)
+            shown = ", ".join(
+                f"{metric.title} {values[metric.key]:.{metric.digits}f}"
+                for metric in job.metrics
+                if metric.key in values
+            )
+            say(f"{_named(head, each)}, round {each[3] + 1}: {shown}")
+
+
+def together(job: Job, key: Key, plan: Iterable[Key]) -> list[Key]:
+    """All of the plan that is measured in one go with this one, all rounds of it."""
+    _, case, row, _ = key
+    word = job.together(case, row)
+    if not word:
+        return [key]
+    return [each for each in plan if each[0] == job.number and job.together(*each[1:3]) == word]
+
+
+def _measure(lab: Lab, job: Job, group: Sequence[Key], quick: bool) -> dict[Key, Values]:
+    number, case, row, _ = group[0]
+    if not job.together(case, row):
+        return {group[0]: job.measure(lab, case, row, quick)}
+    places = list(dict.fromkeys((key[1], key[2]) for key in group))
+    rounds = max(key[3] for key in group) + 1
+    found = job.measure_together(lab, places, rounds, quick)
+    return {
+        (number, *place, turn): values
+        for place in places
+        for turn, values in enumerate(found[place])
+    }
+
+
+def _named(head: str, key: Key) -> str:
+    _, case, row, _ = key
+    return f"{head}{f' ({case})' if case else ''}, {row}"

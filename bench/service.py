@@ -55,6 +55,9 @@ _REST = """\
         if {seconds}:
             await asyncio.sleep({seconds})
 """
+#: The name of its queue, and where it is read from instead.
+_NAMED = f'\nINPUT_QUEUE = "{QUEUE}"\n'
+_TOLD = '\nINPUT_QUEUE = __import__("os").environ["BENCH_QUEUE"]\n'
 _WORK = {"async": _REST, "sleep": _SLEEP, "spin": _SPIN, "pace": _PACE, "event": _EVENT}
 _IMPORTS = "import asyncio\nimport atexit\nimport itertools\nimport os\nimport time\nfrom pathlib import Path\n"
 _SYNC, _ASYNC = "    def answer(", "    async def answer("
@@ -103,18 +106,19 @@ class Service:
         # What has been made, which others may be running from.
         self._edited: dict[str, Path] = {}
 
-    def source(self, task: str = "echo", consumers: int = 1) -> Path:
+    def source(self, task: str = "echo", consumers: int = 1, is_told: bool = False) -> Path:
         """Folder to import from; another one for every way of handling a request.
 
         :param task: ``echo`` for the handler as generated, or ``sleep SECONDS``, ``spin SECONDS``,
             ``pace SECONDS`` (waits, and counts), ``event`` (publishes one), ``async SECONDS`` (is async, and
             sleeps)
         :param consumers: queues that it consumes, each on a thread of its own
+        :param is_told: it reads the name of its queue from ``BENCH_QUEUE``
         """
         kind, _, seconds = task.partition(" ")
-        if kind == "echo" and consumers == 1:
+        if kind == "echo" and consumers == 1 and not is_told:
             return self.project / "src"
-        name = f"{task}-{consumers}".replace(" ", "-")
+        name = f"{task}-{consumers}{'-told' if is_told else ''}".replace(" ", "-")
         if name in self._edited:
             return self._edited[name]
         folder = self.project.parent / "edited" / name
@@ -134,6 +138,10 @@ class Service:
             )
         if kind == "pace":
             text += _COUNT
+        if is_told:
+            if text.count(_NAMED) != 1:
+                raise RenderFailed(f"{file} has no line {_NAMED.strip()!r} to put another name in")
+            text = text.replace(_NAMED, _TOLD)
         if consumers > 1:
             text += _MANY.format(name=CLASS, count=consumers)
         file.write_text(text, encoding="utf-8")

@@ -93,12 +93,11 @@ class Target:
 
 #: Why some are missed.
 _INTERPRETED = "most of it is the interpreter's: see where the time goes"
-_TURNS = "threads take turns at the interpreter's lock, and each turn costs"
-_ONE_THREAD = "one thread handles all that is quick; why some numbers took more than larger ones isn't known yet"
+_TURNS = "each queue has a thread, and threads that wait for the interpreter's lock wake for it every 5 ms"
 _COUNTED = (
     "in one thread it adds 0.4 to 0.7 µs, about 2 %; why it is more in a service isn't known yet"
 )
-_EIGHT = "the worst of eight cases, single rounds of which scatter by more than that"
+_EIGHT = "the worst of eight cases, whose turns scatter by more than that"
 
 CPU_RATIO = Figure(1, "", "cpu_us", RAW)
 RATE_RATIO = Figure(1, "", "rate", RAW)
@@ -252,7 +251,6 @@ TARGETS = (
         "",
         2,
         MANY_WORKERS,
-        why=_ONE_THREAD,
     ),
     Target(
         "CPU per byte, 4 KiB against 250 B, 64 KiB against 4 KiB (the worst)",
@@ -295,7 +293,7 @@ TARGETS = (
         "%",
         1,
         SHARES,
-        why="a run takes two seconds, and what each has in hand at its end is a tenth of it",
+        why="each may end its turn with 0.2 s of work in hand, a twentieth of it where the handler waits 1 ms",
     ),
     Target(
         "in hand, against 0.2 s of work or two for each worker (the worst)", "≤", 1, "", 2, IN_HAND

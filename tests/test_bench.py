@@ -11,8 +11,9 @@ import sys
 import threading
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar, cast
 
 import pytest
 from baked import TEMPLATE
@@ -22,11 +23,13 @@ from waiting import eventually
 from bench import compiled, flame, plot, pythons, report, sampling, targets
 from bench.contenders import BY_NAME, OURS, RAW
 from bench.environment import EnvironmentFailed
+from bench.job import Job, Metric, Place, Values
 from bench.jobs import JOBS, profile
-from bench.lab import request
+from bench.lab import Lab, request
 from bench.process import Process
 from bench.results import Results, Spread
-from bench.run import keys, turned
+from bench.run import keys, measure, turned
+from bench.turns import Taken
 from bench.wire import TAG, Client
 
 REPLY = "IntcIm1lc3NhZ2VfaWRcIjogMX0i"
@@ -224,6 +227,90 @@ def test_rows_that_a_ratio_is_taken_of_are_measured_in_the_same_rounds() -> None
             assert ours & over
 
 
+class Pair(Job):
+    """Two rows that take turns, and one by itself."""
+
+    number, slug, title, text = 99, "pair", "Pair", ""
+    metrics = (Metric("cpu_us", "CPU", 1),)
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.asked: list[object] = []
+        self._error = error
+
+    def cases(self, quick: bool) -> tuple[str, ...]:
+        return ("",)
+
+    def rows(self, case: str, quick: bool) -> tuple[str, ...]:
+        return OURS, RAW, "kombu"
+
+    def rounds(self, case: str, quick: bool) -> int:
+        return 2
+
+    def needs(self, row: str) -> tuple[str, ...]:
+        return ()
+
+    def together(self, case: str, row: str) -> str:
+        return "both" if row in (OURS, RAW) else ""
+
+    def measure_together(
+        self, lab: Lab, those: Sequence[Place], rounds: int, quick: bool
+    ) -> dict[Place, list[Values]]:
+        self.asked.append(sorted(those))
+        if self._error:
+            raise self._error
+        return {place: [{"cpu_us": turn} for turn in range(rounds)] for place in those}
+
+    def measure(self, lab: Lab, case: str, row: str, quick: bool) -> Values:
+        self.asked.append(row)
+        return {"cpu_us": 7}
+
+
+class NoLab:
+    """What `measure` needs of one."""
+
+    folder = Path("/nowhere")
+    missing: ClassVar[dict[str, str]] = {}
+
+    def revive(self) -> None:
+        pass
+
+
+def test_those_that_take_turns_are_measured_once_for_all_rounds(tmp_path: Path) -> None:
+    job, results = Pair(), Results(tmp_path / "results.jsonl", {"fingerprint": "a"})
+    measure(cast(Lab, NoLab()), [job], list(keys(job, False)), results, False)
+    both = [("", OURS), ("", RAW)]
+    assert sorted(map(str, job.asked)) == sorted(map(str, [sorted(both), "kombu", "kombu"]))
+    for _, row in both:
+        assert results.values(99, "", row, "cpu_us") == {0: 0, 1: 1}
+    assert results.values(99, "", "kombu", "cpu_us") == {0: 7, 1: 7}
+
+
+def test_where_turns_fail_each_row_says_why(tmp_path: Path) -> None:
+    job = Pair(TimeoutError("3 requests without a reply"))
+    results = Results(tmp_path / "results.jsonl", {"fingerprint": "a"})
+    measure(cast(Lab, NoLab()), [job], list(keys(job, False)), results, False)
+    assert len(job.asked) == 3
+    for row in (OURS, RAW):
+        assert results.errors(99, "", row) == ["TimeoutError: 3 requests without a reply"] * 2
+
+
+def test_those_that_take_turns_have_as_many_rounds_as_each_other() -> None:
+    found: dict[tuple[int, str], dict[tuple[str, str], int]] = {}
+    for job in JOBS:
+        for number, case, row, _ in keys(job, False):
+            if word := job.together(case, row):
+                rounds = found.setdefault((number, word), {})
+                rounds[case, row] = rounds.get((case, row), 0) + 1
+    assert found and all(len(set(rounds.values())) == 1 for rounds in found.values())
+
+
+def test_a_round_of_turns_is_their_median_and_none_counts_twice() -> None:
+    taken = Taken([1, 2, 30, 4, 5, 60], [10, 20, 30, 40, 50, 60], 0.2, 27.0)
+    rounds = taken.rounds(2)
+    assert [each["cpu_us"] for each in rounds] == [2, 5]
+    assert [each["rate"] for each in rounds] == [20, 50]
+
+
 def test_a_compiled_peer_that_can_t_be_had_is_left_out_with_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,6 +382,26 @@ def test_a_frozen_process_uses_no_processor_time_until_it_is_thawed(tmp_path: Pa
         process.thaw()
         time.sleep(0.5)
         assert process.cpu() > frozen
+
+
+def test_a_frozen_process_that_is_stopped_hears_of_it(tmp_path: Path) -> None:
+    """A signal that comes before its main thread has gone on would never be handled."""
+    program = (
+        "import pathlib, signal, sys, threading, time\n"
+        "def end(*_): pathlib.Path(sys.argv[1]).write_text('ended'); sys.exit()\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "for _ in range(3): threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "pathlib.Path(sys.argv[2]).touch()\n"
+        "threading.Event().wait()\n"
+    )
+    said = [tmp_path / f"said-{number}" for number in range(6)]
+    for file in said:
+        ready = file.with_suffix(".ready")
+        command = [sys.executable, "-c", program, str(file), str(ready)]
+        with Process(command, {}, tmp_path, tmp_path / "log") as process:
+            eventually(ready.exists, what="it has begun")
+            process.freeze()
+    assert [file.exists() for file in said] == [True] * len(said)
 
 
 def test_plots_are_well_formed_and_name_every_row() -> None:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from ..contenders import BY_NAME, OURS
 from ..job import Job, Metric, Values
 from ..lab import Lab
-from ..service import QUEUE
 
 ECHO, SLEEP = "an async echo", "1000 at a time, each asleep for 100 ms"
 #: Seconds after which enough is seen of the echo.
@@ -52,7 +51,7 @@ class Asynchronous(Job):
             count = 3000 if quick else 20_000
             with lab.client() as client:
                 lab.prepare(client, contender)
-            bodies = {QUEUE: lab.bodies(contender, count)}
+            bodies = lab.bodies(contender, count)
             return lab.drain(contender, bodies, count, _LIMIT_S, task="async")
         # Those that take longest are watched as long with fewer.
         count = _REQUESTS // (3 if quick else 1 if row == OURS else 2)

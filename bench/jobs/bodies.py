@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from ..contenders import BY_NAME, GO, OURS, RAW, WIDE, C
 from ..job import COMPILED, Job, Metric, Values
 from ..lab import TEXT, Lab
-from ..service import QUEUE
 
 #: Characters of text that make a body of that size, and how many such requests.
 SIZES = {
@@ -77,5 +76,5 @@ class Bodies(Job):
         with lab.client() as client:
             lab.prepare(client, contender)
         bodies = list(lab.bodies(contender, count, text[:length]))
-        values = lab.drain(contender, {QUEUE: bodies}, count, LIMIT_S, env=env)
+        values = lab.drain(contender, bodies, count, LIMIT_S, env=env)
         return {**values, "byte_ns": values["cpu_us"] * 1e3 / len(bodies[0])}

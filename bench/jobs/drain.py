@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from ..contenders import BLOCKING, BY_NAME, LIMIT, ONLY_ACKS, OURS, RAW
 from ..job import COMPILED, Job, Metric, Values
 from ..lab import PREFETCH, Lab
-from ..service import QUEUE
 
 #: Seconds after which enough is seen.
 LIMIT_S = 1.5
@@ -66,4 +65,4 @@ class Drain(Job):
             lab.prepare(client, contender)
         if row == LIMIT:
             return lab.acknowledge(contender, lab.bodies(contender, count), count, limit)
-        return lab.drain(contender, {QUEUE: lab.bodies(contender, count)}, count, limit)
+        return lab.drain(contender, lab.bodies(contender, count), count, limit)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..contenders import BLOCKING, BY_NAME, OURS
 from ..job import Job, Metric, Values
 from ..lab import Lab
-from ..service import EVENTS, QUEUE
+from ..service import EVENTS
 
 #: Requests, and seconds after which enough is seen.
 COUNT, LIMIT_S = 12_000, 3.0
@@ -50,4 +50,4 @@ class Events(Job):
             client.declare(EVENTS, arguments={"x-max-length": 1000})
             client.bind(EVENTS, EVENTS)
         bodies = lab.bodies(contender, COUNT)
-        return lab.drain(contender, {QUEUE: bodies}, COUNT, LIMIT_S, task="event")
+        return lab.drain(contender, bodies, COUNT, LIMIT_S, task="event")

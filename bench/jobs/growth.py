@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
 
 from ..contenders import BY_NAME, OURS, RAW, Contender
-from ..job import Job, Metric, Values
+from ..job import Job, Metric, Place, Values
 from ..lab import AFTERWARDS, REPLIES, START, Lab
 from ..service import QUEUE
+from ..turns import Party, take_turns
 from ..wire import Client
 
 QUEUED = {"10² queued": 100, "10³ queued": 1000, "10⁴ queued": 10_000}
 LONGEST = "10⁶ queued"
 QUEUED |= {"10⁵ queued": 100_000, LONGEST: 1_000_000}
 QUEUES = {"1 queue": 1, "16 queues": 16, "64 queues": 64}
-#: Requests in all queues together, in the second half of the job.
-SHARED = 32_000
+#: Requests of a turn in all queues together, in the second half of the job, and of the bare loop, which takes
+#: longer.
+SHARED = {OURS: 25_600, RAW: 12_800}
 #: How often, and for how many seconds each time, the longest queue is watched: filling it takes long.
 WATCHES, CUT = 2, 3.0
 #: Seconds of the others that are watched, and requests that each of several queues has before.
@@ -36,14 +38,16 @@ class Growth(Job):
     title = "Growth: more requests, more queues"
     text = (
         "The reference job with a hundred to a million requests in the queue, and with "
-        f"{SHARED} requests spread over 1 to 64 queues, each with a consumer of its own. The consumers "
+        f"{SHARED[OURS]} requests ({SHARED[RAW]} for the bare loop) spread over 1 to 64 queues, each with a "
+        "consumer of its own. The three that consume "
+        "so many run all the time and take turns, the others frozen meanwhile. The consumers "
         "share one connection, as those of a service do that are given the same one: each has a channel "
         "and, in the generated service, a thread. Flat is good. "
         "Up to a thousand requests there is too little to watch while it is drained, so "
         f"there it is the mean of {BURSTS} bursts, from the first request to the last reply. Of a million "
         f"requests those are watched that are answered within {CUT:.0f} s, after the first ones, and as long "
-        f"again by a new process; of the others those within {LIMIT_S:g} s. Who consumes several queues has answered {WARM} requests of "
-        "each before, so that what is measured is not the start; that is the time from the start of the "
+        f"again by a new process; of a hundred thousand or fewer those within {LIMIT_S:g} s. Who takes turns has answered {WARM} requests of "
+        "each queue before, so that what is measured is not the start; that is the time from the start of the "
         "process until the broker lists a consumer of each queue, and memory while idle is that of the "
         "moment after it."
     )
@@ -69,32 +73,47 @@ class Growth(Job):
     def rounds(self, case: str, quick: bool) -> int:
         if case in (LONGEST, "10⁵ queued"):
             return 1
-        return 3 if case in ("10³ queued", "1 queue", "64 queues") else 2
+        return 3 if case == "10³ queued" or case in QUEUES else 2
+
+    def rounds_of(self, case: str, row: str, quick: bool) -> int:
+        most = super().rounds_of(case, row, quick)
+        return min(most, 2) if case in QUEUES and row == RAW else most
+
+    def together(self, case: str, row: str) -> str:
+        return row if case in QUEUES else ""
+
+    def measure_together(
+        self, lab: Lab, those: Sequence[Place], rounds: int, quick: bool
+    ) -> Mapping[Place, Sequence[Values]]:
+        parties = [
+            Party(
+                f"queues-{QUEUES[case]}",
+                BY_NAME[row],
+                SHARED[row],
+                consumers=QUEUES[case],
+                warm=WARM,
+            )
+            for case, row in those
+        ]
+        taken = take_turns(lab, parties, rounds)
+        return {
+            place: taken[party.name].rounds(rounds)
+            for place, party in zip(those, parties, strict=True)
+        }
 
     def measure(self, lab: Lab, case: str, row: str, quick: bool) -> Values:
         contender = BY_NAME[row]
-        queues = QUEUES.get(case, 1)
-        count = QUEUED.get(case, SHARED)
-        names = [QUEUE, *(f"{QUEUE}.{number}" for number in range(1, queues))]
+        count = QUEUED[case]
         if count <= 1000:
             return bursts(lab, contender, count)
         if case == LONGEST:
             return longest(lab, contender, count)
         with lab.client() as client:
             lab.prepare(client, contender)
-            for name in names[1:]:
-                client.delete(name)
-                lab.declare(client, name, contender, False)
             try:
-                each = count // queues
-                filled = {name: lab.bodies(contender, each) for name in names}
-                warm = WARM if case in QUEUES else 0
-                return lab.drain(
-                    contender, filled, each * queues, LIMIT_S, consumers=queues, warm=warm
-                )
+                return lab.drain(contender, lab.bodies(contender, count), count, LIMIT_S)
             finally:
-                for name in names:
-                    client.delete(name)
+                client.delete(QUEUE)
 
 
 def longest(lab: Lab, contender: Contender, count: int) -> dict[str, float]:

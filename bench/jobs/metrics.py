@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import socket
 import statistics
-import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import replace
-from itertools import islice
 
 from ..contenders import BY_NAME, OURS
 from ..environment import WITH_METRICS
 from ..job import Job, Metric, Values
-from ..lab import PREFETCH, REPLIES, START, Lab, at_rest
-from ..process import Process
-from ..service import QUEUE
-from ..wire import Client
+from ..lab import PREFETCH, Lab
+from ..turns import Party, take_turns
 
-#: Requests of a slice, pairs of slices, and requests that either has answered before.
-SLICE, PAIRS, WARM = 2500, 12, 500
-#: Requests that wait all the time, so that no slice comes to the end of the queue.
-_REST = 4 * PREFETCH
+#: Requests of a turn, turns of each, and requests that either has answered before.
+REQUESTS, TURNS, WARM = 2500, 16, 500
 
 
 class Metrics(Job):
@@ -29,10 +22,10 @@ class Metrics(Job):
     slug = "metrics"
     title = "Metrics: counted, or not"
     text = (
-        "The reference job by two processes of the service at one queue, one as it comes, one with the extra "
+        "The reference job by two processes of the service, one as it comes, one with the extra "
         "`metrics` and `MQ_METRICS_PORT`, which counts each request, how long its handler took and how long "
         "its reply. What is looked for is less than what two measurements differ by, so they take turns, in "
-        f"{PAIRS} pairs of slices of about {SLICE} requests, while the other one is frozen (SIGSTOP): the ratio "
+        f"{TURNS} pairs of {REQUESTS} requests each, while the other one is frozen (SIGSTOP): the ratio "
         f"is the median of the pairs'. Both have {PREFETCH} messages ahead (`MQ_PREFETCH`). Nobody asks for the "
         "numbers meanwhile: a page of them costs for each question, not for each request."
     )
@@ -59,47 +52,25 @@ class Metrics(Job):
         plain = BY_NAME[OURS]
         port = {"MQ_METRICS_PORT": str(_free_port())}
         fixed = {"MQ_PREFETCH": str(PREFETCH)}
-        with lab.client() as client, lab.client() as reader, ExitStack() as stack:
-            lab.prepare(client, plain)
-            reader.consume(REPLIES)
-            both = [
-                stack.enter_context(lab.start(contender, env={**fixed, **env}, log=log))
-                for contender, env, log in (
-                    (plain, {}, "not-counted"),
-                    (replace(plain, peer=WITH_METRICS), port, "counted"),
-                )
-            ]
-            client.wait_for_consumers(QUEUE, 2, START)
-            bodies = lab.bodies(plain, _REST + 2 * (PAIRS + 1) * SLICE)
-            client.fill(QUEUE, islice(bodies, _REST), consumed=True)
-            for process in both:
-                process.freeze()
-            for process in both:
-                client.fill(QUEUE, islice(bodies, WARM), consumed=True)
-                _slice(process, reader, WARM)
-            pairs = []
-            for number in range(PAIRS):
-                client.fill(QUEUE, islice(bodies, 2 * SLICE), consumed=True)
-                turn = both if number % 2 else both[::-1]
-                costs = {id(process): _slice(process, reader, SLICE) for process in turn}
-                pairs.append([costs[id(process)] for process in both])
+        both = [
+            Party("not-counted", plain, REQUESTS, env=fixed, warm=WARM),
+            Party(
+                "counted",
+                replace(plain, peer=WITH_METRICS),
+                REQUESTS,
+                env={**fixed, **port},
+                warm=WARM,
+            ),
+        ]
+        taken = take_turns(lab, both, TURNS)
+        without, counted = (taken[party.name].cpu_us for party in both)
         return {
-            "cpu_us": statistics.median(without for without, _ in pairs) * 1e6,
-            "counted_us": statistics.median(counted for _, counted in pairs) * 1e6,
-            "ratio": statistics.median(counted / without for without, counted in pairs),
+            "cpu_us": statistics.median(without),
+            "counted_us": statistics.median(counted),
+            "ratio": statistics.median(
+                more / less for more, less in zip(counted, without, strict=True)
+            ),
         }
-
-
-def _slice(process: Process, reader: Client, count: int) -> float:
-    """Let a frozen process go on for about so many requests; seconds of processor time for each."""
-    seen, before = at_rest(process, reader)
-    process.thaw()
-    reader.count_replies(seen + count - PREFETCH, time.monotonic() + START)
-    process.check()
-    now, after = at_rest(process, reader)
-    if now <= seen:
-        raise TimeoutError(f"no reply within {START:.0f} s")
-    return (after - before) / (now - seen)
 
 
 def _free_port() -> int:

@@ -11,7 +11,7 @@ from ..contenders import BY_NAME, OURS
 from ..job import Job, Metric, Values
 from ..lab import Lab
 from ..results import Results
-from ..service import QUEUE, environment
+from ..service import environment
 
 #: Those that the service supports, and builds of which the threads are free.
 VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14", "3.13t", "3.14t")
@@ -74,7 +74,7 @@ class Pythons(Job):
         contender = BY_NAME[OURS]
         with lab.client() as client:
             lab.prepare(client, contender)
-        bodies = {QUEUE: lab.bodies(contender, COUNT)}
+        bodies = lab.bodies(contender, COUNT)
         program = python.command
         values = lab.drain(contender, bodies, COUNT, LIMIT_S, env=env, program=program)
         return {**values, f"is;{python.text}": 1.0}

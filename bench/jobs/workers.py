@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from ..contenders import BY_NAME, OURS
-from ..job import Job, Metric, Values
+from ..job import Job, Metric, Place, Values
 from ..lab import AFTERWARDS, REPLIES, START, Lab
 from ..results import Results
 from ..service import QUEUE
+from ..turns import Party, take_turns
 
-ONE, MOST = "1 worker", "256 workers"
-WORKERS = {ONE: 1, "4 workers": 4, "16 workers": 16, "64 workers": 64, MOST: 256}
+ONE = "1 worker"
+WORKERS = {ONE: 1, "4 workers": 4, "16 workers": 16, "64 workers": 64, "256 workers": 256}
+#: Requests of a turn, turns of a round, and rounds.
+REQUESTS, TURNS, ROUNDS = 4000, 3, 3
 #: What a handler does, and how many requests; where it waits, how many for each worker.
 TASKS = {
     "an echo": ("echo", 16_000),
@@ -41,7 +44,9 @@ class Workers(Job):
     text = (
         "The reference job with 1 to 256 workers (`MQ_WORKERS`), each a thread. Flat is good. The handler "
         "is an echo, so there is nothing that workers could do at the same time: what grows is what "
-        "threads cost each other. The ratio is that to one worker."
+        "threads cost each other. The five services run all the time and take turns, "
+        f"{ROUNDS * TURNS} of {REQUESTS} requests each, the others frozen meanwhile; a round is the median of "
+        f"{TURNS} turns. The ratio is that to one worker."
     )
     matrix = True
     metrics = (
@@ -60,10 +65,26 @@ class Workers(Job):
         return (OURS,)
 
     def rounds(self, case: str, quick: bool) -> int:
-        return 3 if case in (ONE, MOST) else 2
+        return ROUNDS
+
+    def together(self, case: str, row: str) -> str:
+        return self.slug
 
     def measure(self, lab: Lab, case: str, row: str, quick: bool) -> Values:
-        return measure(lab, "echo", 1, WORKERS[case], TASKS["an echo"][1])
+        raise NotImplementedError
+
+    def measure_together(
+        self, lab: Lab, those: Sequence[Place], rounds: int, quick: bool
+    ) -> Mapping[Place, Sequence[Values]]:
+        parties = [
+            Party(f"workers-{WORKERS[case]}", BY_NAME[row], REQUESTS, workers=WORKERS[case])
+            for case, row in those
+        ]
+        taken = take_turns(lab, parties, rounds * TURNS)
+        return {
+            place: taken[party.name].rounds(rounds)
+            for place, party in zip(those, parties, strict=True)
+        }
 
 
 class Processes(Job):

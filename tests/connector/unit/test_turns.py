@@ -8,7 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from mq_connector.config import Limits
 from mq_connector.consumer.workers import turns
+from mq_connector.consumer.workers.busy import Busy
+from mq_connector.consumer.workers.pace import Pace
 from waiting import eventually
 
 from .test_workers import PATIENCE, Delivered, Make, errors, make, nothing_left
@@ -60,6 +63,7 @@ def test_whoever_takes_longer_lets_others_work(
     monkeypatch.setattr(turns, "QUICK", quick)
     if not quick:
         monkeypatch.setattr(turns, "LOOK", NEVER)
+        monkeypatch.setattr(turns, "TRIAL", 0.0)
     together: list[threading.Barrier] = []
     one = make(lambda *_: [each.wait(PATIENCE) for each in together], count=4, watch=soon)
     handle(one, 40)
@@ -70,12 +74,73 @@ def test_whoever_takes_longer_lets_others_work(
         handle(one, 40)
 
 
-def test_the_first_callbacks_which_nobody_knows_are_for_all(
+def test_the_first_callbacks_which_nobody_knows_are_soon_for_all(make: Make) -> None:
+    together = threading.Barrier(4)
+    handle(make(lambda *_: together.wait(PATIENCE), count=4, watch=soon), 4)
+
+
+def test_the_first_callbacks_are_not_shared_out_before_one_is_slow(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(turns, "LOOK", NEVER)
-    together = threading.Barrier(4)
-    handle(make(lambda *_: together.wait(PATIENCE), count=4, watch=soon), 4)
+    seen: list[threading.Thread] = []
+    handle(make(lambda *_: seen.append(threading.current_thread()), count=4, watch=soon), 40)
+    assert len(set(seen)) == 1
+
+
+def keeps_its_turn(pace: Pace, each: turns.Turns | None = None, now: float = 0.5) -> bool:
+    """Whether a worker that begins a callback goes on waiting for messages alone."""
+    each, worker = each or turns.Turns(lambda *_: None), Busy(threading.current_thread())
+    each.take(worker)
+    worker.began = now
+    each.begins(worker, pace)
+    if each.holder is not worker:
+        return False
+    each.give(worker)
+    return True
+
+
+def test_a_few_callbacks_that_were_late_make_the_others_no_slow_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of threads that share out messages each waits for all others: none would be quick any more."""
+    monkeypatch.setattr(turns, "QUICK", 0.0001)
+    pace = Pace(Limits(workers=4), lambda: None)
+    quick, late, slow = 20e-6, 500e-6, 1e-3
+    for _ in range(20):
+        pace.note(8 * quick, 8)
+    pace.note(8 * late, 8)
+    assert pace.average > turns.QUICK and keeps_its_turn(pace)
+    for _ in range(2):
+        pace.note(8 * slow, 8)
+    assert not keeps_its_turn(pace), "they are slow"
+    for _ in range(4):
+        pace.note(8 * quick, 8)
+    assert pace.usual > turns.QUICK and keeps_its_turn(pace), "they are quick again"
+
+
+def test_now_and_then_one_that_is_alone_may_show_that_callbacks_are_quick(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turns, "QUICK", 0.0001)
+    pace, each = Pace(Limits(workers=4), lambda: None), turns.Turns(lambda *_: None)
+    for _ in range(20):
+        pace.note(8 * 0.005, 8)  # as many threads see it that wait for each other
+    times = (100.0, 100.001, 100.009, 100.02, 100.5, 100.99, 101.001, 101.01, 101.02)
+    kept = [keeps_its_turn(pace, each, now) for now in times]
+    assert kept == [True, True, True, False, False, False, True, True, False]
+    for _ in range(8):
+        pace.note(8 * 20e-6, 8)
+    assert pace.usual > turns.QUICK and keeps_its_turn(pace, each, 101.5)
+
+
+def test_slow_callbacks_are_known_by_the_first_ones() -> None:
+    pace = Pace(Limits(workers=4), lambda: None)
+    assert keeps_its_turn(pace)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(turns, "QUICK", 0.0001)
+        pace.note(0.02)
+        assert not keeps_its_turn(pace)
 
 
 def test_those_who_wait_for_their_turn_end_with_the_service(

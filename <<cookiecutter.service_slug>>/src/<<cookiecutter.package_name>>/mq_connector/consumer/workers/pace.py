@@ -9,8 +9,9 @@ from ...config import Limits
 #: Seconds of work that are worth having in hand, and messages at the most: quick callbacks get no faster
 #: with more, and what one service has in hand no other can take.
 _IN_HAND, _MOST_IN_HAND = 0.2, 200
-#: Messages over which the time of a callback is averaged.
-_WEIGHT = 8
+#: Messages over which the time of a callback is averaged; and over how many for what is usual, as two or three
+#: in a row may well have waited for the processor, or for the interpreter's lock.
+_WEIGHT, _USUAL = 8, 64
 #: Messages that are told of together, and seconds after which fewer are.
 TOGETHER, SOON = 8, 0.01
 
@@ -29,6 +30,8 @@ class Pace:
         self.said = self._by_operator
         #: Seconds that the callback takes, as a moving average; 0 before the first time.
         self.average = 0.0
+        #: The same over more of them. Begins at 0, since the first ones say little.
+        self.usual = 0.0
         self._until_look = 0
         #: With fewer messages in hand some workers would have nothing to do.
         self.least = self._fewest
@@ -57,6 +60,7 @@ class Pace:
         average, mean = self.average, took / messages
         old = (1 - 1 / _WEIGHT) ** messages if average else 0.0
         self.average = mean + (average - mean) * old
+        self.usual = mean + (self.usual - mean) * (1 - 1 / _USUAL) ** messages
         self._until_look -= messages
         if self._until_look < 0:
             self._until_look = _WEIGHT

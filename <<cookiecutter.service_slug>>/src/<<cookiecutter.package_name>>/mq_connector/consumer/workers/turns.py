@@ -7,12 +7,16 @@ import time
 from collections.abc import Callable
 
 from .busy import Busy
+from .pace import Pace
 
 #: Seconds of a callback up to which one worker does all: to share out messages among threads that wait for
 #: the interpreter's lock was measured to cost some 25 µs for each, as much as the whole reference job.
 QUICK = 0.0001
 #: Seconds after which the one that has its turn is looked at.
 LOOK = 0.004
+#: For so many seconds in each of so many, a worker keeps its turn though callbacks aren't quick: of threads that
+#: share out messages each waits for all others, so what is quick shows it only to one that is alone.
+TRIAL, TRIED_EVERY = 0.01, 1.0
 #: Seconds after which looking is begun anew: a loop that has failed has forgotten it.
 _FORGOTTEN = 0.1
 
@@ -20,8 +24,8 @@ _FORGOTTEN = 0.1
 class Turns:
     """One worker at a time waits for messages; the others wait for their turn.
 
-    While callbacks are quick it keeps its turn. Where they aren't, it passes it on before each one; and one
-    that turns out to be slow loses it to the next worker.
+    While callbacks are quick, or nobody knows, it keeps its turn. Where they aren't, it passes it on before each
+    one; and one that turns out to be slow loses it to the next worker.
 
     :param watch: calls a function on a loop after some seconds, from any thread
     """
@@ -35,6 +39,8 @@ class Turns:
         #: Guards the holder, as only one may let go of the turn.
         self._guard = threading.Lock()
         self._watched_until = 0.0
+        #: When one was last to show whether callbacks are quick; whoever has the turn says so.
+        self._tried_at = 0.0
         self._is_open = False
 
     def take(self, worker: Busy) -> None:
@@ -54,16 +60,22 @@ class Turns:
             self.holder = None
         self._turn.release()
 
-    def begins(self, worker: Busy, average: float) -> None:
+    def begins(self, worker: Busy, pace: Pace) -> None:
         """Who has its turn begins a callback.
 
-        :param average: seconds that callbacks take; 0 where that isn't known
+        :param pace: how long callbacks take, which count as quick until that is known
         """
-        if not 0 < average <= QUICK:
+        # A few that were late are no reason: what is usual has to be slow as well.
+        if pace.average > QUICK and pace.usual > QUICK and not self._is_tried(worker.began):
             self.give(worker)
         elif worker.began > self._watched_until:
             self._watched_until = worker.began + _FORGOTTEN
             self._watch(LOOK, self._look)
+
+    def _is_tried(self, now: float) -> bool:
+        if now - self._tried_at > TRIED_EVERY:
+            self._tried_at = now
+        return now - self._tried_at < TRIAL
 
     def open(self) -> None:
         """Let all wait for messages from now on, as there will be no more."""

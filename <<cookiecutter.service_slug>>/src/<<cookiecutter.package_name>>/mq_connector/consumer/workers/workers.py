@@ -221,7 +221,7 @@ class Workers:
             worker.began = began = now()
             worker.delivery = delivery
             if turns is not None:
-                turns.begins(worker, pace.average)
+                turns.begins(worker, pace)
             if self.prefetch < pace.least and not suspicion.is_careful:
                 self._on_pace()  # there was nothing to take when it was tried before
             try:
