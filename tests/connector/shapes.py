@@ -268,7 +268,7 @@ SCENARIOS = [
     Scenario(AsyncFailing, [_error("ValueError: no tea")], is_dead=True),
     Scenario(
         AsyncCancelled,
-        [_error("RuntimeError: the callback wanted to end: CancelledError: ")],
+        [_error("RuntimeError: the handler raised CancelledError, which ends this request alone")],
         is_dead=True,
     ),
     Scenario(

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -58,6 +59,23 @@ def main(service: Any, *words: str) -> int:
 @pytest.mark.parametrize("code", [0, 1])
 def test_run_serves_and_its_code_is_that_of_the_service(words: list[str], code: int) -> None:
     assert main(Service(code), *words) == code
+
+
+@pytest.mark.parametrize(
+    "words", ["", "run", "doctor", "describe", "dead", "dead --watch", "top", "request {}"]
+)
+def test_code_of_the_service_that_raises_is_shown_from_its_first_line_on_by_any_command(
+    words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    module = tmp_path / "service.py"
+    module.write_text("1 / 0\n")
+    code = cli.main("neon_echo", lambda: exec(compile("1 / 0\n", module, "exec")), words.split())
+    assert code == 1
+    first, *where, error, said = capsys.readouterr().err.splitlines()
+    assert first == "Traceback (most recent call last):"
+    assert where[0] == f'  File "{module}", line 1, in <module>'
+    assert error == "ZeroDivisionError: division by zero"
+    assert said == f"neon_echo: the service can't be made: {error}"
 
 
 def test_doctor_examines_the_service(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,6 +111,10 @@ def test_an_error_that_cannot_be_printed_has_a_text(error: type[BaseException]) 
     assert told == ["Unspeakable (which can't be printed)"]
 
 
+def test_an_error_without_a_text_is_called_by_its_name() -> None:
+    assert text_of(MemoryError()) == "MemoryError"
+
+
 #: Ends a line, is obeyed by terminals, and turns the direction of writing.
 HOSTILE = "a\n2026 ERROR b\r\x1b[31m\u2028\u202e\x9b1m\ud800"
 

@@ -86,6 +86,16 @@ def test_whatever_a_task_raises_the_next_message_is_handled(
     assert event_loop().run(asyncio.sleep(0, "turns"), PATIENCE) == "turns"
 
 
+def test_a_task_that_exits_is_shown_with_the_line_where_it_did(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = make(lambda *_: leave())
+    bad = Delivered(1, b"bad")
+    one.put(bad)
+    assert bad.wait().settled == "dead-letter"
+    assert "raise SystemExit(3)" in caplog.text
+
+
 def test_what_a_handler_begins_by_itself_cannot_end_the_loop(
     make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -318,6 +318,22 @@ def test_whatever_a_callback_raises_the_next_message_is_handled(
     assert len(errors) == 1
 
 
+@pytest.mark.parametrize(("code", "told"), [(None, "SystemExit"), ("bye", "SystemExit: bye")])
+def test_a_handler_that_exits_is_shown_with_the_line_where_it_did(
+    make: Make, caplog: pytest.LogCaptureFixture, code: object, told: str
+) -> None:
+    def callback(*_: Any) -> None:
+        raise SystemExit(*[code] * (code is not None))
+
+    bad = Delivered(1, payload.encode({"routing_key": "reply"}))
+    make(callback).put(bad)
+    assert bad.wait().settled == "dead-letter"
+    [reply] = bad.outcome.published
+    said = f"RuntimeError: the handler raised {told}, which ends this request alone"
+    assert reply.data["error"] == said
+    assert said in caplog.text and "raise SystemExit(" in caplog.text
+
+
 def test_the_error_leaves_before_the_message_is_dead_lettered() -> None:
     delivered = Delivered(1, payload.encode({"routing_key": "reply"}))
     publish = delivered.channel.basic_publish

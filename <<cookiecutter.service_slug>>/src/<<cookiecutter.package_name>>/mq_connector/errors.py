@@ -35,6 +35,10 @@ class ConfigurationError(MQError):
     """
 
 
+class ServiceError(MQError):
+    """The service's own code can't be imported, or its class can't be made."""
+
+
 class StartError(MQError):
     """The broker refused us for a reason that waiting can't heal.
 

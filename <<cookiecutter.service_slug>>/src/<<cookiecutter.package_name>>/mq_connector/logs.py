@@ -156,7 +156,7 @@ def text_of(error: BaseException) -> str:
         if _is_interruption(failure):
             raise
         return f"{name} (which can't be printed)"
-    return f"{name}: {printable(text, LONGEST)}"
+    return f"{name}: {printable(text, LONGEST)}" if text else name
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .. import health
-from .terminal import OutputError, complain, guarded, say
+from .terminal import OutputError, complain, guarded, say, show
 
 if TYPE_CHECKING:
     import argparse
@@ -31,7 +32,27 @@ def main(
     :returns: the process's exit code
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    return guarded(name, lambda: _run(name, make_service, words))
+    return guarded(name, lambda: _run(name, partial(_made, make_service), words))
+
+
+def _made(make_service: Callable[[], MQConnector]) -> MQConnector:
+    """The service, whose module is imported by that.
+
+    :raises ServiceError: its own code has raised, which is shown
+    """
+    from ..errors import MQError, ServiceError
+    from ..logs import text_of
+
+    try:
+        return make_service()
+    except MQError:
+        raise
+    except Exception as error:
+        trace = error.__traceback__
+        for _ in range(2):  # ours, and what imports the module
+            trace = trace.tb_next if trace else None
+        show(error, trace)
+        raise ServiceError(f"the service can't be made: {text_of(error)}") from error
 
 
 def _run(name: str, make_service: Callable[[], MQConnector], words: list[str]) -> int:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from types import TracebackType
 from typing import TextIO
 
 from ..errors import MQError, printable
@@ -54,6 +55,18 @@ def guarded(name: str, command: Callable[[], int]) -> int:
         if str(error):  # else its reader has read enough, such as `head`
             complain(f"{name}: {error}")
         return 1
+
+
+def show(error: Exception, trace: TracebackType | None) -> None:
+    """Print where the service's own code has raised, as Python does.
+
+    :param trace: from the service's first line on: those above it are ours, and tell its owner nothing
+    """
+    import traceback  # only where something is wrong: it takes longer than all that `health` needs
+
+    if sys.stderr is not None:
+        with suppress(OSError):
+            traceback.print_exception(type(error), error, trace)
 
 
 def _written(write: Callable[[], object]) -> None:

@@ -9,11 +9,9 @@ import os
 import signal
 import socket
 import threading
-import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ...errors import MQError
 from .version import READY
 
 if TYPE_CHECKING:
@@ -28,13 +26,7 @@ def stand_by(make_service: Callable[[], MQConnector], number: int) -> int:
     """
     link = socket.socket(fileno=number)
     link.set_inheritable(False)  # what the service starts isn't meant
-    try:
-        service = make_service()
-    except MQError:
-        raise
-    except Exception as error:
-        _show(error)
-        return 1
+    service = make_service()
     try:
         link.sendall(READY)
         called = link.recv(1)
@@ -56,11 +48,3 @@ def _follow(link: socket.socket, service: MQConnector) -> None:
         pass
     if not service.is_stopping:
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _show(error: Exception) -> None:
-    """Print where it happened, from the service's own first line on."""
-    trace = error.__traceback__
-    for _ in range(2):  # `stand_by`, and what makes the service
-        trace = trace.tb_next if trace else None
-    traceback.print_exception(type(error), error, trace)

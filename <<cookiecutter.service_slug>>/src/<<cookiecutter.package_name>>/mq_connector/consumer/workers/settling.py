@@ -8,6 +8,7 @@ from functools import partial
 from ...config import Limits
 from ...errors import RequestError, RetryMessage
 from ...fork import Process
+from ...logs import text_of
 from ...payload.request import error_reply
 from ..channel import Channel
 from ..opened import Confirms, Delivery, lines
@@ -127,6 +128,16 @@ class Settling:
                 self._channel_of(delivery).basic_publish("", *reply)
         except Exception:  # no reply is worth losing the message for
             lines.unanswered(delivery)
+
+
+def ended_by(raised: BaseException) -> RuntimeError:
+    """What a message has failed with whose handler was left by no `Exception`: `sys.exit`, a cancellation.
+
+    :param raised: its traceback says where that was
+    """
+    error = RuntimeError(f"the handler raised {text_of(raised)}, which ends this request alone")
+    error.__cause__ = raised
+    return error
 
 
 def _reject(delivery: Delivery, _: Exception) -> None:

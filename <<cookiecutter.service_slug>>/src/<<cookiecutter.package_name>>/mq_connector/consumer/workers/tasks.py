@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ...fork import Process
 from ...handlers.event_loop import EventLoop, event_loop
-from ...logs import text_of
 from ..opened import Delivery, lines
 from .aside import Aside
 from .busy import Busy
 from .current import in_hand
+from .settling import ended_by
 
 if TYPE_CHECKING:
     from ..channel import Channel
@@ -213,7 +213,7 @@ class Tasks:
         ) as raised:  # SystemExit would end the loop, CancelledError may be anybody's
             if self._is_over:
                 return
-            error = RuntimeError(f"the callback wanted to end: {text_of(raised)}")
+            error = ended_by(raised)
         if self._process.forked:  # a child that a callback has made, and let return
             if self._loop is not None:
                 self._loop.stop()

@@ -17,14 +17,13 @@ from ...connection.wire.deliveries import Properties
 from ...errors import Culprit, Expired
 from ...fork import Process
 from ...handlers.shapes import is_async
-from ...logs import text_of
 from ...payload import Bounds, bounds
 from ..channel import Channel
 from ..opened import Delivery, Observer, OpenedChannel, Prefetch, Sizes, lines
 from .busy import Busy, latest, why_unhealthy
 from .current import expired_for, in_hand
 from .pace import SOON, TOGETHER, Pace
-from .settling import Settling
+from .settling import Settling, ended_by
 from .suspicion import Suspicion
 from .tasks import Tasks
 from .turns import Turns
@@ -230,9 +229,7 @@ class Workers:
                 else:
                     outcome = handle(delivery)
             except BaseException as error:  # SystemExit, asyncio.CancelledError: the thread stays
-                outcome = self.settling.failed(
-                    delivery, RuntimeError(f"the callback wanted to end: {text_of(error)}")
-                )
+                outcome = self.settling.failed(delivery, ended_by(error))
             if process.forked:
                 return  # a child that a callback has made, and let return: its parent goes on
             worker.delivery = None
