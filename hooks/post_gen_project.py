@@ -34,7 +34,7 @@ def remove_leavings() -> None:
 def git(*words: str) -> str:
     """What git says of the template; nothing where there is no git, or no repository."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    command = ["git", "-C", ANSWERS["_repo_dir"], *words]
+    command = ["git", "-C", str(found(ANSWERS["_repo_dir"])), *words]
     with contextlib.suppress(OSError):
         done = subprocess.run(
             command, env=own, capture_output=True, encoding="utf-8", errors="replace"
@@ -43,11 +43,18 @@ def git(*words: str) -> str:
     return ""
 
 
+def found(typed: str) -> Path:
+    """A folder that was named from where cookiecutter was run, as seen from the new one."""
+    bases = (os.environ.get("PWD", os.curdir), ANSWERS["_output_dir"])
+    paths = [Path(base, typed).resolve() for base in bases]
+    return next((path for path in paths if path.is_dir()), Path(typed))
+
+
 def address() -> str:
     """The template's, for whoever clones it later: without a login, and nothing abbreviated."""
     typed = str(ANSWERS["_template"])
-    if Path(typed).is_dir():
-        return str(Path(typed).resolve())
+    if (folder := found(typed)).is_dir():
+        return str(folder)
     parts = urlsplit((git("config", "--get", "remote.origin.url") if tracked() else "") or typed)
     if parts.scheme not in ("http", "https"):
         return urlunsplit(parts)

@@ -6,11 +6,12 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from baked import TEMPLATE, BakedProject, bake_into, copy_template
+from baked import TEMPLATE, BakedProject, bake_into, copy_template, settings
 
 STAMP = ".template.json"
 VERSION = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))["_version"]
@@ -51,6 +52,23 @@ def test_it_names_address_version_commit_and_answers(tmp_path: Path, template: P
     assert note["version"] == VERSION
     assert note["answers"] == {k: v for k, v in project.answers.items() if not k.startswith("_")}
     assert project.read(STAMP).count("Wetter Ü") == 1
+
+
+@pytest.mark.parametrize("typed", ["../template", "./../template/", "template"])
+def test_a_template_that_is_named_from_where_one_stands_is_found_later(
+    tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch, typed: str
+) -> None:
+    """cookiecutter runs the hook in the new folder, from which that name leads elsewhere."""
+    there = tmp_path if typed == "template" else tmp_path / "work"
+    there.mkdir(exist_ok=True)
+    template.rename(tmp_path / "template")
+    config = settings(tmp_path / "settings")
+    command = [sys.executable, "-m", "cookiecutter", "--no-input", "--config-file", config, typed]
+    env = {**os.environ, "PWD": str(there)}
+    subprocess.run([*map(str, command)], cwd=there, env=env, check=True, timeout=120)
+    note = json.loads((there / "neon-echo" / STAMP).read_text(encoding="utf-8"))
+    assert note["template"] == str(tmp_path / "template")
+    assert note["commit"] == git(tmp_path / "template", "rev-parse", "HEAD")
 
 
 def test_a_template_with_edits_says_so_and_other_files_don_t_count(

@@ -245,6 +245,20 @@ def test_sigterm_in_the_middle_of_a_request_finishes_it(
     asking.rests_at(QUEUE, 0, consumers=0)
 
 
+def test_a_request_behind_a_handler_that_takes_its_time_says_why_it_waits(
+    make: Make, asking: Peer
+) -> None:
+    service = make()
+    process, _ = busy(service, asking, 120, "slow")
+    words = f"every worker of {QUEUE!r} has been in its handler for "
+    eventually(lambda: words in service.command("health").stdout)
+    assert service.is_healthy()
+    assert words in service.command("doctor").stdout
+    done = service.command("request", "{}", "--timeout", "1")
+    assert done.returncode == 1 and words in done.stderr
+    process.kill()
+
+
 def test_a_second_sigterm_ends_it_at_once_and_loses_nothing(
     make: Make, asking: Peer, record: Record
 ) -> None:

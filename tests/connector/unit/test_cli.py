@@ -137,6 +137,28 @@ def test_request_prints_the_reply_as_json(
     assert capsys.readouterr().out == '{"answer": 42}\n'
 
 
+@pytest.mark.parametrize(
+    ("state", "more"),
+    [
+        ((True, "consuming; process 7: every worker is busy"), "; process 7: every worker is busy"),
+        ((True, "consuming"), ""),
+        ((False, "no neon_echo is running here"), ""),
+    ],
+)
+def test_request_without_a_reply_says_that_the_service_is_busy(
+    asking: type[FakeClient],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    state: tuple[bool, str],
+    more: str,
+) -> None:
+    asking.reply = RequestTimeout("no reply")
+    monkeypatch.setattr(request, "why_not", lambda service: "")
+    monkeypatch.setattr(health, "check", lambda name: state)
+    assert main(Service(), "request", "{}") == 1
+    assert capsys.readouterr().err == f"neon_echo: no reply{more}\n"
+
+
 def test_what_json_lacks_is_printed_as_text(
     asking: type[FakeClient], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -378,3 +378,25 @@ def test_without_a_home_the_other_places_are_looked_at(there: bool) -> None:
     said = done.stdout.splitlines()
     assert len(said) == 1
     assert said[0] == USER["username"] if there else "none of mq_config.json exists" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "reason"),
+    [
+        ("MQ_PORT", "x", "is 'x'; it must be a number from 1 to 65535"),
+        ("MQ_SERVER", "amqp://h", "holds a URL"),
+        ("MQ_SERVER", "h:x", "has something after a colon"),
+        ("MQ_SERVER", ",", "is empty"),
+    ],
+)
+def test_a_wrong_variable_is_not_blamed_on_the_file_that_it_overrides(
+    machine: Machine, variable: str, text: str, reason: str
+) -> None:
+    machine.set(**{variable: text})
+    said = refused(configured(machine, port=5672))
+    assert said.startswith(f"{variable} {reason}")
+
+
+def test_a_folder_in_the_place_of_the_file_is_no_matter_of_permissions(machine: Machine) -> None:
+    (machine.work / "mq_config.json").mkdir()
+    assert refused(lambda: load("echo")) == "mq_config.json: can't be read (Is a directory)"

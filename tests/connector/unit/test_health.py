@@ -54,6 +54,15 @@ def test_a_service_that_consumes_is_well(serve: Serve) -> None:
     assert check(NAME) == (True, "consuming"), "and may be asked again"
 
 
+def test_a_service_that_is_well_and_busy_says_both() -> None:
+    busy = "every worker of 'in' has been in its handler for 5 s"
+    server = HealthServer(NAME, lambda done: done(""), lambda: busy)
+    try:
+        assert check(NAME) == (True, f"consuming; process {os.getpid()}: {busy}")
+    finally:
+        server.close()
+
+
 def test_a_look_that_fails_is_no_good_sign_and_not_the_end_of_looking(serve: Serve) -> None:
     answers = iter([False, True])
 

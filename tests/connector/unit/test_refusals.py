@@ -36,14 +36,17 @@ FINAL = [
         handshake(
             exceptions.ProbableAuthenticationError(closed(403, "ACCESS_REFUSED - Login was"))
         ),
-        "refuses user 'echo'",
+        "refuses user 'echo': wrong password or no such user; is the password in mq_config.json (or "
+        "MQ_PASSWORD) the broker's own? After rabbitmq/provision.py has made a new one, restart the broker",
         id="wrong password",
     ),
     pytest.param(
         handshake(
             exceptions.ProbableAccessDeniedError(closed(530, "NOT_ALLOWED - vhost not found"))
         ),
-        "user 'echo' can't use vhost '/echo': 530 NOT_ALLOWED - vhost not found;",
+        "user 'echo' can't use vhost '/echo': 530 NOT_ALLOWED - vhost not found; the broker must have "
+        "the vhost, and the user permissions on it: rabbitmq/provision.py gives both, for the VHOST in "
+        "rabbitmq/topology.py",
         id="no such vhost",
     ),
     pytest.param(
@@ -201,6 +204,11 @@ def test_what_time_may_heal_is_tried_again(error: BaseException, words: str) -> 
         (ConnectionResetError(104, "Connection reset by peer"), "connection reset by peer"),
         (exceptions.AMQPHeartbeatTimeout(), "AMQPHeartbeatTimeout"),
         (ConnectionAbortedError("given up"), "given up"),
+        (
+            TimeoutError("TCP connection attempt timed out: 'x'/(<AddressFamily.AF_INET: 2>, 6)"),
+            "no answer in time",
+        ),
+        (TimeoutError(110, "Connection timed out"), "connection timed out"),
         (
             exceptions.ChannelClosedByBroker(
                 404, "NOT_FOUND - no queue '\x1b[2J\u202e'\r\nERROR x"

@@ -643,6 +643,21 @@ def test_it_says_so_when_every_worker_is_stuck_or_dead(make: Make) -> None:
     eventually(lambda: one.workers.why_unhealthy == "no worker is alive")
 
 
+def test_it_tells_for_how_long_nobody_has_been_free(make: Make) -> None:
+    release = threading.Event()
+    one = make(lambda *_: release.wait(PATIENCE), limits=Limits(workers=2))
+    assert one.workers.busy_for == 0.0
+    first, second = Delivered(1), Delivered(2)
+    one.put(first)
+    eventually(lambda: one.workers.busy == 1)
+    assert one.workers.busy_for == 0.0, "one of them is free"
+    one.put(second)
+    eventually(lambda: one.workers.busy_for > 0.2)
+    release.set()
+    second.wait()
+    eventually(lambda: one.workers.busy_for == 0.0)
+
+
 def test_of_consumers_with_different_bounds_each_keeps_its_own(make: Make) -> None:
     """Also of one that starts later, and of workers that are there when it does."""
     body = payload.encode({"text": "x" * 1000})

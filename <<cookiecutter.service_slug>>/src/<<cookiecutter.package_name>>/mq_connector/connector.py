@@ -32,6 +32,8 @@ _log = Logger(__name__)
 DRAIN = 25.0
 #: Seconds that the process gets beyond that to end, and after a second signal.
 _LAST_STEPS, _AT_ONCE = 2.0, 2.0
+#: Seconds in a handler after which whoever asks is told of it.
+_TAKES_ITS_TIME = 1.0
 #: Seconds within which another signal is the first one's echo: `timeout` and `make` signal a process
 #: and its group.
 _ECHO = 0.2
@@ -162,7 +164,7 @@ class MQConnector(Calling):
         """
         Signals(self._on_signal).install()
         metrics = self._serve_metrics()
-        health = HealthServer(self.service_name, self.look)
+        health = HealthServer(self.service_name, self.look, self.busy)
         try:
             self.run()
             self._ended.wait()
@@ -197,6 +199,16 @@ class MQConnector(Calling):
         from .tracing import Tracing
 
         return Tracing(self._mq_caller)
+
+    def busy(self) -> str:
+        """Which consumers take nothing at the moment, as all their workers are at something that takes its time;
+        in words, empty if there is none."""
+        consumers = [(each.queue, each.busy_for) for each in self.consumers.values()]
+        return "; ".join(
+            f"every worker of {queue!r} has been in its handler for {seconds:.0f} s"
+            for queue, seconds in consumers
+            if seconds > _TAKES_ITS_TIME
+        )
 
     def look(self, done: Callable[[str], None]) -> None:
         """Find out whether the broker has a consumer of ours on every queue.

@@ -22,6 +22,8 @@ from .errors import ConfigurationError
 ANSWER_WITHIN = 1.5
 #: What is answered where all is well.
 CONSUMING = "consuming"
+#: What stands between that and what is to be said to it.
+_BUT = "; "
 #: Of Python on Windows, which has no such sockets.
 _NO_SOCKETS = (
     "the service and its health check need Unix's local sockets: run them in the container "
@@ -61,11 +63,18 @@ class HealthServer:
     """Answers `check` for this process.
 
     :param look: starts to find out, and calls its argument with a reason, empty if all is well
+    :param busy: says why a request may wait though all is well; empty if none has to
     :raises ConfigurationError: there can be no socket where `folder` says
     """
 
-    def __init__(self, service_name: str, look: Callable[[Callable[[str], None]], None]) -> None:
+    def __init__(
+        self,
+        service_name: str,
+        look: Callable[[Callable[[str], None]], None],
+        busy: Callable[[], str] = str,
+    ) -> None:
         self._look = look
+        self._busy = busy
         if not hasattr(socket, "AF_UNIX"):
             raise ConfigurationError(_NO_SOCKETS)
         self._path = folder(service_name) / f"{os.getpid()}.sock"
@@ -104,16 +113,19 @@ class HealthServer:
             with connection:
                 connection.settimeout(ANSWER_WITHIN)
                 try:
-                    connection.sendall(answer(self._look).encode())
+                    connection.sendall(answer(self._look, self._busy).encode())
                 except OSError:
                     continue  # whoever asked has gone
 
 
-def answer(look: Callable[[Callable[[str], None]], None]) -> str:
+def answer(
+    look: Callable[[Callable[[str], None]], None], busy: Callable[[], str] = str
+) -> str:
     """Find out, and wait for it.
 
     :param look: starts to, and calls its argument with a reason, empty if all is well
-    :returns: `CONSUMING`, or why not
+    :param busy: see `HealthServer`
+    :returns: `CONSUMING`, also with what may be said to it, or why not
     """
     answered = threading.Event()
     answers: list[str] = []
@@ -128,7 +140,7 @@ def answer(look: Callable[[Callable[[str], None]], None]) -> str:
         return f"the service can't tell: {type(error).__name__}: {error}"
     if not answered.wait(ANSWER_WITHIN):
         return f"the broker hasn't answered within {ANSWER_WITHIN} s"
-    return answers[0] or CONSUMING
+    return answers[0] or CONSUMING + (f"{_BUT}{said}" if (said := busy()) else "")
 
 
 def check(service_name: str) -> tuple[bool, str]:
@@ -138,7 +150,7 @@ def check(service_name: str) -> tuple[bool, str]:
     """
     if not hasattr(socket, "AF_UNIX"):
         return False, _NO_SOCKETS
-    reasons = []
+    reasons, notes = [], []
     running = 0
     directory = folder(service_name)
     if directory.exists() and not _is_ours(directory):
@@ -155,8 +167,12 @@ def check(service_name: str) -> tuple[bool, str]:
             except OSError as error:
                 said = f"no answer ({error})".encode()
         running += 1
-        if said != CONSUMING.encode():
-            reasons.append(f"process {path.stem}: {said.decode(errors='replace') or 'no answer'}")
+        text = said.decode(errors="replace")
+        state, _, note = text.partition(_BUT)
+        if state != CONSUMING:
+            reasons.append(f"process {path.stem}: {text or 'no answer'}")
+        elif note:
+            notes.append(f"process {path.stem}: {note}")
     if not running:
         return False, f"no {service_name} is running here"
-    return not reasons, "; ".join(reasons) or CONSUMING
+    return not reasons, "; ".join(reasons) or _BUT.join([CONSUMING, *notes])

@@ -86,7 +86,7 @@ def examine(service: MQConnector) -> int:
         opened.close()
     _examine_alarm(report, service)
     well, reason = health.check(service.service_name)
-    if well:
+    if reason == health.CONSUMING:
         report.good(f"health: {reason}")
     else:
         report.note(f"health: {reason}")

@@ -9,6 +9,7 @@ from contextlib import suppress
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from .. import health
 from ..errors import ConfigurationError, RequestTimeout, printable
 from .broker import client, why_not
 from .terminal import say
@@ -35,10 +36,17 @@ def ask(service: MQConnector, text: str, timeout: float) -> int:
             reply = asking.request(queue, data, timeout)
         except RequestTimeout as error:
             # An alarm that was told to this connection is in the error already.
-            why = "" if asking.connection.blocked else why_not(service)
+            why = "" if asking.connection.blocked else why_not(service) or _busy(service)
             raise RequestTimeout(f"{error}{why}") from None
     say(_line(_as_json(reply)))
     return int(_is_error(reply))
+
+
+def _busy(service: MQConnector) -> str:
+    """What keeps a service that runs here from answering, to be put behind what went wrong."""
+    well, reason = health.check(service.service_name)
+    busy = reason.removeprefix(health.CONSUMING)
+    return busy if well else ""
 
 
 def _parse(text: str) -> dict[str, Any]:

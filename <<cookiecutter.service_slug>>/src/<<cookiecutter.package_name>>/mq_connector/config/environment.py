@@ -21,9 +21,8 @@ def environment() -> Mapping[str, str]:
     except (FileNotFoundError, IsADirectoryError):  # Compose takes no notice of a folder either
         return os.environ
     except OSError as error:
-        raise ConfigurationError(
-            f".env: can't be read ({error.strerror}); check its permissions"
-        ) from None
+        hint = "; check its permissions" if isinstance(error, PermissionError) else ""
+        raise ConfigurationError(f".env: can't be read ({error.strerror}){hint}") from None
     # 2 MB that a container without .env can do without.
     from dotenv import dotenv_values
 
@@ -64,9 +63,8 @@ def text_of(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise ConfigurationError(
-            f"{path}: can't be read ({error.strerror}); check its permissions"
-        ) from None
+        hint = "; check its permissions" if isinstance(error, PermissionError) else ""
+        raise ConfigurationError(f"{path}: can't be read ({error.strerror}){hint}") from None
     except UnicodeDecodeError as error:  # its own words hold a byte, which may be a password's
         raise ConfigurationError(
             f"{path}: isn't UTF-8 (byte {error.start + 1}); save it as UTF-8"

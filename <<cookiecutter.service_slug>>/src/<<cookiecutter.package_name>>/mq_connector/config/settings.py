@@ -80,12 +80,14 @@ def _settings(
     default = TLS_PORT if tls else DEFAULT_PORT
     port = default if given in (None, "") else whole(given, 1, 65535)
     if port is None:
+        where = _where(env, "MQ_PORT", f"{source}: port")
         raise ConfigurationError(
-            f"{source}: port (MQ_PORT) is {shown(given)}; it must be a number from 1 to 65535"
+            f"{where} is {shown(given)}; it must be a number from 1 to 65535"
         )
     servers = env.get("MQ_SERVER") or config.get("server")
     if servers in (None, ""):
         servers = DEFAULT_SERVER
+    where = _where(env, "MQ_SERVER", f"{source}: server")
     if isinstance(servers, str):
         servers = servers.split(",")
     if not isinstance(servers, (list, tuple)) or not all(
@@ -94,10 +96,15 @@ def _settings(
         raise ConfigurationError(
             f"{source}: server must be a host name, or several as a list or with commas"
         )
-    hosts = tuple(_host(server.strip(), port, source) for server in servers if server.strip())
+    hosts = tuple(_host(server.strip(), port, where) for server in servers if server.strip())
     if not hosts:
-        raise ConfigurationError(f"{source}: server is empty; name a host")
+        raise ConfigurationError(f"{where} is empty; name a host")
     return Settings(hosts, str(username), str(password), source, tls)
+
+
+def _where(env: Mapping[str, str], variable: str, key: str) -> str:
+    """Where a value stands: the variable that overrides the file, or the file's key."""
+    return variable if env.get(variable) else f"{key} ({variable})"
 
 
 def _first(value: Any, other: Any) -> Any:
@@ -105,9 +112,8 @@ def _first(value: Any, other: Any) -> Any:
     return other if value in (None, "") else value
 
 
-def _host(server: str, port: int, source: str) -> tuple[str, int]:
+def _host(server: str, port: int, where: str) -> tuple[str, int]:
     """``host``, ``host:port`` or ``[v6]:port``; what is none of them may hold a password, so it isn't repeated."""
-    where = f"{source}: server (MQ_SERVER)"
     if "@" in server or "/" in server:
         raise ConfigurationError(
             f"{where} holds a URL; name only the host, or host:port, and put "

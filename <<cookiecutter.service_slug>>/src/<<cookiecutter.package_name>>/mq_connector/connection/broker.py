@@ -134,8 +134,9 @@ def permanent_reason(error: BaseException, vhost: str, username: str) -> str | N
                     "the name from another field (ssl_cert_login_from)"
                 )
             return (
-                f"the broker refuses user {username!r}: wrong password or no such user; compare "
-                "mq_config.json with the broker's definitions"
+                f"the broker refuses user {username!r}: wrong password or no such user; is the "
+                "password in mq_config.json (or MQ_PASSWORD) the broker's own? After "
+                "rabbitmq/provision.py has made a new one, restart the broker"
             )
         if isinstance(cause, exceptions.AuthenticationError):
             return f"the broker offers no way to log in as {username!r}: {text}"
@@ -145,7 +146,8 @@ def permanent_reason(error: BaseException, vhost: str, username: str) -> str | N
                 continue
             return (
                 f"user {username!r} can't use vhost {vhost!r}: {words or 'refused'}; the broker must "
-                "have the vhost, and the user permissions on it"
+                "have the vhost, and the user permissions on it: rabbitmq/provision.py gives both, for "
+                "the VHOST in rabbitmq/topology.py"
             )
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"the broker's certificate isn't trusted: {cause.verify_message}"
@@ -169,6 +171,8 @@ def describe(error: BaseException | None) -> str:
             return "the host name isn't known"
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror.lower()
+        if isinstance(cause, TimeoutError):  # pika's own, which names the socket at length
+            return "no answer in time"
     cause = causes[-1]
     if isinstance(cause, (exceptions.ConnectionClosed, exceptions.ChannelClosed)):
         return f"{cause.reply_code} {printable(' '.join(cause.reply_text.split()), 255)}"

@@ -205,7 +205,9 @@ def start_error(queue: str, error: ChannelError) -> StartError:
     if error.code == RESOURCE_LOCKED:
         return StartError(f"queue {queue!r} belongs exclusively to another connection: {error}")
     if error.code == ACCESS_REFUSED:
-        return StartError(f"no permission for queue {queue!r}: {error}")
+        return StartError(
+            f"no permission for queue {queue!r}: {error}; run rabbitmq/provision.py, which gives the right"
+        )
     return StartError(f"queue {queue!r} can't be used: {error}")
 
 

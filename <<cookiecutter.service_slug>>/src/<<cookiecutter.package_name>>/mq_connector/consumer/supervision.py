@@ -243,6 +243,11 @@ class Supervision:
                 self._handling.workers.stop()
             self._thread.on_change()
 
+    @property
+    def busy_for(self) -> float:
+        """See `mq_connector.consumer.workers.Workers.busy_for`."""
+        return 0.0 if self._handling is None else self._handling.workers.busy_for
+
     def look(self, done: Callable[[str], None]) -> None:
         """Ask the broker whether the queue has a consumer."""
         consumption, handling = self._consumption, self._handling

@@ -157,6 +157,11 @@ class ConsumerThread(threading.Thread):
             left = _LAST_WAIT if timeout is None else timeout - (time.monotonic() - began)
             super().join(max(0.0, min(left, _LAST_WAIT)))
 
+    @property
+    def busy_for(self) -> float:
+        """Seconds for which all workers have been busy with one message each; 0 where one is free."""
+        return self._supervision.busy_for
+
     def look(self, done: Callable[[str], None]) -> None:
         """Ask the broker itself whether the queue has a consumer; for the connection's loop.
 

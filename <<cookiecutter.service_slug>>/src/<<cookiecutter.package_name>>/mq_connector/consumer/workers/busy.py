@@ -62,6 +62,13 @@ def latest(
     return (each for each in busy if each[2] >= longest / 2)
 
 
+def all_busy_for(all_of_them: Iterable[Busy]) -> float:
+    """Seconds for which each of them has had one message in hand; 0 where one is free, or there is none."""
+    now = time.monotonic()
+    alive = [each for each in all_of_them if not each.is_replaced and each.is_alive]
+    return min((now - each.began if each.delivery else 0.0 for each in alive), default=0.0)
+
+
 def why_unhealthy(all_of_them: Iterable[Busy], stuck: float) -> str:
     """Why none of them will handle another message, in words; empty if one will, or there is none.
 

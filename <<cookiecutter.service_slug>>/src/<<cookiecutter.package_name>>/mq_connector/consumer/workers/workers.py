@@ -20,7 +20,7 @@ from ...handlers.shapes import is_async
 from ...payload import Bounds, bounds
 from ..channel import Channel
 from ..opened import Delivery, Observer, OpenedChannel, Prefetch, Sizes, lines
-from .busy import Busy, latest, why_unhealthy
+from .busy import Busy, all_busy_for, latest, why_unhealthy
 from .current import expired_for, in_hand
 from .pace import SOON, TOGETHER, Pace
 from .settling import Settling, ended_by
@@ -153,6 +153,11 @@ class Workers:
     def busy(self) -> int:
         """How many are in a callback."""
         return sum(each.delivery is not None for each in [*self._workers, *self.tasks.places])
+
+    @property
+    def busy_for(self) -> float:
+        """Seconds for which nobody has been free for another message; 0 where somebody is."""
+        return max(all_busy_for(list(self._workers)), all_busy_for(self.tasks.places))
 
     @property
     def why_unhealthy(self) -> str:
