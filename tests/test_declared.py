@@ -234,9 +234,9 @@ def test_what_isnt_ours_stays_and_what_is_ours_comes_back_and_is_named(
     lines = checked.stdout.splitlines()
     assert checked.returncode == 1 and f"{DEFINITIONS}: incomplete" in lines
     for line in (
-        "  policy 'neon_echo_input quorum' in /neon_echo: delivery-limit is 20, now it is 100",
+        "  policy 'neon_echo_input quorum' in /neon_echo: delivery-limit is 20, and is to be 100",
         "  policy 'neon_echo replies' in /neon_echo is missing",
-        f"  rights of user neon_echo in /neon_echo: read is '.*', now it is {rights_of(before)!r}",
+        f"  rights of user neon_echo in /neon_echo: read is '.*', and is to be {rights_of(before)!r}",
     ):
         assert line in lines
     said = provision(project).stdout.splitlines()

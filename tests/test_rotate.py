@@ -289,8 +289,8 @@ def test_a_broker_of_an_older_version_is_named_and_brought_up_to_date(
     checked = provision(project, "--check", *at_it)
     assert checked.returncode == 1
     for line in (
-        f"the broker: policy '{policy}' in /neon_echo: delivery-limit is 20, now it is 100",
-        f"the broker: policy '{policy}' in /neon_echo: max-length is 7, now it is 1000000",
+        f"the broker: policy '{policy}' in /neon_echo: delivery-limit is 20, and is to be 100",
+        f"the broker: policy '{policy}' in /neon_echo: max-length is 7, and is to be 1000000",
         f"the broker: rights of user {USER} in /neon_echo: configure is '^a$'",
     ):
         assert line in checked.stdout

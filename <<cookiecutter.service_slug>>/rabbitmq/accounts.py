@@ -200,10 +200,10 @@ def differences(
                 has, needs = flat(other), flat(each)
                 for key in sorted(needs.keys() | has.keys()):
                     if key not in needs:
-                        yield kind, each, f"{what}: {key} is {has[key]!r}, now it isn't set"
+                        yield kind, each, f"{what}: {key} is {has[key]!r}, and isn't to be set"
                     elif has.get(key) != needs[key]:
                         was = repr(has[key]) if key in has else "not set"
-                        yield kind, each, f"{what}: {key} is {was}, now it is {needs[key]!r}"
+                        yield kind, each, f"{what}: {key} is {was}, and is to be {needs[key]!r}"
 
 
 def called(kind: str, each: Mapping[str, Any]) -> str:

@@ -185,7 +185,10 @@ def up_to_date(
             users = [each for each in definitions["users"] if each["name"] == name]
             told["users"] = [*told.get("users", []), *users]
         elif not fits(known[name], password):
-            lines.append(f"user {name} has another password than in {CONFIG}, which stays")
+            lines.append(
+                f"user {name} has another password than in {CONFIG}, until broker and service start anew "
+                "(docker compose restart)"
+            )
     for kind, entry, line in differences(found, ours(logins)):
         lines.append(line)
         if entry not in told.setdefault(kind, []):

@@ -47,7 +47,11 @@ NEW_SETTINGS = """\
 # Settings of this copy, read by the service and by Docker Compose. Never commit it.
 # All there are, with their defaults: .env.example
 #
+# Ports of this machine; a second copy on it needs others.
 #MQ_PORT=5672
+#MQ_MANAGEMENT_PORT=15672
+#MQ_BROKER_METRICS_PORT=15692
+#
 #MQ_WORKERS=1
 #MQ_QUEUE_TYPE=auto
 

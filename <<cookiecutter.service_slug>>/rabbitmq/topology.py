@@ -1,7 +1,7 @@
 """What the service has at the broker, and who may do what there.
 
-Its queues and exchanges are those that its source names; after a change there, run `python
-rabbitmq/provision.py` and restart the broker.
+Its queues and exchanges are those that its source names; after a change there, or here, run `python3
+rabbitmq/provision.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from declared import Declared, Reader
 
 #: The service's user at the broker, and its key under `users` in mq_config.json: SERVICE_NAME in service.py.
 SERVICE = "<< cookiecutter.__user_key >>"
+#: VHOST in service.py: another one is written into both.
 VHOST = "<< cookiecutter.vhost >>"<< '  # fmt: skip' if cookiecutter.vhost[45:] else '' >>
 #: Beside what the source of the service says, such as where a library makes the consumers: queues that it
 #: consumes, and exchanges that it hears or publishes to. Neon's are of the kind `fanout`.

@@ -276,6 +276,6 @@ class MQConnector(Calling):
             self._ends.append(
                 end_within(*((_AT_ONCE, 0) if starting else (DRAIN + _LAST_STEPS, 1)))
             )
-            _log.info("%s: finishing what is in hand", name)
+            _log.info("%s: finishing what is in hand, for %g s at the most", name, DRAIN)
             self._ask_to_stop(DRAIN)
             self._ended.set()

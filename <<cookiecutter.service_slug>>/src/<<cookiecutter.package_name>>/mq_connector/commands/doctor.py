@@ -132,9 +132,8 @@ def _examine_queue(report: _Report, session: Session, queue: str) -> None:
             report.bad(f"user may not make queue {queue!r} ({missing})", "grant configure on it")
     else:
         kind = session.run(_kind(queue))
-        report.good(
-            f"queue: {queue!r}, {kind}, {found.message_count} ready, {found.consumer_count} consumers"
-        )
+        consumers = "1 consumer" if found.consumer_count == 1 else f"{found.consumer_count} consumers"
+        report.good(f"queue: {queue!r}, {kind}, {found.message_count} ready, {consumers}")
         if not found.consumer_count:
             report.bad(f"nobody consumes {queue!r}", "start the service")
     try:

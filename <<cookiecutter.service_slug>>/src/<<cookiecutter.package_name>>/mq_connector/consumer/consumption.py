@@ -295,7 +295,7 @@ class Consumption:
         # Here, because the deadline's own timer may be the first to end a drain.
         self.unfinished = self.opened.outstanding
         if self.unfinished:
-            _log.warning("%d messages are unfinished; the broker has them again", self.unfinished)
+            _log.warning("unfinished messages: %d; the broker delivers them again", self.unfinished)
         self._end()
         self._owner.on_change(self)
         if self._amqp.is_open:

@@ -54,7 +54,7 @@ class Drain:
         """No more deliveries come; wait for those in hand."""
         returned = self._workers.hand_back()
         if returned:
-            _log.info("%d messages that nobody has begun go back to %r", returned, self._queue)
+            _log.info("back to %r go messages that nobody has begun: %d", self._queue, returned)
         self._wait()
 
     def _check_deadline(self) -> None:

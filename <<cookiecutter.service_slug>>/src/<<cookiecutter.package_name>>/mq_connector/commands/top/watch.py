@@ -50,7 +50,10 @@ def watch(service: MQConnector, options: Options, session: Callable[[], Session]
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "rich":
             raise
-        raise ConfigurationError("top needs rich: pip install '.[top]'") from None
+        raise ConfigurationError(
+            "top needs rich: pip install '.[top]'; in its container, MQ_METRICS_PORT=9464 in .env and "
+            "`docker compose up --build --detach --wait`"
+        ) from None
     asked = _Asked(service, _places(options), session)
     where = console()
     try:
