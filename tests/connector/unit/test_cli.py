@@ -69,8 +69,11 @@ def test_code_of_the_service_that_raises_is_shown_from_its_first_line_on_by_any_
 ) -> None:
     module = tmp_path / "service.py"
     module.write_text("1 / 0\n")
-    code = cli.main("neon_echo", lambda: exec(compile("1 / 0\n", module, "exec")), words.split())
-    assert code == 1
+
+    def make() -> Any:
+        exec(compile("1 / 0\n", module, "exec"))
+
+    assert cli.main("neon_echo", make, words.split()) == 1
     first, *where, error, said = capsys.readouterr().err.splitlines()
     assert first == "Traceback (most recent call last):"
     assert where[0] == f'  File "{module}", line 1, in <module>'

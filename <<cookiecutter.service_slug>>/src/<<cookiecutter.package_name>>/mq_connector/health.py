@@ -118,9 +118,7 @@ class HealthServer:
                     continue  # whoever asked has gone
 
 
-def answer(
-    look: Callable[[Callable[[str], None]], None], busy: Callable[[], str] = str
-) -> str:
+def answer(look: Callable[[Callable[[str], None]], None], busy: Callable[[], str] = str) -> str:
     """Find out, and wait for it.
 
     :param look: starts to, and calls its argument with a reason, empty if all is well

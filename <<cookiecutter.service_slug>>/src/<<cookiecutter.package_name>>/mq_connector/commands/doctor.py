@@ -85,7 +85,7 @@ def examine(service: MQConnector) -> int:
     finally:
         opened.close()
     _examine_alarm(report, service)
-    well, reason = health.check(service.service_name)
+    _, reason = health.check(service.service_name)
     if reason == health.CONSUMING:
         report.good(f"health: {reason}")
     else:
@@ -132,8 +132,9 @@ def _examine_queue(report: _Report, session: Session, queue: str) -> None:
             report.bad(f"user may not make queue {queue!r} ({missing})", "grant configure on it")
     else:
         kind = session.run(_kind(queue))
-        consumers = "1 consumer" if found.consumer_count == 1 else f"{found.consumer_count} consumers"
-        report.good(f"queue: {queue!r}, {kind}, {found.message_count} ready, {consumers}")
+        ready, count = found.message_count, found.consumer_count
+        consumers = "consumer" if count == 1 else "consumers"
+        report.good(f"queue: {queue!r}, {kind}, {ready} ready, {count} {consumers}")
         if not found.consumer_count:
             report.bad(f"nobody consumes {queue!r}", "start the service")
     try:

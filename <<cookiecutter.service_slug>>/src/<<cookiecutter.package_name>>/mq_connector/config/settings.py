@@ -81,9 +81,7 @@ def _settings(
     port = default if given in (None, "") else whole(given, 1, 65535)
     if port is None:
         where = _where(env, "MQ_PORT", f"{source}: port")
-        raise ConfigurationError(
-            f"{where} is {shown(given)}; it must be a number from 1 to 65535"
-        )
+        raise ConfigurationError(f"{where} is {shown(given)}; it must be a number from 1 to 65535")
     servers = env.get("MQ_SERVER") or config.get("server")
     if servers in (None, ""):
         servers = DEFAULT_SERVER
