@@ -1,13 +1,17 @@
-"""Which files a service's reload looks at, and when one counts as changed."""
+"""Which files a service's reload looks at, when one counts as changed, and what it starts."""
 
 from __future__ import annotations
 
 import os
 import py_compile
+import signal
+import sys
 from pathlib import Path
 
 import pytest
 from mq_connector.commands.reload.sources import Sources, forget_compiled
+from mq_connector.commands.reload.version import Version
+from waiting import eventually
 
 
 @pytest.fixture
@@ -76,3 +80,14 @@ def test_what_was_compiled_of_a_module_is_removed(folder: Path) -> None:
     assert compiled
     forget_compiled([str(source), str(folder / "no.py"), str(folder / "settings")])
     assert not os.path.exists(compiled)
+
+
+def test_a_version_that_is_imported_leaves_ctrl_c_to_who_has_started_it() -> None:
+    """Or it shows a traceback of wherever it was."""
+    before = signal.getsignal(signal.SIGINT)
+    tell = "import signal, sys; sys.exit(signal.getsignal(signal.SIGINT) is not signal.SIG_IGN)"
+    version = Version([sys.executable, "-c", tell])
+    eventually(lambda: version.exit_code is not None)
+    assert version.exit_code == 0
+    assert signal.getsignal(signal.SIGINT) is before
+    version.kill()

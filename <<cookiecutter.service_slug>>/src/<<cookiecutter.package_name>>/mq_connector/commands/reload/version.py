@@ -30,7 +30,7 @@ def command() -> list[str]:
 
 
 class Version:
-    """Starts a process that imports the service.
+    """Starts a process that imports the service; for the main thread.
 
     :param words: what runs the service's command line
     """
@@ -43,9 +43,14 @@ class Version:
         self._link, theirs = socket.socketpair()
         with theirs:
             number = theirs.fileno()
-            self._process = subprocess.Popen(
-                [*words, "run", "--standby", str(number)], pass_fds=[number]
-            )
+            # A terminal's Ctrl-C reaches it as well: until it serves, that is for us, who will end it.
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            try:
+                self._process = subprocess.Popen(
+                    [*words, "run", "--standby", str(number)], pass_fds=[number]
+                )
+            finally:
+                signal.signal(signal.SIGINT, before)
         self._link.setblocking(False)
 
     def fileno(self) -> int:
