@@ -245,7 +245,7 @@ class Supervision:
 
     @property
     def busy_for(self) -> float:
-        """See `mq_connector.consumer.workers.Workers.busy_for`."""
+        """Seconds for which nobody has been free for another message; 0 where somebody is."""
         return 0.0 if self._handling is None else self._handling.workers.busy_for
 
     def look(self, done: Callable[[str], None]) -> None:
