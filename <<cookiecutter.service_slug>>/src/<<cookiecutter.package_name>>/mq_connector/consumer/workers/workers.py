@@ -50,8 +50,7 @@ class Workers:
     :param suspicion: which messages aren't to be tried again
     :param on_pace: called now and then, when another number of messages in hand may be better
     :param ack_on_return: acknowledge what a callback has left unsettled when it returns
-    :param watch: calls a function on a loop after some seconds, from any thread; without it all threads
-        wait for messages at once
+    :param watch: calls a function on a loop after some seconds; without it all threads wait at once
     """
 
     def __init__(
@@ -162,17 +161,13 @@ class Workers:
     @property
     def why_unhealthy(self) -> str:
         """Why nothing will be handled, in words; empty if all is well."""
-        stuck = self._limits.stuck
-        return why_unhealthy(list(self._workers), stuck) or why_unhealthy(
-            list(self.tasks.places), stuck
-        )
+        threads, places, stuck = list(self._workers), list(self.tasks.places), self._limits.stuck
+        return why_unhealthy(threads, stuck) or why_unhealthy(places, stuck)
 
     def _call_later(self, function: Callable[[], object]) -> None:
         """By a worker, as who is told of it may take his time; or aside, where these may wait for tasks."""
-        if self.tasks.places:
-            self.tasks.aside.call(function)
-        else:
-            self.inbox.put(function)
+        call = self.tasks.aside.call if self.tasks.places else self.inbox.put
+        call(function)
 
     def _start_one(self) -> None:
         self._started += 1
@@ -204,7 +199,7 @@ class Workers:
         process, turns = self._process, self._turns
         spent, longest, messages = 0.0, 0.0, 0  # since the pace was told
         observe = None if self.observer is None else self.observer.observe()
-        kind = Delivery  # what deliveries are, as an observer may have put another class in its place
+        kind = Delivery  # what deliveries are: an observer may have put another class there
         while not worker.is_replaced:
             if turns is not None and turns.holder is not worker:
                 turns.take(worker)
