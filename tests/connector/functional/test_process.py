@@ -329,6 +329,22 @@ def test_ctrl_c_is_like_sigterm(make: Make, asking: Peer) -> None:
     assert "Traceback" not in service.said
 
 
+def test_a_signal_that_comes_while_it_is_stopped_ends_it(make: Make) -> None:
+    """As by Ctrl-Z and `kill %1`: of a process that goes on any thread may take the signal."""
+    service = make()
+    for _ in range(4):
+        process = service.start()
+        process.send_signal(signal.SIGSTOP)
+        eventually(lambda: _state(process.pid) == "T", what="it stops")
+        process.terminate()
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(60) == 0, service.said
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
 def test_what_a_killed_service_had_in_hand_is_answered_by_the_next(
     make: Make, asking: Peer, record: Record
 ) -> None:

@@ -34,6 +34,9 @@ DRAIN = 25.0
 _LAST_STEPS, _AT_ONCE = 2.0, 2.0
 #: Seconds in a handler after which whoever asks is told of it.
 _TAKES_ITS_TIME = 1.0
+#: Seconds in which a signal is heard at the latest. Of a process that was stopped (Ctrl-Z) any thread may take
+#: it when that goes on, but Python handles it in the main thread, which doesn't wake up by that.
+_HEARD_WITHIN = 0.5
 #: Seconds within which another signal is the first one's echo: `timeout` and `make` signal a process
 #: and its group.
 _ECHO = 0.2
@@ -167,7 +170,8 @@ class MQConnector(Calling):
         health = HealthServer(self.service_name, self.look, self.busy)
         try:
             self.run()
-            self._ended.wait()
+            while not self._ended.wait(_HEARD_WITHIN):
+                pass
             if not self._ends:  # no signal has ended it, so nothing bounds how long that takes
                 self._ends.append(end_within(DRAIN + _LAST_STEPS, 1))
             self.stop()
