@@ -13,8 +13,11 @@ from ..job import Job, Metric, Values
 from ..lab import PREFETCH, Lab
 from ..turns import Party, take_turns
 
-#: Requests of a turn, turns of each, and requests that either has answered before.
-REQUESTS, TURNS, WARM = 2500, 16, 500
+#: Requests of a turn, turns of each process, and requests that it has answered before.
+REQUESTS, TURNS, WARM = 2500, 6, 500
+#: Of each kind: where two processes of the same kind have things in memory makes a twentieth.
+PROCESSES = 4
+_COUNTED = "counted"
 
 
 class Metrics(Job):
@@ -22,12 +25,13 @@ class Metrics(Job):
     slug = "metrics"
     title = "Metrics: counted, or not"
     text = (
-        "The reference job by two processes of the service, one as it comes, one with the extra "
+        "The reference job by processes of the service, half of them as it comes, half with the extra "
         "`metrics` and `MQ_METRICS_PORT`, which counts each request, how long its handler took and how long "
-        "its reply. What is looked for is less than what two measurements differ by, so they take turns, in "
-        f"{TURNS} pairs of {REQUESTS} requests each, while the other one is frozen (SIGSTOP): the ratio "
-        f"is the median of the pairs'. Both have {PREFETCH} messages ahead (`MQ_PREFETCH`). Nobody asks for the "
-        "numbers meanwhile: a page of them costs for each question, not for each request."
+        "its reply. What is looked for is less than what two measurements differ by, and even than what two "
+        f"processes of the same do. So {PROCESSES} of each take turns, {TURNS} times {REQUESTS} requests each, "
+        "while the others are frozen (SIGSTOP): the ratio is that of the medians of all turns. "
+        f"All have {PREFETCH} messages ahead (`MQ_PREFETCH`). Nobody asks for the numbers meanwhile: a page of "
+        "them costs for each question, not for each request."
     )
     metrics = (
         Metric("counted_us", "CPU µs per request, counted", 1),
@@ -50,27 +54,29 @@ class Metrics(Job):
 
     def measure(self, lab: Lab, case: str, row: str, quick: bool) -> Values:
         plain = BY_NAME[OURS]
-        port = {"MQ_METRICS_PORT": str(_free_port())}
+        counting = replace(plain, peer=WITH_METRICS)
         fixed = {"MQ_PREFETCH": str(PREFETCH)}
-        both = [
-            Party("not-counted", plain, REQUESTS, env=fixed, warm=WARM),
-            Party(
-                "counted",
-                replace(plain, peer=WITH_METRICS),
-                REQUESTS,
-                env={**fixed, **port},
-                warm=WARM,
-            ),
+        kinds = [
+            [
+                Party(
+                    f"{name}-{number}", contender, REQUESTS, env={**fixed, **_port(name)}, warm=WARM
+                )
+                for number in range(PROCESSES)
+            ]
+            for name, contender in (("not-counted", plain), (_COUNTED, counting))
         ]
-        taken = take_turns(lab, both, TURNS)
-        without, counted = (taken[party.name].cpu_us for party in both)
-        return {
-            "cpu_us": statistics.median(without),
-            "counted_us": statistics.median(counted),
-            "ratio": statistics.median(
-                more / less for more, less in zip(counted, without, strict=True)
-            ),
-        }
+        taken = take_turns(
+            lab, [party for pair in zip(*kinds, strict=True) for party in pair], TURNS
+        )
+        without, counted = (
+            statistics.median(us for party in parties for us in taken[party.name].cpu_us)
+            for parties in kinds
+        )
+        return {"cpu_us": without, "counted_us": counted, "ratio": counted / without}
+
+
+def _port(name: str) -> dict[str, str]:
+    return {"MQ_METRICS_PORT": str(_free_port())} if name == _COUNTED else {}
 
 
 def _free_port() -> int:
