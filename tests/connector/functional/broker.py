@@ -13,6 +13,7 @@ from typing import Any
 
 import pika
 from local import LocalBroker
+from quick_start import QuickStart
 
 VHOST = "/test"
 #: The vhost and the user of the service that the template generates with its defaults.
@@ -90,7 +91,7 @@ def _definitions() -> dict[str, Any]:
     }
 
 
-class Broker(LocalBroker):
+class Broker(QuickStart, LocalBroker):
     """A node with the users and vhosts of these tests."""
 
     #: As Erlang calls it.
@@ -131,10 +132,6 @@ class Broker(LocalBroker):
         found = re.fullmatch(r'\{ok, (?:"(.*)"|\[\])\}\s*', done.stdout)
         assert found, f"{expression}: {done.stdout}{done.stderr}"
         return found[1] or ""
-
-    def start(self, timeout: float = 300.0) -> None:
-        """As everywhere, with as much time."""
-        super().start(timeout)
 
     def parameters(
         self, vhost: str = VHOST, user: str = USER, **options: Any
