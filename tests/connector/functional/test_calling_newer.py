@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 from conformance import generations
 from waiting import eventually
 
+from .newer import Newer, sharing
 from .test_calling import Service
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(300)]
 
 
-@pytest.fixture(scope="module", params=["4.3", generations.DENYING])
-def broker(request: pytest.FixtureRequest) -> Iterator[Any]:
+@pytest.fixture(scope="module", params=sharing("4.3", generations.DENYING))
+def broker(request: pytest.FixtureRequest, newer: Callable[[str], Newer]) -> Newer:
     """A container of this generation; another fixture of that name starts the installed one."""
-    with generations.running(request.param, []) as node:
-        yield node
+    return newer(request.param)
 
 
-def test_to_ask_costs_no_connection(broker: Any) -> None:
+def test_to_ask_costs_no_connection(broker: Newer) -> None:
     """The broker closes the connection on which a transient queue is declared that it denies."""
     other = Service(broker, lambda request: {"n": request["n"]})
     one: Service = Service(broker, lambda request: one.ask(other.queue, request))
