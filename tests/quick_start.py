@@ -69,8 +69,10 @@ class QuickStart(Base):
 
 
 def _applications(folder: Path) -> dict[str, Path]:
-    """Folders of Erlang's applications, by name."""
-    return {each.name.partition("-")[0]: each for each in folder.glob("*-*") if each.is_dir()}
+    """Folders of Erlang's applications, by name; of several versions the newest."""
+    found = [each for each in folder.glob("*-*") if each.is_dir()]
+    found.sort(key=lambda each: [int(number) for number in re.findall(r"\d+", each.name)])
+    return {each.name.partition("-")[0]: each for each in found}
 
 
 def _needed(wanted: set[str], known: dict[str, Path]) -> dict[str, Path]:
