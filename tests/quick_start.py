@@ -25,6 +25,9 @@ _NEEDS = re.compile(r"\{\s*(?:optional_|included_)?applications\s*,\s*\[(.*?)\]"
 class QuickStart(Base):
     """To be put before LocalBroker where a class inherits from it."""
 
+    #: Plugins that run beside those that LocalBroker's options ask for.
+    further_plugins: tuple[str, ...] = ()
+
     def start(self, timeout: float = 300.0) -> None:
         """As everywhere, with the time that it takes on a machine where much else runs."""
         try:
@@ -34,11 +37,10 @@ class QuickStart(Base):
 
     def _prepare(self) -> None:
         super()._prepare()
-        wanted = {"rabbit"}
-        if self.management_port is not None:
-            wanted.add("rabbitmq_management")
-        if self.metrics_port is not None:
-            wanted.add("rabbitmq_prometheus")
+        enabled = self.data / "enabled_plugins"
+        plugins = [*re.findall(r"\w+", enabled.read_text(encoding="utf-8")), *self.further_plugins]
+        enabled.write_text(f"[{','.join(plugins)}].\n", encoding="utf-8")
+        wanted = {"rabbit", *plugins}
         otp = Path(os.path.realpath(self.installation.epmd)).parents[2] / "lib"
         found = _needed(wanted, _applications(otp) | _applications(self.installation.plugins))
         if wanted <= found.keys():
