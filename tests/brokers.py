@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from baked import TEMPLATE, BakedProject, load
 from local import free_port
+from quick_start import QuickStart
 
 #: Generations that containers bring beside the installed one: 4.0 tolerates legacy clients, 4.3 is
 #: also able to deny them their transient queues.
@@ -31,8 +32,12 @@ def installed_node(project: BakedProject, port: int = 0, **options: Any) -> Iter
     :param options: of LocalBroker
     """
     local = load("local", project / "rabbitmq" / "local.py")
+
+    class Node(QuickStart, local.LocalBroker):  # type: ignore[misc,name-defined]
+        pass
+
     try:
-        broker = local.LocalBroker(port, **options)
+        broker = Node(port, **options)
     except local.NoServer as error:
         pytest.skip(str(error))
     with broker:

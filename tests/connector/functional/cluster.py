@@ -26,6 +26,13 @@ case rpc:call(Node, erlang, whereis, [Name]) of
     _ -> ""
 end.
 """
+#: The running members of a node's cluster, as this or a newer generation says it.
+_RUNNING = """
+case erlang:function_exported(rabbit_nodes, list_running, 0) of
+    true -> rabbit_nodes:list_running();
+    false -> rabbit_mnesia:cluster_nodes(running)
+end.
+"""
 
 
 class Node(Broker):
@@ -34,21 +41,23 @@ class Node(Broker):
     :param name: before the @
     :param home: folder that all nodes share, for the cookie by which they know each other
     :param epmd_port: of the name server that all nodes share
+    :param joins: name of a node whose cluster it becomes a member of; that one runs already
     """
 
-    def __init__(self, name: str, home: Path, epmd_port: int) -> None:
+    def __init__(self, name: str, home: Path, epmd_port: int, joins: str = "") -> None:
         super().__init__()
         self.name = f"{name}@localhost"
         self._home = home
+        self._joins = joins
         self._epmd_port = epmd_port
-
-    def join(self, other: Node) -> None:
-        """Become a member of the other node's cluster, giving up what this one has."""
-        for words in (("stop_app",), ("reset",), ("join_cluster", other.name), ("start_app",)):
-            self.ctl(*words)
 
     def _prepare(self) -> None:
         super()._prepare()
+        if self._joins:
+            # Whose cluster it becomes a member of when it first starts.
+            with (self.data / "rabbitmq.conf").open("a", encoding="utf-8") as file:
+                file.write("cluster_formation.peer_discovery_backend = classic_config\n")
+                file.write(f"cluster_formation.classic_config.nodes.1 = {self._joins}@localhost\n")
         arguments = self._environment["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"]
         self._environment |= {
             "HOME": str(self._home),
@@ -68,7 +77,10 @@ class Cluster:
         self._home = tempfile.TemporaryDirectory(prefix="cluster-")
         self._epmd_port = free_port()
         home = Path(self._home.name)
-        self.nodes = [Node(f"node{number}", home, self._epmd_port) for number in (1, 2, 3)]
+        self.nodes = [
+            Node(f"node{number}", home, self._epmd_port, "node1" if number > 1 else "")
+            for number in (1, 2, 3)
+        ]
         self._epmd: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Cluster:
@@ -89,8 +101,7 @@ class Cluster:
                 start.start()
             for start in starts:
                 start.join()
-            for node in others:
-                node.join(first)
+            assert self._members() == {node.name for node in self.nodes}
         except BaseException:
             self.close()
             raise
@@ -113,6 +124,11 @@ class Cluster:
     def parameters(self, **options: Any) -> list[pika.ConnectionParameters]:
         """How to connect to the first node that answers, beginning with the last."""
         return [node.parameters(**options) for node in reversed(self.nodes)]
+
+    def _members(self) -> set[str]:
+        """Names of the nodes that the first one knows to be running."""
+        names = self.nodes[0].ctl("eval", _RUNNING)
+        return set(re.findall(r"\w+@\w+", names))
 
     def leader(self, queue: str, among: list[Node] | None = None) -> Node:
         """The node that leads a quorum queue.

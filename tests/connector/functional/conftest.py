@@ -23,6 +23,7 @@ from mq_connector.payload.request import Request
 from waiting import eventually
 
 from .broker import SERVICE_QUEUE, SERVICE_VHOST, Broker
+from .newer import Newer, Sharing
 from .peer import Peer
 from .served import Served
 
@@ -81,6 +82,13 @@ def broker() -> Iterator[Broker]:
 def victim() -> Iterator[Broker]:
     """A broker that may be killed, frozen and filled; whoever does leaves it running."""
     yield from _run_broker()
+
+
+@pytest.fixture(scope="session")
+def newer() -> Iterator[Callable[[str], Newer]]:
+    """A broker of a later generation, by its name, that nobody may harm."""
+    with Sharing() as running:
+        yield running.at
 
 
 @pytest.fixture

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from conformance import generations
 from waiting import eventually
 
+from .newer import Newer, sharing
 from .test_calling import Service
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(300)]
 
 
-@pytest.fixture(scope="module", params=["4.3", generations.DENYING])
-def broker(request: pytest.FixtureRequest) -> Iterator[Any]:
+@pytest.fixture(scope="module", params=sharing("4.3", generations.DENYING))
+def broker(request: pytest.FixtureRequest, newer: Callable[[str], Newer]) -> Newer:
     """A container of this generation; another fixture of that name starts the installed one."""
-    with generations.running(request.param, []) as node:
-        yield node
+    return newer(request.param)
 
 
 def test_to_ask_costs_no_connection(broker: Any) -> None:

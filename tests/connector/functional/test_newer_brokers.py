@@ -11,65 +11,29 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pika
 import pytest
-from conformance import generations
 from waiting import eventually
 
-from .broker import DEAD_LETTERS, PASSWORD, USER, VHOST
 from .conftest import Consume
 from .load import Load
+from .newer import LIMIT, TIMEOUT, Newer, sharing
 from .peer import Peer
-from .test_retry import DELAY, LIMIT, Retrying
+from .test_retry import DELAY, Retrying
 
-#: Milliseconds that these brokers wait for an acknowledgement, from a queue called `input.….timed`.
-TIMEOUT = 1500
 #: Seconds from the broker's cancel, or its closing the channel, until messages are consumed again.
 BOUND = 2.0
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(300)]
 
 
-def policy(name: str, definition: dict[str, Any]) -> dict[str, Any]:
-    """For queues called `input.….name`, whose dead letters go where those of all others go."""
-    return {
-        "vhost": VHOST,
-        "name": name,
-        "pattern": rf"^input\.[^.]+\.{name}$",
-        "apply-to": "queues",
-        "priority": 9,
-        "definition": {"dead-letter-exchange": DEAD_LETTERS, **definition},
-    }
-
-
-POLICIES = [
-    policy("counted", {"delivery-limit": LIMIT}),
-    policy("timed", {"consumer-timeout": TIMEOUT}),
-]
-
-
-class Newer:
-    """A broker in a container, with what the fixtures of this folder want of theirs."""
-
-    def __init__(self, name: str, node: generations.Node) -> None:
-        self.name = name
-        self.port = node.port
-        self.ctl = node.ctl
-
-    def parameters(self, **options: Any) -> pika.ConnectionParameters:
-        """How to connect."""
-        credentials = pika.PlainCredentials(USER, PASSWORD)
-        return pika.ConnectionParameters("127.0.0.1", self.port, VHOST, credentials, **options)
-
-
-@pytest.fixture(scope="module", params=["4.0", "4.3"])
-def broker(request: pytest.FixtureRequest) -> Iterator[Newer]:
+@pytest.fixture(scope="module", params=sharing("4.0", "4.3"))
+def broker(request: pytest.FixtureRequest, newer: Callable[[str], Newer]) -> Newer:
     """One container of each generation, in the place of the broker that is installed."""
-    with generations.running(request.param, [], POLICIES) as node:
-        yield Newer(request.param, node)
+    return newer(request.param)
 
 
 @pytest.fixture

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conformance import generations
 from mq_connector import Channel
 
 from .conftest import Consume
+from .newer import Newer, sharing
 from .peer import Peer
-from .test_newer_brokers import Newer
 from .test_refused_publishes import KINDS, Blast, costs_one
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(300)]
@@ -25,11 +24,10 @@ def large_reply(channel: Channel) -> None:
 NEWER = {**KINDS, "large reply": (large_reply, "16777216")}
 
 
-@pytest.fixture(scope="module", params=["4.0", "4.3"])
-def broker(request: pytest.FixtureRequest) -> Iterator[Newer]:
+@pytest.fixture(scope="module", params=sharing("4.0", "4.3"))
+def broker(request: pytest.FixtureRequest, newer: Callable[[str], Newer]) -> Newer:
     """One container of each generation, in the place of the broker that is installed."""
-    with generations.running(request.param, [], []) as node:
-        yield Newer(request.param, node)
+    return newer(request.param)
 
 
 @pytest.mark.parametrize("queue_type", ["quorum", "legacy"])

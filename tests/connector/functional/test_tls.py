@@ -32,6 +32,8 @@ pytestmark = pytest.mark.timeout(300)
 class Secure(Broker):
     """A broker with a TLS port, which also takes a client's certificate for a login."""
 
+    further_plugins = ("rabbitmq_auth_mechanism_ssl",)
+
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.tls_port = free_port()
@@ -57,11 +59,6 @@ class Secure(Broker):
         listener = f'{{"127.0.0.1", {port}}}'
         self.ctl("eval", f"rabbit_networking:start_ssl_listener({listener}, {options}, 1).")
         return port
-
-    def _prepare(self) -> None:
-        super()._prepare()
-        plugins = self.data / "enabled_plugins"
-        plugins.write_text("[rabbitmq_auth_mechanism_ssl].\n", encoding="ascii")
 
     def _settings(self) -> Iterator[str]:
         yield from super()._settings()
