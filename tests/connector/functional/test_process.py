@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -335,14 +336,14 @@ def test_a_signal_that_comes_while_it_is_stopped_ends_it(make: Make) -> None:
     for _ in range(4):
         process = service.start()
         process.send_signal(signal.SIGSTOP)
-        eventually(lambda: _state(process.pid) == "T", what="it stops")
+        eventually(partial(_is_stopped, process.pid), what="it stops")
         process.terminate()
         process.send_signal(signal.SIGCONT)
         assert process.wait(60) == 0, service.said
 
 
-def _state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+def _is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def test_what_a_killed_service_had_in_hand_is_answered_by_the_next(

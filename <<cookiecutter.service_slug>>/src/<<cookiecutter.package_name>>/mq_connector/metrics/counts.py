@@ -17,7 +17,7 @@ import pika
 from pika.spec import Basic
 
 from ..connection import Connection
-from ..consumer.opened import Delivery, Message, OpenedChannel
+from ..consumer.opened import Delivery, OpenedChannel
 from ..consumer.opened.lines import SHORT, Named
 from ..consumer.outbox import Outbox
 from ..consumer.workers import Workers
@@ -29,12 +29,10 @@ BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0
 #: Errors that are remembered.
 _ERRORS = 10
 
-#: Messages, and replies, after which durations are classed; the former less 1 as bits of a delivery's tag.
+#: Messages after which durations are classed; less 1, as bits of a delivery's tag.
 _TOGETHER = 512
 _MASK = _TOGETHER - 1
 _now = time.monotonic
-#: `super` would cost more than all else here.
-_publish = Outbox.publish
 
 
 class Durations:
@@ -50,6 +48,10 @@ class Durations:
         """Class what was noted, and take it out of there; meanwhile others may note more."""
         taken = noted[:]
         del noted[: len(taken)]
+        self.total += sum(taken)
+        if not taken or max(taken) <= BOUNDS[0]:  # most are quick, and then there is nothing to sort
+            self.classes[0] += len(taken)
+            return
         taken.sort()
         below = 0
         for number, bound in enumerate(BOUNDS):
@@ -57,7 +59,6 @@ class Durations:
             self.classes[number] += upto - below
             below = upto
         self.classes[-1] += len(taken) - below
-        self.total += sum(taken)
 
     def add_all(self, others: Durations) -> None:
         """All of another one."""
@@ -78,7 +79,7 @@ class Durations:
 class TimedDelivery(Delivery):
     """A delivery that knows when it has come (`time.monotonic`)."""
 
-    __slots__ = ("arrived",)
+    __slots__ = ()
 
     def __init__(
         self,
@@ -87,7 +88,7 @@ class TimedDelivery(Delivery):
         properties: pika.BasicProperties,
         body: bytes,
     ) -> None:
-        # As `Delivery` does it: to call that would cost as much again.
+        # As `Delivery` does it: to call that would cost as much again as all else here.
         self.opened = opened
         self.method = method
         self.properties = properties
@@ -97,28 +98,6 @@ class TimedDelivery(Delivery):
         self.arrived = _now()
         if not tag & _MASK:  # type: ignore[operator]  # as above
             opened.observer.sort_in()  # type: ignore[union-attr]  # what `Counts.on_opened` has put there
-
-
-class _CountingOutbox(Outbox):
-    """An outbox that counts the replies."""
-
-    def __init__(self, connection: Connection, answers: list[float], sort_in: Callable[[], None]):
-        super().__init__(connection)
-        self._answers = answers
-        self._note = answers.append
-        self._sort_in = sort_in
-
-    def publish(
-        self, opened: OpenedChannel, message: Message, delivery: Delivery | None = None
-    ) -> None:
-        """As `Outbox.publish`."""
-        _publish(self, opened, message, delivery)
-        if delivery is None or message.exchange:
-            return
-        note = self._note  # not called at once: see `Workers.handle`
-        note(_now() - delivery.arrived)  # type: ignore[attr-defined]  # what `TimedDelivery` has
-        if len(self._answers) > _TOGETHER:  # a reply may have any number of parts
-            self._sort_in()
 
 
 class Counts:
@@ -142,7 +121,9 @@ class Counts:
 
     def outbox(self, connection: Connection) -> Outbox:
         """What callbacks publish by."""
-        return _CountingOutbox(connection, self._noted[1], self.sort_in)
+        outbox = Outbox(connection)
+        outbox.note = self._noted[1].append
+        return outbox
 
     def begin(self, workers: Workers) -> None:
         """The workers are about to start."""

@@ -83,9 +83,11 @@ class Delivery:
 
     :ivar confirms: what its callback has published that has to be confirmed before it is acknowledged;
         None for most
+    :ivar arrived: when it came (`time.monotonic`); set only by who wants to know, see `Outbox.note`
     """
 
-    __slots__ = ("body", "confirms", "method", "opened", "properties", "tag")
+    __slots__ = ("arrived", "body", "confirms", "method", "opened", "properties", "tag")
+    arrived: float
 
     def __init__(
         self,

@@ -59,6 +59,8 @@ class Outbox:
         self._warned_at = 0.0
         #: Whether whatever is published may be refused, as something in hand has just cost a channel.
         self.is_careful = False
+        #: Gets the seconds from a message's arrival to each reply, where deliveries know when they came.
+        self.note: Callable[[float], object] | None = None
 
     # ---- from any thread
 
@@ -93,6 +95,9 @@ class Outbox:
             )
         elif self._coming or message.routing_key in self._returned.queues or not opened.send(data):
             self._hold(message)
+        note = self.note
+        if note is not None and delivery is not None and not message.exchange:
+            note(time.monotonic() - delivery.arrived)
 
     def may_have_to_wait(self, opened: OpenedChannel) -> bool:
         """Whether `publish` might wait for room."""
