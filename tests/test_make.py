@@ -88,6 +88,9 @@ def test_the_way_without_containers_ends_in_an_answer(weather: BakedProject) -> 
     port = str(free_port())
     text = 'it\'s "quoted", $(touch pwned) `touch pwned` \\ \U0001f326'
     make(weather, "setup", **with_uv())
+    assert "\nuv = " in weather.read(".venv/pyvenv.cfg")
+    # Whoever comes later may be without uv.
+    weather.run(".venv/bin/python", "-m", "pip", "--version", env=CLEAN)
     with (
         in_background(weather, "broker", MQ_PORT=port),
         in_background(weather, "run", MQ_PORT=port),
