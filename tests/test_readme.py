@@ -14,7 +14,7 @@ from pathlib import Path
 
 import brokers
 import pytest
-from baked import INCUMBENT, TEMPLATE, BakedProject, copy_template
+from baked import INCUMBENT, TEMPLATE, BakedProject, copy_template, make_environment
 from conftest import Count
 from local import free_port
 from pages import section, shell_blocks, type_in
@@ -120,7 +120,7 @@ def test_prometheus_finds_each_replica_by_their_name(
 
 def test_the_page_on_observability_is_true_of_an_environment(project: BakedProject) -> None:
     _, _, install, _, _ = shell_blocks(project.read("docs/observability.md"))
-    type_in("python3 -m venv .venv", project.path, {})
+    make_environment(project / ".venv")
     path = {"PATH": f"{project / '.venv/bin'}{os.pathsep}{os.environ['PATH']}"}
     type_in(f"{install}python -c 'import neon_echo, prometheus_client, rich'", project.path, path)
 
