@@ -67,11 +67,11 @@ def make_environment(folder: Path, *packages: str) -> None:
     """
     uv = Path(sys.executable).with_name("uv")
     python = folder / "bin" / "python"
-    venv = [uv, "venv", "--quiet", "--seed", "--python", sys.executable, folder]
-    subprocess.run(venv, check=True, timeout=300)
+    made = ["venv", "--quiet", "--seed", "--python", sys.executable, str(folder)]
+    subprocess.run([uv, *made], check=True, timeout=300)
     if packages:
-        install = [uv, "pip", "install", "--quiet", "--python", python, *packages]
-        subprocess.run(install, check=True, timeout=300)
+        installed = ["pip", "install", "--quiet", "--python", str(python), *packages]
+        subprocess.run([uv, *installed], check=True, timeout=300)
 
 
 def outside() -> dict[str, str]:

@@ -185,7 +185,10 @@ def test_some_of_the_tests_can_be_chosen_as_the_readme_says(tmp_path: Path) -> N
     template = copy_template(tmp_path / "neon-mq-template")
     (template / ".venv").symlink_to(Path(sys.prefix))
     (template / INCUMBENT.name).symlink_to(INCUMBENT)
-    # Each process imports all tests to choose from them: two are enough.
+    # Each process imports all that there are to choose from: one file's are enough, as two of them render.
+    for file in (template / "tests").rglob("test_*.py"):
+        if file.name != "test_secrets.py":
+            file.unlink()
     seen = type_in(command, template, {"WORKERS": "2"})
     assert re.search(r"\d+ passed, \d+ deselected in", seen)
 
