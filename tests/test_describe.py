@@ -162,6 +162,7 @@ def test_the_document_is_valid_by_the_official_schema(
     assert not checker.is_valid(document)
 
 
+@pytest.mark.slow
 def test_its_references_lead_somewhere(any_project: BakedProject) -> None:
     document = json.loads(describe(any_project))
     found = set(references(document))

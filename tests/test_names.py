@@ -93,6 +93,7 @@ def test_the_taken_names_are_in_order() -> None:
         assert max(map(len, group)) <= 100
 
 
+@pytest.mark.slow  # two seconds and more, with all its parameters
 @pytest.mark.parametrize(
     "name",
     ["2nd \xdcn\xef-Service!", "class", "a/b", "\U0001f680 Rocket", 'My "own" echo', "back\\slash"],
