@@ -1,4 +1,4 @@
-"""python -m bench [--quick] [--check] [--fresh] [--jobs 1,2] [--accept] [--report]
+"""python -m bench [--quick] [--check] [--fresh] [--jobs 1,2] [--rounds 1] [--accept] [--report]
 
 Measures what is missing of the last run, or begins a new one; writes docs/benchmarks.md when all of
 it is there. With --check it measures what is compared with the committed ratios, and writes no page.
@@ -27,7 +27,7 @@ DOCUMENT = TEMPLATE / "docs" / "benchmarks.md"
 
 
 def options() -> argparse.Namespace:
-    """The command line; QUICK=1, CHECK=1, ACCEPT=1 in the environment are ``--quick`` and so on."""
+    """The command line; QUICK=1, CHECK=1, ACCEPT=1 and ROUNDS=N in the environment are ``--quick`` and so on."""
     quick, check, accept = (
         os.environ.get(name, "") not in ("", "0") for name in ("QUICK", "CHECK", "ACCEPT")
     )
@@ -38,6 +38,13 @@ def options() -> argparse.Namespace:
     )
     parser.add_argument("--fresh", action="store_true", help="forget an interrupted run")
     parser.add_argument("--jobs", default="", metavar="1,2", help="only these, for trying out")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=int(os.environ.get("ROUNDS") or 100),
+        metavar="N",
+        help="at most so many of each measurement, for trying out",
+    )
     parser.add_argument(
         "--accept",
         action="store_true",
@@ -77,7 +84,7 @@ def main() -> int:
     service.render(folder)
     lab = Lab(folder)
     lab.quick = chosen.quick
-    plan = [key for job in jobs for key in keys(job, chosen.quick)]
+    plan = [key for job in jobs for key in keys(job, chosen.quick) if key[3] < chosen.rounds]
     if chosen.check:
         plan = [key for key in plan if any(each.needs(*key[:3]) for each in targets.CHECKS)]
     make_environments(lab, jobs, plan)

@@ -259,6 +259,7 @@ WAYS = [
 ]
 
 
+@pytest.mark.slow  # two seconds and more, with all its parameters
 @pytest.mark.parametrize("way", WAYS)
 def test_provision_knows_a_user_that_is_set_in_any_way(project: BakedProject, way: str) -> None:
     fresh = clone(project)
@@ -275,6 +276,7 @@ def test_provision_knows_a_user_that_is_set_in_any_way(project: BakedProject, wa
     assert provision(fresh, "--check").returncode == 0
 
 
+@pytest.mark.slow  # two seconds and more, with all its parameters
 @pytest.mark.parametrize(
     "line",
     [
@@ -318,6 +320,7 @@ def say(project: BakedProject, *words: str, **env: str) -> str:
     return done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow  # two seconds and more, with all its parameters
 @pytest.mark.parametrize("way", WAYS)
 def test_local_takes_the_port_that_is_set_in_any_way(project: BakedProject, way: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -328,6 +331,7 @@ def test_local_takes_the_port_that_is_set_in_any_way(project: BakedProject, way:
         assert f"port {port} is taken" in say(project, MQ_PORT=str(port))
 
 
+@pytest.mark.slow  # two seconds and more, with all its parameters
 @pytest.mark.parametrize("port", ["0", "65536", "me", "-5", "9" * 5000, "٥", "5e3"])
 def test_local_refuses_what_is_no_port(project: BakedProject, port: str) -> None:
     (project / ".env").write_text(f"MQ_PORT={port}\n")

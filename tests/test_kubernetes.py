@@ -101,6 +101,7 @@ def test_the_schemas_notice_a_key_that_kubernetes_does_not_know(
         check(deployment, version)
 
 
+@pytest.mark.slow  # two seconds and more, with all its parameters
 @pytest.mark.parametrize("version", VERSIONS)
 def test_kedas_kinds_have_keys_of_keda(rendered: Rendered, version: str) -> None:
     things = [

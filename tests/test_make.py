@@ -14,7 +14,9 @@ from collections.abc import Iterator
 import pytest
 from baked import TEMPLATE, BakedProject, bake_into, outside, with_uv
 from local import free_port
+from local_node import speaks_amqp
 from pages import section, shell_blocks, type_in
+from waiting import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.broker, pytest.mark.timeout(900)]
 
@@ -88,10 +90,15 @@ def test_the_way_without_containers_ends_in_an_answer(weather: BakedProject) -> 
     port = str(free_port())
     text = 'it\'s "quoted", $(touch pwned) `touch pwned` \\ \U0001f326'
     make(weather, "setup", **with_uv())
+    assert "\nuv = " in weather.read(".venv/pyvenv.cfg")
+    # Whoever comes later may be without uv.
+    weather.run(".venv/bin/python", "-m", "pip", "--version", env=CLEAN)
     with (
         in_background(weather, "broker", MQ_PORT=port),
         in_background(weather, "run", MQ_PORT=port),
     ):
+        # Each question below starts a Python.
+        eventually(lambda: speaks_amqp(int(port)), 120, "the broker answers", every=0.1)
         deadline = time.monotonic() + 200
         while True:
             done = weather.run(

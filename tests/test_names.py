@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from baked import CONNECTOR, TEMPLATE, TREE, bake_into, command_line
+from baked import CONNECTOR, TEMPLATE, TREE, bake_into, command_line, make_environment
 from conftest import Bake
 from cookiecutter.exceptions import FailedHookException
 from cookiecutter.generate import generate_context
@@ -93,6 +93,7 @@ def test_the_taken_names_are_in_order() -> None:
         assert max(map(len, group)) <= 100
 
 
+@pytest.mark.slow  # two seconds and more, with all its parameters
 @pytest.mark.parametrize(
     "name",
     ["2nd \xdcn\xef-Service!", "class", "a/b", "\U0001f680 Rocket", 'My "own" echo', "back\\slash"],
@@ -276,9 +277,7 @@ def test_a_cookiecutter_that_is_too_old_is_told_so() -> None:
 @pytest.mark.parametrize("version", ["1.7.3", "2.5.0"])
 def test_a_real_old_cookiecutter_is_told_so(tmp_path: Path, version: str) -> None:
     old = tmp_path / "old"
-    subprocess.run([sys.executable, "-m", "venv", old], check=True)
-    wanted = [f"cookiecutter=={version}", "setuptools<81"]
-    subprocess.run([old / "bin" / "pip", "install", "--quiet", *wanted], check=True)
+    make_environment(old, f"cookiecutter=={version}", "setuptools<81")
     (tmp_path / "out").mkdir()
     done = subprocess.run(
         [old / "bin" / "cookiecutter", "--no-input", TEMPLATE],

@@ -139,6 +139,7 @@ def test_the_clients_user_has_one_name_and_it_isnt_the_services(clone: BakedProj
     assert "users.mq_handler" in done.stderr and "'chat'" in done.stderr
 
 
+@pytest.mark.slow  # two seconds and more, with all its parameters
 @pytest.mark.parametrize(
     ("name", "content", "key"),
     [

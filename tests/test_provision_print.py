@@ -26,6 +26,7 @@ def write(name: str, content: object) -> Edit:
     return lambda project: (project / name).write_text(text)
 
 
+@pytest.mark.slow  # two seconds and more, with all its parameters
 @pytest.mark.parametrize(
     ("edit", "words"),
     [

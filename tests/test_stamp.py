@@ -99,6 +99,7 @@ def test_it_is_made_without_git(
     assert (note["template"], note["commit"]) == (str(template), None)
 
 
+@pytest.mark.slow  # two seconds and more, with all its parameters
 @pytest.mark.parametrize(
     ("origin", "address"),
     [

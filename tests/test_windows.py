@@ -217,6 +217,7 @@ def test_commands_work_on_a_console_of_eight_bits(
     assert done.returncode in (0, 1, 2) and "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_checkout_with_the_line_ends_of_windows_makes_those_of_unix(tmp_path: Path) -> None:
     """But for the connector, which is copied as it is, and works: that is what Python doesn't mind."""
     template = copy_template(tmp_path / "template")
