@@ -49,7 +49,8 @@ class Durations:
         taken = noted[:]
         del noted[: len(taken)]
         self.total += sum(taken)
-        if not taken or max(taken) <= BOUNDS[0]:  # most are quick, and then there is nothing to sort
+        # Most are quick, and then there is nothing to sort.
+        if not taken or max(taken) <= BOUNDS[0]:
             self.classes[0] += len(taken)
             return
         taken.sort()
