@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .contenders import Contender
-from .lab import AFTERWARDS, REPLIES, SETTLED, START, Lab
+from .lab import AFTERWARDS, REPLIES, SETTLED, START, TEXT, Lab
 from .process import Process
 from .service import QUEUE
 from .wire import Client
@@ -42,6 +42,8 @@ class Party:
     env: Mapping[str, str] = field(default_factory=dict)
     #: Requests that each queue has before.
     warm: int = WARM
+    #: Of each request.
+    text: str = TEXT
 
     @property
     def queues(self) -> list[str]:
@@ -144,7 +146,7 @@ def _turn(
 ) -> None:
     each = party.requests // party.consumers
     for queue in party.queues:
-        client.fill(queue, lab.bodies(party.contender, each), consumed=True)
+        client.fill(queue, lab.bodies(party.contender, each, party.text), consumed=True)
     count = each * party.consumers
     before, began = sum(process.cpu() for process in processes), time.monotonic()
     # The one that goes on first gets the most, which is to be another one each time.
