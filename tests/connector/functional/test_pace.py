@@ -88,6 +88,7 @@ def test_a_quick_callback_has_200_in_hand(broker: Broker, peer: Peer, queue: str
     end(consumer)
 
 
+@pytest.mark.alone
 def test_replicas_share_the_work(broker: Broker, peer: Peer, queue: str) -> None:
     peer.declare(queue)
     shares = [0, 0, 0, 0]

@@ -286,13 +286,13 @@ service = NeonEchoService()
 [consumer] = service.consumers.values()
 wait = service._ended.wait
 
-def interrupted():
+def interrupted(seconds):
     while not consumer.is_consuming:
         time.sleep(0.01)
     with consumer._supervision.stopping._cond:  # as `Event.set` has it for a moment
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.1)
-    wait()
+    return wait()
 
 service._ended.wait = interrupted
 sys.exit(service.serve())
