@@ -335,7 +335,8 @@ CHECKS = (
         "lower",
         0.25,
     ),
-    Check("CPU per request, 64 queues", MANY_QUEUES, "lower", 0.25),
+    # Half: what one queue takes differs by a third from run to run.
+    Check("CPU per request, 64 queues", MANY_QUEUES, "lower", 0.5),
     Check("CPU per request, an event for each", EVENT_CPU, "lower", 0.3),
 )
 

@@ -27,13 +27,24 @@ class QuickStart(Base):
 
     #: Plugins that run beside those that LocalBroker's options ask for.
     further_plugins: tuple[str, ...] = ()
+    #: Whether it has said that it has started wholly: its port opens a moment before.
+    _has_started = False
 
     def start(self, timeout: float = 300.0) -> None:
         """As everywhere, with the time that it takes on a machine where much else runs."""
+        self._has_started = False
         try:
             super().start(timeout)
         finally:
             self._environment.pop("ERL_AFLAGS", None)  # rabbitmqctl is a program in Erlang, too
+
+    def ctl(self, *arguments: str, timeout: float = 60.0) -> str:
+        """As everywhere; the first time it waits until the node takes commands."""
+        if not self._has_started:
+            self._has_started = True
+            super().ctl("await_startup", timeout=timeout)
+        said: str = super().ctl(*arguments, timeout=timeout)
+        return said
 
     def _prepare(self) -> None:
         super()._prepare()
