@@ -79,18 +79,16 @@ def measure(
     for done, key in enumerate(todo):
         if key in results:
             continue  # measured together with one before
-        number, _, row, _ = key
-        job = by_number[number]
+        job = by_number[key[0]]
         elapsed = time.monotonic() - began
         left = f", {elapsed / done * (len(todo) - done) / 60:.0f} min left" if done > 5 else ""
         head = f"[{whole - len(todo) + done + 1}/{whole}{left}] {job.slug}"
-        missing = [lab.missing[peer] for peer in job.needs(row) if peer in lab.missing]
-        if missing:
-            results.add(key, {}, missing[0])
+        if why := _missing(lab, job, key):
+            results.add(key, {}, why)
             say(f"{_named(head, key)}: left out")
             continue
         lab.revive()
-        group = together(job, key, plan)
+        group = [each for each in together(job, key, plan) if not _missing(lab, job, each)]
         try:
             found = _measure(lab, job, group, quick)
         except Exception as error:  # one that fails is a row with a remark
@@ -121,17 +119,22 @@ def together(job: Job, key: Key, plan: Iterable[Key]) -> list[Key]:
     return [each for each in plan if each[0] == job.number and job.together(*each[1:3]) == word]
 
 
+def _missing(lab: Lab, job: Job, key: Key) -> str:
+    """Why what it needs isn't there; empty if all is."""
+    return next((lab.missing[peer] for peer in job.needs(key[2]) if peer in lab.missing), "")
+
+
 def _measure(lab: Lab, job: Job, group: Sequence[Key], quick: bool) -> dict[Key, Values]:
-    number, case, row, _ = group[0]
+    _, case, row, _ = group[0]
     if not job.together(case, row):
         return {group[0]: job.measure(lab, case, row, quick)}
-    places = list(dict.fromkeys((key[1], key[2]) for key in group))
-    rounds = max(key[3] for key in group) + 1
-    found = job.measure_together(lab, places, rounds, quick)
+    places = list(dict.fromkeys(key[1:3] for key in group))
+    rounds = sorted({key[3] for key in group})
+    found = job.measure_together(lab, places, len(rounds), quick)
     return {
-        (number, *place, turn): values
+        (job.number, *place, turn): values
         for place in places
-        for turn, values in enumerate(found[place])
+        for turn, values in zip(rounds, found[place], strict=True)
     }
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .contenders import Contender
+from .job import Place
 from .lab import AFTERWARDS, REPLIES, SETTLED, START, TEXT, Lab
 from .process import Process
 from .service import QUEUE
@@ -79,6 +80,14 @@ class Taken:
             }
             for start in range(0, turns * number, turns)
         ]
+
+
+def take_rounds(
+    lab: Lab, parties: Mapping[Place, Party], rounds: int, turns: int = 1
+) -> dict[Place, list[dict[str, float]]]:
+    """What each round of so many turns gave, by the places of the parties in a table."""
+    taken = take_turns(lab, list(parties.values()), rounds * turns)
+    return {place: taken[party.name].rounds(rounds) for place, party in parties.items()}
 
 
 def take_turns(lab: Lab, parties: Sequence[Party], turns: int) -> dict[str, Taken]:

@@ -41,8 +41,8 @@ class QuickStart(Base):
     def ctl(self, *arguments: str, timeout: float = 60.0) -> str:
         """As everywhere; the first time it waits until the node takes commands."""
         if not self._has_started:
-            self._has_started = True
             super().ctl("await_startup", timeout=timeout)
+            self._has_started = True
         said: str = super().ctl(*arguments, timeout=timeout)
         return said
 

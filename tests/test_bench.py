@@ -233,9 +233,10 @@ class Pair(Job):
     number, slug, title, text = 99, "pair", "Pair", ""
     metrics = (Metric("cpu_us", "CPU", 1),)
 
-    def __init__(self, error: Exception | None = None) -> None:
+    def __init__(self, error: Exception | None = None, needs: str = "") -> None:
         self.asked: list[object] = []
         self._error = error
+        self._needs = needs
 
     def cases(self, quick: bool) -> tuple[str, ...]:
         return ("",)
@@ -247,7 +248,7 @@ class Pair(Job):
         return 2
 
     def needs(self, row: str) -> tuple[str, ...]:
-        return ()
+        return (self._needs,) if row == RAW and self._needs else ()
 
     def together(self, case: str, row: str) -> str:
         return "both" if row in (OURS, RAW) else ""
@@ -269,7 +270,7 @@ class NoLab:
     """What `measure` needs of one."""
 
     folder = Path("/nowhere")
-    missing: ClassVar[dict[str, str]] = {}
+    missing: ClassVar[dict[str, str]] = {"rare": "no header amqp.h"}
 
     def revive(self) -> None:
         pass
@@ -292,6 +293,14 @@ def test_where_turns_fail_each_row_says_why(tmp_path: Path) -> None:
     assert len(job.asked) == 3
     for row in (OURS, RAW):
         assert results.errors(99, "", row) == ["TimeoutError: 3 requests without a reply"] * 2
+
+
+def test_who_can_t_be_had_takes_no_turn_and_is_in_nobody_s_way(tmp_path: Path) -> None:
+    job, results = Pair(needs="rare"), Results(tmp_path / "results.jsonl", {"fingerprint": "a"})
+    measure(cast(Lab, NoLab()), [job], list(keys(job, False)), results, False)
+    assert [("", OURS)] in job.asked
+    assert results.values(99, "", OURS, "cpu_us") == {0: 0, 1: 1}
+    assert results.errors(99, "", RAW) == ["no header amqp.h"] * 2
 
 
 def test_those_that_take_turns_have_as_many_rounds_as_each_other() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from ..contenders import BY_NAME, GO, OURS, RAW, WIDE, C, Contender
 from ..job import COMPILED, Job, Metric, Place, Values
 from ..lab import TEXT, Lab, request
-from ..turns import Party, take_turns
+from ..turns import Party, take_rounds
 
 #: Characters of text that make a body of that size, and how many such requests; of the smaller ones in a turn.
 SIZES = {
@@ -89,18 +89,15 @@ class Bodies(Job):
     def measure_together(
         self, lab: Lab, those: Sequence[Place], rounds: int, quick: bool
     ) -> Mapping[Place, Sequence[Values]]:
-        parties = []
+        parties = {}
         for case, row in those:
             contender, env = _who(row)
-            parties.append(Party(row, contender, SIZES[case][1], env=env, text=_text(case)))
-        taken = take_turns(lab, parties, rounds * TURNS)
-        found = {}
-        for place, party in zip(those, parties, strict=True):
+            parties[case, row] = Party(row, contender, SIZES[case][1], env=env, text=_text(case))
+        found = take_rounds(lab, parties, rounds, TURNS)
+        for place, party in parties.items():
             size = len(request(party.contender, 0, party.text)[1])
-            found[place] = [
-                {**values, "byte_ns": values["cpu_us"] * 1e3 / size}
-                for values in taken[party.name].rounds(rounds)
-            ]
+            for values in found[place]:
+                values["byte_ns"] = values["cpu_us"] * 1e3 / size
         return found
 
 

@@ -10,7 +10,7 @@ from ..contenders import BY_NAME, OURS, RAW, Contender
 from ..job import Job, Metric, Place, Values
 from ..lab import AFTERWARDS, REPLIES, START, Lab
 from ..service import QUEUE
-from ..turns import Party, take_turns
+from ..turns import Party, take_rounds
 from ..wire import Client
 
 QUEUED = {"10² queued": 100, "10³ queued": 1000, "10⁴ queued": 10_000}
@@ -85,8 +85,8 @@ class Growth(Job):
     def measure_together(
         self, lab: Lab, those: Sequence[Place], rounds: int, quick: bool
     ) -> Mapping[Place, Sequence[Values]]:
-        parties = [
-            Party(
+        parties = {
+            (case, row): Party(
                 f"queues-{QUEUES[case]}",
                 BY_NAME[row],
                 SHARED[row],
@@ -94,12 +94,8 @@ class Growth(Job):
                 warm=WARM,
             )
             for case, row in those
-        ]
-        taken = take_turns(lab, parties, rounds)
-        return {
-            place: taken[party.name].rounds(rounds)
-            for place, party in zip(those, parties, strict=True)
         }
+        return take_rounds(lab, parties, rounds)
 
     def measure(self, lab: Lab, case: str, row: str, quick: bool) -> Values:
         contender = BY_NAME[row]

@@ -12,7 +12,7 @@ from ..job import Job, Metric, Place, Values
 from ..lab import AFTERWARDS, REPLIES, START, Lab
 from ..results import Results
 from ..service import QUEUE
-from ..turns import Party, take_turns
+from ..turns import Party, take_rounds
 
 ONE = "1 worker"
 WORKERS = {ONE: 1, "4 workers": 4, "16 workers": 16, "64 workers": 64, "256 workers": 256}
@@ -70,21 +70,16 @@ class Workers(Job):
     def together(self, case: str, row: str) -> str:
         return self.slug
 
-    def measure(self, lab: Lab, case: str, row: str, quick: bool) -> Values:
-        raise NotImplementedError
-
     def measure_together(
         self, lab: Lab, those: Sequence[Place], rounds: int, quick: bool
     ) -> Mapping[Place, Sequence[Values]]:
-        parties = [
-            Party(f"workers-{WORKERS[case]}", BY_NAME[row], REQUESTS, workers=WORKERS[case])
+        parties = {
+            (case, row): Party(
+                f"workers-{WORKERS[case]}", BY_NAME[row], REQUESTS, workers=WORKERS[case]
+            )
             for case, row in those
-        ]
-        taken = take_turns(lab, parties, rounds * TURNS)
-        return {
-            place: taken[party.name].rounds(rounds)
-            for place, party in zip(those, parties, strict=True)
         }
+        return take_rounds(lab, parties, rounds, TURNS)
 
 
 class Processes(Job):

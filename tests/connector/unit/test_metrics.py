@@ -227,6 +227,18 @@ def test_what_is_noted_is_classed_before_it_grows() -> None:
         assert len(counts._noted[0]) <= 1000
 
 
+def test_what_one_message_is_answered_with_is_classed_before_it_grows() -> None:
+    """A reply may have any number of parts, and nothing else may come meanwhile."""
+    counts = Counts()
+    connection: Any = None
+    note = counts.outbox(connection).note
+    assert note is not None
+    for _ in range(5000):
+        note(0.5)
+        assert len(counts._noted[1]) <= 1000
+    assert sum(counts.durations()[1].classes) == 5000
+
+
 def test_a_number_of_deliveries_never_falls_when_a_channel_follows_another() -> None:
     counts = Counts()
     for last_tag in (7, 0, 5):

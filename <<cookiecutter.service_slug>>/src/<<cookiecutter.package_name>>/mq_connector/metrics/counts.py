@@ -29,7 +29,7 @@ BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0
 #: Errors that are remembered.
 _ERRORS = 10
 
-#: Messages after which durations are classed; less 1, as bits of a delivery's tag.
+#: Messages, and replies, after which durations are classed; the former less 1, as bits of a delivery's tag.
 _TOGETHER = 512
 _MASK = _TOGETHER - 1
 _now = time.monotonic
@@ -122,8 +122,16 @@ class Counts:
 
     def outbox(self, connection: Connection) -> Outbox:
         """What callbacks publish by."""
+        answers = self._noted[1]
+        note = answers.append
+
+        def bounded(seconds: float) -> None:
+            note(seconds)
+            if len(answers) > _TOGETHER:  # a reply may have any number of parts
+                self.sort_in()
+
         outbox = Outbox(connection)
-        outbox.note = self._noted[1].append
+        outbox.note = bounded
         return outbox
 
     def begin(self, workers: Workers) -> None:
