@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -21,11 +22,12 @@ from mq_connector.config import Limits, metrics_port
 from mq_connector.connection import Connection
 from mq_connector.connection.address import Address
 from mq_connector.connection.supervised import is_responsive
-from mq_connector.consumer.opened import Delivery
+from mq_connector.consumer.opened import Delivery, Message
+from mq_connector.consumer.opened.observer import QUICK
 from mq_connector.consumer.workers import Suspicion, Workers
 from mq_connector.errors import ConfigurationError, RetryMessage
 from mq_connector.metrics import Metrics
-from mq_connector.metrics.counts import BOUNDS, Counts, Durations, TimedDelivery
+from mq_connector.metrics.counts import BOUNDS, Counts, Durations
 from mq_connector.metrics.endpoint import Endpoint, _Handler
 from mq_connector.testing import Outcome
 from mq_connector.testing.recording import RecordingChannel
@@ -121,7 +123,7 @@ def working(counts: Counts, callback: Callable[..., object], *bodies: bytes) -> 
         opened.observer = counts
         opened_by.append(opened)
         method = Basic.Deliver("ctag", tag, False, "", "input")
-        delivery = TimedDelivery(opened, method, BasicProperties(message_id="id"), body)
+        delivery = Delivery(opened, method, BasicProperties(message_id="id"), body)
         channels[delivery] = RecordingChannel(outcome)
         workers.inbox.put(delivery)
     workers.inbox.put(None)
@@ -196,47 +198,71 @@ def test_the_last_errors_are_few(serve: Callable[..., Served]) -> None:
     ]
 
 
-def test_what_any_thread_has_noted_is_counted_once() -> None:
+@pytest.mark.parametrize("took", [QUICK / 2, 0.25])
+def test_what_each_thread_has_noted_is_counted_once(took: float) -> None:
+    """Also while it goes on, and after it has ended."""
     counts = Counts()
+    seen: list[int] = []
 
     def work() -> None:
-        note = counts.observe()
+        tally = counts.tally()
         for _ in range(2000):
-            note(0.25)
+            tally.add(took)
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for each in threads:
-        each.start()
-    while any(each.is_alive() for each in threads):
-        counts.durations()  # in their midst
+    def look() -> None:
+        seen.append(sum(counts.durations()[0].classes))
+
+    for _ in range(2):
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for each in threads:
+            each.start()
+        while any(each.is_alive() for each in threads):
+            look()
+        look()
+    assert seen == sorted(seen)
     handled, answers = counts.durations()
-    assert sum(handled.classes) == 8000
-    assert handled.total == 2000.0
+    assert sum(handled.classes) == 16_000
+    assert handled.classes[0] == (16_000 if took <= QUICK else 0)
+    assert handled.total == pytest.approx(16_000 * took)
     assert sum(answers.classes) == 0
+    assert len(counts._tallies) <= 8  # those that were there when the last one began
 
 
-def test_what_is_noted_is_classed_before_it_grows() -> None:
-    """Whether or not anybody asks: by what comes, and by what is answered."""
+def test_a_thread_has_one_tally() -> None:
+    """Where tasks end it asks for it each time."""
     counts = Counts()
-    opened: Any = SimpleNamespace(last_tag=0, observer=None, delivery_type=None)
-    counts.on_opened(opened)
-    note = counts.observe()
-    for tag in range(1, 5001):
-        opened.delivery_type(opened, SimpleNamespace(delivery_tag=tag), None, b"")
-        note(0.0)
-        assert len(counts._noted[0]) <= 1000
+    assert counts.tally() is counts.tally()
+
+
+def test_a_callback_that_takes_as_long_as_a_bound_is_below_it() -> None:
+    counts = Counts()
+    tally = counts.tally()
+    for bound in (0.0, *BOUNDS, BOUNDS[-1] + 1):
+        tally.add(bound)
+    handled = counts.durations()[0]
+    assert handled.classes == [2, *[1] * len(BOUNDS)]
+    assert handled.total == sum(BOUNDS) + BOUNDS[-1] + 1
 
 
 def test_what_one_message_is_answered_with_is_classed_before_it_grows() -> None:
     """A reply may have any number of parts, and nothing else may come meanwhile."""
     counts = Counts()
     connection: Any = None
-    note = counts.outbox(connection).note
-    assert note is not None
+    outbox = counts.outbox(connection)
+    opened: Any = SimpleNamespace(
+        wait_for_room=lambda: None,
+        encode=lambda _: b"",
+        send=lambda _: True,
+        fears_reply_to=False,
+    )
+    method = Basic.Deliver("ctag", 1, False, "", "input")
+    delivery = Delivery(opened, method, BasicProperties(), b"")
+    delivery.arrived = time.monotonic() - 0.3
     for _ in range(5000):
-        note(0.5)
-        assert len(counts._noted[1]) <= 1000
-    assert sum(counts.durations()[1].classes) == 5000
+        outbox.publish(opened, Message("", "reply", b""), delivery)
+        assert len(counts._noted) <= 1000
+    cumulated = dict(counts.durations()[1].cumulated())
+    assert (cumulated["0.25"], cumulated["60.0"]) == (0, 5000)
 
 
 def test_a_number_of_deliveries_never_falls_when_a_channel_follows_another() -> None:

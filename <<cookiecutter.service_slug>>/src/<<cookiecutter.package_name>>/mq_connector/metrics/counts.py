@@ -1,38 +1,30 @@
 """What becomes of the messages of one consumer, in numbers.
 
-What is noted of each message is a number at the end of a list, which is one step in any thread; a few hundred
-are classed together. A lock or a look into the classes for each message would cost more than all else.
+A lock or a look into classes for each message would cost more than all else. So each thread has a `Tally` of
+what its callbacks took, and delays of replies are noted in a list and classed together, a few hundred at a time.
 """
 
 from __future__ import annotations
 
 import threading
-import time
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter, deque
-from collections.abc import Callable
 from datetime import datetime, timezone
-
-import pika
-from pika.spec import Basic
 
 from ..connection import Connection
 from ..consumer.opened import Delivery, OpenedChannel
 from ..consumer.opened.lines import SHORT, Named
+from ..consumer.opened.observer import QUICK, Tally
 from ..consumer.outbox import Outbox
 from ..consumer.workers import Workers
+from ..consumer.workers.busy import is_alive
 from ..errors import EXCERPT, printable
 from ..logs import text_of
 
 #: Upper bounds in seconds of the classes that durations are counted in; above the last one there is another.
-BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+BOUNDS = (QUICK, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 #: Errors that are remembered.
 _ERRORS = 10
-
-#: Messages, and replies, after which durations are classed; the former less 1, as bits of a delivery's tag.
-_TOGETHER = 512
-_MASK = _TOGETHER - 1
-_now = time.monotonic
 
 
 class Durations:
@@ -49,10 +41,6 @@ class Durations:
         taken = noted[:]
         del noted[: len(taken)]
         self.total += sum(taken)
-        # Most are quick, and then there is nothing to sort.
-        if not taken or max(taken) <= BOUNDS[0]:
-            self.classes[0] += len(taken)
-            return
         taken.sort()
         below = 0
         for number, bound in enumerate(BOUNDS):
@@ -60,6 +48,16 @@ class Durations:
             self.classes[number] += upto - below
             below = upto
         self.classes[-1] += len(taken) - below
+
+    def add(self, seconds: float) -> None:
+        """One more."""
+        self.total += seconds
+        self.classes[bisect_left(BOUNDS, seconds)] += 1
+
+    def add_tally(self, tally: Tally) -> None:
+        """Those that were quick."""
+        self.total += tally.seconds
+        self.classes[0] += tally.quick
 
     def add_all(self, others: Durations) -> None:
         """All of another one."""
@@ -77,30 +75,6 @@ class Durations:
         return found
 
 
-class TimedDelivery(Delivery):
-    """A delivery that knows when it has come (`time.monotonic`)."""
-
-    __slots__ = ()
-
-    def __init__(
-        self,
-        opened: OpenedChannel,
-        method: Basic.Deliver,
-        properties: pika.BasicProperties,
-        body: bytes,
-    ) -> None:
-        # As `Delivery` does it: to call that would cost as much again as all else here.
-        self.opened = opened
-        self.method = method
-        self.properties = properties
-        self.body = body
-        self.confirms = None
-        self.tag = tag = method.delivery_tag  # type: ignore[assignment]  # what was delivered has one
-        self.arrived = _now()
-        if not tag & _MASK:  # type: ignore[operator]  # as above
-            opened.observer.sort_in()  # type: ignore[union-attr]  # what `Counts.on_opened` has put there
-
-
 class Counts:
     """Counts for one consumer, from its start on; an `Observer` and a `Listener` of `mq_connector.consumer.opened.observer`."""
 
@@ -108,11 +82,16 @@ class Counts:
         self.workers: Workers | None = None
         #: The last that callbacks have raised, the latest at the end.
         self.errors: deque[dict[str, str | None]] = deque(maxlen=_ERRORS)
-        #: Seconds that callbacks took, and from a message's arrival to each reply, as they come: any thread adds.
-        self._noted: tuple[list[float], list[float]] = [], []
+        #: Seconds from a message's arrival to each reply, as they come: any thread adds.
+        self._noted: list[float] = []
+        #: The tally of each thread.
+        self._mine = threading.local()
         # Guards all below.
         self._lock = threading.Lock()
-        self._sorted = Durations(), Durations()
+        self._delays = Durations()
+        #: Of callbacks that were slow, and of all whose thread has ended.
+        self._handled = Durations()
+        self._tallies: list[Tally] = []
         self._rare: Counter[str] = Counter()
         self._opened: OpenedChannel | None = None
         #: Deliveries of earlier channels.
@@ -122,30 +101,32 @@ class Counts:
 
     def outbox(self, connection: Connection) -> Outbox:
         """What callbacks publish by."""
-        answers = self._noted[1]
-        note = answers.append
-
-        def bounded(seconds: float) -> None:
-            note(seconds)
-            if len(answers) > _TOGETHER:  # a reply may have any number of parts
-                self.sort_in()
-
         outbox = Outbox(connection)
-        outbox.note = bounded
+        outbox.delays, outbox.on_many = self._noted, self._sort_in
         return outbox
 
     def begin(self, workers: Workers) -> None:
         """The workers are about to start."""
         self.workers = workers
 
-    def observe(self) -> Callable[[float], None]:
-        """What a worker's thread calls with the seconds that each callback took."""
-        return self._noted[0].append
+    def tally(self) -> Tally:
+        """That of the thread that calls this."""
+        tally: Tally | None = getattr(self._mine, "tally", None)
+        if tally is not None:
+            return tally
+        tally = self._mine.tally = Tally(self._slow)
+        with self._lock:
+            tallies, self._tallies = self._tallies, [tally]
+            for each in tallies:
+                if is_alive(each.thread):
+                    self._tallies.append(each)
+                else:
+                    self._handled.add_tally(each)
+        return tally
 
     def on_opened(self, opened: OpenedChannel) -> None:
         """There is another channel."""
         opened.observer = self
-        opened.delivery_type = TimedDelivery
         with self._lock:
             if self._opened is not None:
                 self._received += self._opened.last_tag
@@ -199,12 +180,14 @@ class Counts:
 
     def durations(self) -> tuple[Durations, Durations]:
         """Those of callbacks, and those from a message's arrival to each reply."""
-        found = Durations(), Durations()
-        self.sort_in()
+        self._sort_in()
+        handled, delays = Durations(), Durations()
         with self._lock:
-            for mine, theirs in zip(found, self._sorted, strict=True):
-                mine.add_all(theirs)
-        return found
+            handled.add_all(self._handled)
+            delays.add_all(self._delays)
+            for tally in self._tallies:
+                handled.add_tally(tally)
+        return handled, delays
 
     # ---- from any thread
 
@@ -212,8 +195,10 @@ class Counts:
         with self._lock:
             self._rare.update(what)
 
-    def sort_in(self) -> None:
-        """Class what was noted."""
+    def _slow(self, seconds: float) -> None:
         with self._lock:
-            for durations, noted in zip(self._sorted, self._noted, strict=True):
-                durations.take(noted)
+            self._handled.add(seconds)
+
+    def _sort_in(self) -> None:
+        with self._lock:
+            self._delays.take(self._noted)

@@ -14,6 +14,7 @@ from opentelemetry.trace import Span, SpanKind, Tracer
 from ..connection import Connection
 from ..consumer.opened import Delivery, Message, Observer, OpenedChannel
 from ..consumer.opened.lines import SHORT
+from ..consumer.opened.observer import Tally
 from ..consumer.outbox import Outbox
 from ..consumer.workers import Workers
 from ..consumer.workers.workers import AWAITED
@@ -78,9 +79,9 @@ class Consumed:
         workers.settling.raised = self.raised  # type: ignore[method-assign]
         workers.was_away = self.was_away  # type: ignore[method-assign]
 
-    def observe(self) -> Callable[[float], None]:
-        """What one worker's thread calls with the seconds that each callback took."""
-        return (lambda _: None) if self._observer is None else self._observer.observe()
+    def tally(self) -> Tally | None:
+        """As who has watched so far wants it."""
+        return None if self._observer is None else self._observer.tally()
 
     def on_opened(self, opened: OpenedChannel) -> None:
         """There is another channel."""

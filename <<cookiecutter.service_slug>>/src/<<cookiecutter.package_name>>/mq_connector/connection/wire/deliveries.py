@@ -152,6 +152,8 @@ class DeliveryReader:
         self._channels: dict[int, _Delivery] = {}
         self._rest = b""
         self._next_sign = 0.0
+        #: When the bytes came that are being taken apart (`time.monotonic`).
+        self.now = 0.0
 
     def attach(self, channel: int, sink: Sink) -> None:
         """Deliveries on this channel go to ``sink`` from now on."""
@@ -166,6 +168,7 @@ class DeliveryReader:
 
         :raises pika.exceptions.AMQPError: on what is no AMQP frame; the stream can't be read on
         """
+        self.now = time.monotonic()
         if self._rest:
             data = self._rest + data
             self._rest = b""
@@ -197,11 +200,9 @@ class DeliveryReader:
             position = stop
         if begin < position:
             self._forward(data[begin:position])
-        elif kept:
-            now = time.monotonic()
-            if now > self._next_sign:
-                self._next_sign = now + _SIGN_OF_LIFE
-                self._forward(HEARTBEAT_FRAME)
+        elif kept and self.now > self._next_sign:
+            self._next_sign = self.now + _SIGN_OF_LIFE
+            self._forward(HEARTBEAT_FRAME)
         self._rest = data[position:]
         if self._rest and self._rest[0] not in _TYPES:
             # At once, because more may not come: what a TLS port has to say to us is shorter than that.

@@ -43,6 +43,7 @@ class OpenedChannel:
         #: The same for transient queues, which some brokers refuse in a way that costs a connection.
         self.scratch_for_transient = link.apart if self.broker.may_deny_transient else self.scratch
         self._transport = link.transport
+        self._reader = link.transport.reader
         self._frame_max: int = link.amqp.params.frame_max
         #: What the workers have before them.
         self.inbox = inbox
@@ -62,7 +63,7 @@ class OpenedChannel:
         self.retries = Retries(link, self.reject)
         #: What is large.
         self.bulk = Bulk(sizes, lambda tag: tag in self.retries or self.is_settled(tag))
-        self._transport.reader.attach(self.number, self)
+        self._reader.attach(self.number, self)
 
     # ---- publishing, from any thread
 
@@ -166,6 +167,7 @@ class OpenedChannel:
         """A message has arrived."""
         kind = self.delivery_type  # not called at once: see `Workers.handle`
         delivery = kind(self, method, properties, body)
+        delivery.arrived = self._reader.now
         self._acks.highest = delivery.tag
         self.latest = delivery
         size = len(body)
@@ -195,7 +197,7 @@ class OpenedChannel:
     def end(self) -> None:
         """The channel is gone."""
         self.closing()
-        self._transport.reader.detach(self.number)
+        self._reader.detach(self.number)
         self.scratch.abandon()
 
     def put_back_excess(self) -> int:

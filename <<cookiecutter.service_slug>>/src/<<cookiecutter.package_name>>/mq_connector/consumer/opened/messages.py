@@ -83,11 +83,10 @@ class Delivery:
 
     :ivar confirms: what its callback has published that has to be confirmed before it is acknowledged;
         None for most
-    :ivar arrived: when it came (`time.monotonic`); set only by who wants to know, see `Outbox.note`
+    :ivar arrived: when it came (`time.monotonic`)
     """
 
     __slots__ = ("arrived", "body", "confirms", "method", "opened", "properties", "tag")
-    arrived: float
 
     def __init__(
         self,
@@ -96,6 +95,7 @@ class Delivery:
         properties: pika.BasicProperties,
         body: bytes,
     ) -> None:
+        self.arrived = 0.0
         self.opened = opened
         self.method = method
         self.properties = properties

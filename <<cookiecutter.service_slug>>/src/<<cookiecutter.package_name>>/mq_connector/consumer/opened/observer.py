@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,6 +12,38 @@ if TYPE_CHECKING:
     from ..workers import Workers
     from .channel import OpenedChannel
     from .messages import Delivery
+
+#: Seconds up to which callbacks are told from each other by nothing but their sum.
+QUICK = 0.001
+
+
+class Tally:
+    """How long the callbacks of one thread took: the one that makes it, which alone adds to it; anybody may look.
+
+    Most callbacks are quick, and then two numbers grow and no lock is taken: it is told of each.
+
+    :param slow: gets the seconds of each that took longer than `QUICK`
+    """
+
+    __slots__ = ("quick", "seconds", "slow", "thread")
+
+    def __init__(self, slow: Callable[[float], object]) -> None:
+        self.slow = slow
+        self.thread = threading.current_thread()
+        #: How many were quick, and what these took together.
+        self.quick = 0
+        self.seconds = 0.0
+
+    def add(self, took: float) -> None:
+        """Another one is over.
+
+        :param took: seconds
+        """
+        if took <= QUICK:
+            self.quick += 1
+            self.seconds += took
+        else:
+            self.slow(took)
 
 
 class Observer(Protocol):
@@ -26,8 +59,8 @@ class Observer(Protocol):
     def begin(self, workers: Workers) -> None:
         """The workers are about to start."""
 
-    def observe(self) -> Callable[[float], None]:
-        """What one worker's thread calls with the seconds that each callback took."""
+    def tally(self) -> Tally | None:
+        """That of the thread that calls this, if anybody wants to know."""
 
     def on_opened(self, opened: OpenedChannel) -> None:
         """There is another channel, on which nothing has come yet; on the loop."""

@@ -30,6 +30,8 @@ _ROOM_WITHIN = 30.0
 _LARGE = 4 * 1024 * 1024
 #: What an address of direct reply-to begins with.
 _DIRECT_REPLY = "amq.rabbitmq.reply-to."
+#: Replies whose delays are taken together.
+MANY = 512
 #: Seconds between two warnings that a queue isn't bound.
 _WARN_EVERY = 10.0
 
@@ -59,8 +61,10 @@ class Outbox:
         self._warned_at = 0.0
         #: Whether whatever is published may be refused, as something in hand has just cost a channel.
         self.is_careful = False
-        #: Gets the seconds from a message's arrival to each reply, where deliveries know when they came.
-        self.note: Callable[[float], object] | None = None
+        #: Gets the seconds from a message's arrival to each reply, if anybody wants to know.
+        self.delays: list[float] | None = None
+        #: Called when these are more than `MANY`; takes them out.
+        self.on_many: Callable[[], object] = list
 
     # ---- from any thread
 
@@ -78,10 +82,11 @@ class Outbox:
         opened.wait_for_room()
         # Also for what has to wait: who publishes what can't be encoded is to hear of it.
         data = opened.encode(message)
+        exchange = message.exchange
         # What may be refused goes on a channel of its own: on the consumer's the broker wouldn't say which
         # message it was, and all that is in hand would be delivered again.
         if (
-            message.exchange
+            exchange
             or self.is_careful
             or len(message.body) > _LARGE
             or (opened.fears_reply_to and message.routing_key.startswith(_DIRECT_REPLY))
@@ -95,9 +100,11 @@ class Outbox:
             )
         elif self._coming or message.routing_key in self._returned.queues or not opened.send(data):
             self._hold(message)
-        note = self.note
-        if note is not None and delivery is not None and not message.exchange:
-            note(time.monotonic() - delivery.arrived)
+        delays = self.delays
+        if delays is not None and delivery is not None and not exchange:
+            delays.append(time.monotonic() - delivery.arrived)
+            if len(delays) > MANY:
+                self.on_many()
 
     def may_have_to_wait(self, opened: OpenedChannel) -> bool:
         """Whether `publish` might wait for room."""

@@ -20,6 +20,7 @@ from ...handlers.shapes import is_async
 from ...payload import Bounds, bounds
 from ..channel import Channel
 from ..opened import Delivery, Observer, OpenedChannel, Prefetch, Sizes, lines
+from ..opened.observer import QUICK
 from .busy import Busy, all_busy_for, latest, why_unhealthy
 from .current import expired_for, in_hand
 from .pace import SOON, TOGETHER, Pace
@@ -84,8 +85,6 @@ class Workers:
         self.pace = Pace(limits, on_pace)
         #: Who is told how long each callback took, if anybody.
         self.observer: Observer | None = None
-        #: What each thread on which tasks end tells it by.
-        self._by_thread = threading.local()
         #: What runs of callbacks that are async.
         self.tasks = Tasks(limits.workers, name, self)
         #: What becomes of a message that isn't simply acknowledged.
@@ -198,7 +197,7 @@ class Workers:
         pace, is_said, debug = self.pace, lines.is_said, logging.DEBUG
         process, turns = self._process, self._turns
         spent, longest, messages = 0.0, 0.0, 0  # since the pace was told
-        observe = None if self.observer is None else self.observer.observe()
+        tally = None if self.observer is None else self.observer.tally()
         kind = Delivery  # what deliveries are: an observer may have put another class there
         while not worker.is_replaced:
             if turns is not None and turns.holder is not worker:
@@ -245,8 +244,12 @@ class Workers:
                 spent, longest, messages = 0.0, 0.0, 0
             else:
                 messages += 1
-            if observe is not None:
-                observe(took)
+            if tally is not None:
+                if took <= QUICK:  # as `Tally.add` does it, without calling it
+                    tally.quick += 1
+                    tally.seconds += took
+                else:
+                    tally.slow(took)
             if is_said(debug):
                 lines.handled(delivery, took, outcome)
         self._workers.remove(worker)
@@ -320,11 +323,8 @@ class Workers:
     def was_away(self, busy: Busy, delivery: Delivery, took: float) -> None:
         """A task is over."""
         self.pace.note(took)
-        if self.observer is not None:
-            try:
-                observe = self._by_thread.observe
-            except AttributeError:
-                observe = self._by_thread.observe = self.observer.observe()
-            observe(took)
+        tally = None if self.observer is None else self.observer.tally()
+        if tally is not None:
+            tally.add(took)
         if self._suspicion.is_alert and delivery.opened.is_open:
             self._was_careful(busy, delivery, self._suspicion.is_careful)
