@@ -16,7 +16,7 @@ from ..turns import Party, take_turns
 #: Requests of a turn, turns of each process, and requests that it has answered before.
 REQUESTS, TURNS, WARM = 2500, 6, 500
 #: Of each kind: where two processes of the same kind have things in memory makes a twentieth.
-PROCESSES = 4
+PROCESSES = 8
 _COUNTED = "counted"
 
 
