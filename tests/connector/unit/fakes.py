@@ -34,7 +34,9 @@ class FakeTransport:
         self.bursts: list[list[Any]] = []
         self.attached: dict[int, Any] = {}
         self.reader = SimpleNamespace(
-            attach=self.attached.__setitem__, detach=lambda number: self.attached.pop(number, None)
+            attach=self.attached.__setitem__,
+            detach=lambda number: self.attached.pop(number, None),
+            now=0.0,
         )
         self.room: Callable[[], bool] = lambda: True
         #: As if so much were waiting that it has to be asked for room.
