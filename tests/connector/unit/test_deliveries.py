@@ -249,6 +249,18 @@ def test_pika_is_told_of_the_peers_life_once_a_second_while_deliveries_bypass_it
     assert forwarded == [HEARTBEAT_FRAME] * 10
 
 
+def test_all_that_came_together_came_at_one_time(no_signs_of_life: list[float]) -> None:
+    now = no_signs_of_life
+    reader = DeliveryReader(lambda _: None)
+    seen: list[float] = []
+    sink = Sink()
+    sink.deliver = lambda *_: seen.append(reader.now)  # type: ignore[method-assign]
+    reader.attach(OURS, sink)
+    for now[0] in (7.0, 8.5):
+        reader.feed(b"".join(b"".join(frames_of(tag, Message(b"body"))) for tag in (1, 2)))
+    assert seen == [7.0, 7.0, 8.5, 8.5]
+
+
 @given(st.integers(0, 2**64 - 1), st.booleans(), names, names, st.integers(0, 2**32 - 1))
 def test_what_was_asked_for_by_basic_get_comes_with_its_own_method(
     tag: int, redelivered: bool, exchange: str, routing_key: str, count: int

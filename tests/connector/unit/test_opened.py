@@ -58,6 +58,13 @@ def setup() -> Setup:
     return Setup()
 
 
+def test_a_message_knows_when_its_bytes_came(setup: Setup) -> None:
+    for came in (3.0, 4.5):
+        setup.transport.reader.now = came
+        setup.deliver(1)
+        assert setup.inbox.get().arrived == came
+
+
 # ---- publishing
 
 
