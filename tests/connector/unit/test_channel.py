@@ -259,7 +259,9 @@ def test_a_queue_s_name_with_a_line_break_is_refused_before_pika_waits_for_ever(
     with pytest.raises(ChannelError, match="line break"):
         result.wait(0)
     assert channel.calls == []
-    assert f"declaring queue {name!r}: 400 ValueError" in caplog.text, "it is told to who doesn't wait"
+    assert f"declaring queue {name!r}: 400 ValueError" in caplog.text, (
+        "it is told to who doesn't wait"
+    )
 
 
 # ---- failures: the channel is gone
