@@ -102,7 +102,12 @@ def test_a_version_that_ends_before_it_hears_of_its_turn_has_ended_and_no_more()
     )
     version = Version([sys.executable, "-c", says_ready])
     try:
-        eventually(lambda: version.listen() or version.is_ready)
+
+        def is_ready() -> bool:
+            version.listen()
+            return version.is_ready
+
+        eventually(is_ready)
         version.go()
         version._process.kill()
         eventually(lambda: version.exit_code is not None)
