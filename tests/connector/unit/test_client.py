@@ -755,6 +755,6 @@ def test_a_client_that_was_never_used_closes_without_ado() -> None:
 def test_a_request_for_which_is_waited_very_long_expires_as_late_as_amqp_has_it(
     timeout: float,
 ) -> None:
-    """A larger number costs the channel (406), and with it what else is under way there."""
+    """Beyond some number the broker closes the channel (406), and what else is under way there fails with it."""
     request = Pending("id", b"", "input", timeout, None)
     assert request.properties.expiration == str(2**32 - 1)

@@ -113,7 +113,7 @@ def _short_string(what: str, text: str) -> bytes:
 
 #: Bytes of a content header's frame beside the properties: the frame's own, class, weight and body size.
 _HEADER_OVERHEAD = OVERHEAD + 12
-#: The largest expiration in milliseconds that RabbitMQ takes.
+#: The largest expiration in milliseconds that is sent, some 49 days. RabbitMQ 3.10 takes more, but not any number.
 LONGEST_EXPIRATION = 2**32 - 1
 #: Headers that RabbitMQ reads itself: more routing keys, which must be a list.
 _MORE_ROUTING_KEYS = ("CC", "BCC")
