@@ -56,7 +56,7 @@ def trouble(name: str, text: str) -> str | None:
         return "is empty or starts with amq., which is the broker's own: choose another name"
     if not text.isprintable() or set(text) & {*" '\"`\\$<>{}"}:
         return "holds a space, a quote, or one of \\ ` $ < > { }: leave such characters out"
-    # A byte counts those of AMQP's names (0-9-1, 4.2.5.3); a health probe's queue adds 39.
+    # AMQP counts the bytes of names (0-9-1, 4.2.5.3); a queue that is made for a trial has 39 more.
     size, most = len(text.encode()), 216 if name == "input_queue" else 255
     said = f"has {size} bytes: use {most} at most, for AMQP ends at 255 with suffixes"
     return said if size > most else None

@@ -13,10 +13,12 @@ from typing import Any
 import pika
 import pytest
 from mq_connector import ConsumerThread, MQConnector, Request
+from mq_connector.calling import asking
+from mq_connector.calling.asking import Asking
 from mq_connector.calling.message import Publication, origin, time_for
 from mq_connector.consumer.opened import Delivery
 from mq_connector.consumer.workers.current import current, expired_for, in_hand
-from mq_connector.errors import PayloadError, RequestTimeout, Unroutable, WouldWait
+from mq_connector.errors import PayloadError, RequestTimeout, StartError, Unroutable, WouldWait
 from mq_connector.testing import Harness
 from pika.spec import Basic
 
@@ -288,3 +290,32 @@ def test_on_an_event_loop_only_the_twins_that_dont_wait_work() -> None:
     outcome = harness.send({})
     assert outcome.settled == "ack", outcome.error
     assert [each.body for each in outcome.published if each.exchange == "e"] == [b"raw"]
+
+
+def test_a_client_that_was_refused_takes_no_other_one_along(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two wait for a reply in a vhost that refuses them; a third asks anew as soon as the first has heard of it."""
+    made: list[Any] = []
+
+    class Refused:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            made.append(self)
+
+        def begin(self, queue: str, *_: Any, **__: Any) -> Any:
+            return SimpleNamespace(queue=queue)
+
+        def outcome(self, _: Any) -> Any:
+            raise StartError("no access")
+
+    monkeypatch.setattr(asking, "Client", Refused)
+    service: Any = SimpleNamespace(
+        calls=(), vhost="/", service_name="s", _mq_connection=lambda _: None, consumers={}
+    )
+    one = Asking(service)
+    first, second = one.begin("q", {}, None, 1.0), one.begin("q", {}, None, 1.0)
+    for each in (first, second):
+        with pytest.raises(StartError):
+            one.end(each)
+        one.begin("q", {}, None, 1.0)
+    assert len(made) == 2, "the other one isn't refused, so it goes on"

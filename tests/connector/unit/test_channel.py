@@ -250,12 +250,18 @@ def test_nothing_is_waited_for_on_the_loop_which_alone_brings_it(setup: Setup) -
 
 @pytest.mark.parametrize("name", ["a\nb", "\r", "a\r\n"])
 def test_a_queue_s_name_with_a_line_break_is_refused_before_pika_waits_for_ever(
-    setup: Setup, name: str
+    setup: Setup, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The broker takes line breaks out of names, so the answer would be to another question."""
+    result = setup.channel.queue_declare(name)
+    setup.link.run_calls()
+    channel = setup.link.amqp.open()
     with pytest.raises(ChannelError, match="line break"):
-        setup.channel.queue_declare(name).wait(0)
-    assert setup.link.calls == []
+        result.wait(0)
+    assert channel.calls == []
+    assert f"declaring queue {name!r}: 400 ValueError" in caplog.text, (
+        "it is told to who doesn't wait"
+    )
 
 
 # ---- failures: the channel is gone

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from mq_connector import client as client_module
 from mq_connector import payload
+from mq_connector.channels.pending import Pending
 from mq_connector.client import Client
 from mq_connector.connection import Connection
 from mq_connector.connection import loop as loop_module
@@ -748,3 +749,12 @@ def test_a_client_that_was_never_used_closes_without_ado() -> None:
     asking = Client(Connection([]))
     asking.close()
     asking.close()
+
+
+@pytest.mark.parametrize("timeout", [1e8, 1e300, float("inf")])
+def test_a_request_for_which_is_waited_very_long_expires_as_late_as_amqp_has_it(
+    timeout: float,
+) -> None:
+    """Beyond some number the broker closes the channel (406), and what else is under way there fails with it."""
+    request = Pending("id", b"", "input", timeout, None)
+    assert request.properties.expiration == str(2**32 - 1)

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 from mq_connector import payload
+from mq_connector.compat import sending
 from mq_connector.compat.connector import MQConnector
 from mq_connector.compat.utils.network_utils import b64_to_dict, dict_to_b64
 from mq_connector.compat.utils.rabbit_utils import create_mq_callback
-from mq_connector.errors import StartError
+from mq_connector.errors import PublishError, StartError
 from mq_connector.testing import Harness
 
 USERS = {"users": {"mine": {"user": "me", "password": "x"}}}
@@ -90,3 +91,26 @@ def test_a_decorated_handler_answers_under_the_id_however_it_is_spelt() -> None:
 
 def test_base64_may_be_text_as_for_the_standard_library() -> None:
     assert b64_to_dict(dict_to_b64({"a": (1, b"x")}).decode()) == {"a": (1, b"x")}
+
+
+@pytest.mark.parametrize("was_there", [False, True])
+def test_an_exchange_that_cannot_be_made_is_told_after_one_attempt(
+    monkeypatch: pytest.MonkeyPatch, was_there: bool
+) -> None:
+    tried: list[str] = []
+    unused: Any = None
+    sender = sending.Sender(unused)
+
+    def publish(_: Any) -> None:
+        tried.append("publish")
+        if not was_there or len(tried) > 2:
+            raise PublishError("404 NOT_FOUND - no exchange 'events' in vhost '/'")
+
+    monkeypatch.setattr(sender, "_publish", publish)
+    monkeypatch.setattr(sender, "_run", lambda _: tried.append("make"))
+    message = sending.Message.make({"a": 1}, exchange="events")
+    if was_there:
+        sender.send(message)
+    with pytest.raises(PublishError, match="404"):
+        sender.send(message)
+    assert tried == ["make", "publish", *(["publish", "make", "publish"] if was_there else [])]

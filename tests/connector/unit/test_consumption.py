@@ -81,7 +81,7 @@ class Consuming:
             link, Limits(workers=1), "test", self._handle, lambda _: None, lambda: None, True
         )
         handling.suspicion.relax()
-        self.workers = handling.workers
+        self.workers, self.outbox = handling.workers, handling.outbox
         self.consumption = Consumption(self.owner, link, amqp, handling)
         self.amqp.answer(Basic.ConsumeOk(TAG))
         self._thread = threading.Thread(target=self.workers.work)
@@ -316,3 +316,16 @@ def test_a_broker_that_does_not_let_us_consume_is_given_up_after_a_while(
     assert one.owner.heard[-1] == (
         "failed: 504 the broker doesn't let us consume 'input' within 10 s"
     )
+
+
+def test_a_consumer_that_is_there_after_its_channel_was_given_up_is_none(
+    consuming: Callable[..., Consuming],
+) -> None:
+    """pika sends its close only when the broker has answered what was asked before."""
+    one = consuming(3, 13, 0)
+    one.cancel()
+    one.consumption.abandon()
+    heard = len(one.owner.heard)
+    one.amqp.answer(Basic.ConsumeOk("late"))
+    assert one.outbox._opened is None, "it has no channel to publish on"
+    assert len(one.owner.heard) == heard

@@ -148,3 +148,11 @@ def test_properties_that_amqp_cannot_carry_are_refused_and_not_remembered() -> N
         with pytest.raises(ShortStringTooLong):
             encode(wrong)
     assert encode(None) == b"\x00\x00"
+
+
+@pytest.mark.parametrize(
+    "expiration", ["\u0661\u0660", "\uff11", "²", "1 000", "-1", "", str(2**32)]
+)
+def test_an_expiration_is_of_the_digits_that_the_broker_reads(expiration: str) -> None:
+    with pytest.raises(ValueError, match="expiration is"):
+        frames.PropertiesEncoder()(pika.BasicProperties(expiration=expiration))

@@ -77,6 +77,14 @@ def test_a_look_that_fails_is_no_good_sign_and_not_the_end_of_looking(serve: Ser
     assert check(NAME) == (True, "consuming")
 
 
+def test_a_look_at_who_is_busy_that_fails_is_not_the_end_of_looking() -> None:
+    def busy() -> str:
+        raise RuntimeError("dictionary changed size during iteration")
+
+    said = health.answer(lambda done: done(""), busy)
+    assert said == "the service can't tell: RuntimeError: dictionary changed size during iteration"
+
+
 def test_a_service_that_does_not_consume_says_why(serve: Serve) -> None:
     serve(lambda done: done("not consuming 'in': connection refused"))
     assert check(NAME) == (

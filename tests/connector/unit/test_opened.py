@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from queue import SimpleQueue
 from typing import Any
 
@@ -358,3 +359,23 @@ def test_what_waits_may_look_at_the_confirms_it_has_waited_for() -> None:
     one.confirms.then(lambda: one.then("inner"), lambda _: None)
     one.link.run_calls()
     assert one.came == ["inner"]
+
+
+def test_a_forked_child_waits_for_no_lock_to_have_a_message_delivered_again(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup.deliver(1)
+    setup.opened._lock.acquire()  # by a thread of the parent, which the child hasn't
+    be_a_child(monkeypatch)
+    ended = threading.Event()
+
+    def retry() -> None:
+        with pytest.raises(NotConnected):
+            setup.opened.reject_later(1, 1.0)
+        ended.set()
+
+    threading.Thread(target=retry, daemon=True).start()
+    try:
+        assert ended.wait(5)
+    finally:
+        setup.opened._lock.release()

@@ -195,10 +195,9 @@ def test_what_was_answered_costs_nothing_later(link: FakeLink, ends: Ends) -> No
     channel = link.amqp.open()
     channel.answer()
     scratch.do(declare("two"), ends)
-    (_, earlier), (_, later) = link.timers
-    earlier()
+    link.run_timers()
     assert channel.is_open and ends.errors == []
-    later()
+    link.run_timers()
     assert len(ends.errors) == 1
 
 
@@ -382,3 +381,15 @@ def test_a_refused_result_raises_whenever_it_is_looked_at() -> None:
     for _ in range(2):
         with pytest.raises(ChannelError):
             _ = result.method
+
+
+def test_many_operations_set_one_timer(link: FakeLink, ends: Ends) -> None:
+    """A handler that declares a queue for each message would fill the loop with them."""
+    scratch = make(link)
+    for _ in range(100):
+        scratch.do(declare("q"), ends)
+    channel = link.amqp.open()
+    for _ in range(100):
+        channel.answer()
+    assert len(ends.all) == 100
+    assert len(link.timers) == 1

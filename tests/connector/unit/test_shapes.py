@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from mq_connector import RequestError
 from mq_connector.config import Limits
+from mq_connector.handlers import typed
 from mq_connector.testing import Harness, harness
 
 from ..shapes import SCENARIOS, AsyncRefusing, Refusing, Scenario, Shape
@@ -38,3 +39,16 @@ def test_a_handler_that_never_ends_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(harness, "_PATIENCE", 0.05)
     with pytest.raises(AssertionError, match=r"hasn't ended within 0\.05 s"):
         Harness(Endless().handle_api_input).send({})
+
+
+def test_of_what_async_handlers_have_answered_nothing_is_kept() -> None:
+    class Echo(Shape):
+        async def answer(self, request: dict[Any, Any]) -> Any:
+            return {"text": "a long one"}
+
+    service = Echo()
+    Harness(service.handle_api_input).send({})
+    known = len(typed.readers)
+    for _ in range(3):
+        Harness(service.handle_api_input).send({})
+    assert len(typed.readers) == known

@@ -91,3 +91,27 @@ def test_a_version_that_is_imported_leaves_ctrl_c_to_who_has_started_it() -> Non
     assert version.exit_code == 0
     assert signal.getsignal(signal.SIGINT) is before
     version.kill()
+
+
+def test_a_version_that_ends_before_it_hears_of_its_turn_has_ended_and_no_more() -> None:
+    says_ready = (
+        "import socket, sys, time\n"
+        "link = socket.socket(fileno=int(sys.argv[-1]))\n"
+        "link.send(b'r')\n"
+        "time.sleep(600)"
+    )
+    version = Version([sys.executable, "-c", says_ready])
+    try:
+
+        def is_ready() -> bool:
+            version.listen()
+            return version.is_ready
+
+        eventually(is_ready)
+        version.go()
+        version._process.kill()
+        eventually(lambda: version.exit_code is not None)
+        version.listen()
+        assert version.fileno() < 0
+    finally:
+        version.kill()

@@ -7,6 +7,7 @@ from typing import Any
 import pika
 import pytest
 from mq_connector import payload
+from mq_connector.config import Limits
 from mq_connector.errors import PayloadError
 from mq_connector.payload import Form
 from mq_connector.payload.request import REPLY_PROPERTIES, Request
@@ -146,3 +147,11 @@ def test_a_published_body_that_is_no_payload_says_so_when_it_is_decoded() -> Non
     outcome = Harness(handler).send({})
     with pytest.raises(PayloadError):
         _ = outcome.published[0].data
+
+
+def test_a_body_beyond_the_limits_is_refused_as_it_is_in_the_service() -> None:
+    limits = Limits(max_body=20)
+    outcome = Harness(echo, limits=limits).send({"text": "more than twenty bytes"})
+    assert isinstance(outcome.error, PayloadError)
+    assert outcome.settled == "dead-letter"
+    assert Harness(echo).send({"text": "more than twenty bytes"}).settled == "ack"

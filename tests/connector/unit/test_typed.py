@@ -58,6 +58,7 @@ class All:
     choice: Literal["a", 1, True] = "a"
     one: Literal[1] = 1
     color: Color = Color.RED
+    one_color: Literal[Color.BLUE] = Color.BLUE
     items: list[int] = field(default_factory=list)
     any_items: list = field(default_factory=list)  # type: ignore[type-arg]
     pair: tuple[int, str] = (0, "")
@@ -149,6 +150,7 @@ def test_what_is_of_its_type_is_read_into_it(name: str, given: Any, seen: Any) -
         ("choice", 2, "choice must be 'a' or 1 or True, it is 2"),
         ("one", True, "one must be 1, it is True"),
         ("color", "green", "color must be 'red' or 2, it is 'green'"),
+        ("one_color", 2.0, "one_color must be 2, it is 2.0"),
         ("items", [1, "a"], "items[1] must be int, it is 'a'"),
         ("items", {"a": 1}, "items must be a list, it is a dict"),
         ("pair", [1], "pair must be 2 values, it is a list"),

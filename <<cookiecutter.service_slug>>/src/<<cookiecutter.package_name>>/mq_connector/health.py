@@ -134,11 +134,11 @@ def answer(look: Callable[[Callable[[str], None]], None], busy: Callable[[], str
 
     try:
         look(done)
+        if not answered.wait(ANSWER_WITHIN):
+            return f"the broker hasn't answered within {ANSWER_WITHIN} s"
+        return answers[0] or CONSUMING + (f"{_BUT}{said}" if (said := busy()) else "")
     except Exception as error:  # this thread must be there for the next question
         return f"the service can't tell: {type(error).__name__}: {error}"
-    if not answered.wait(ANSWER_WITHIN):
-        return f"the broker hasn't answered within {ANSWER_WITHIN} s"
-    return answers[0] or CONSUMING + (f"{_BUT}{said}" if (said := busy()) else "")
 
 
 def check(service_name: str) -> tuple[bool, str]:

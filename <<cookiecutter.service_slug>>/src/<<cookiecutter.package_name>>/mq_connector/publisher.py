@@ -135,7 +135,7 @@ class Publisher:
             if joined:
                 self._room.wait_for(self._is_idle, timeout)
         if joined:
-            self.connection.call(self._close_channel)
+            self.connection.call(self._send_no_more)
             self._kept.quit(timeout)
         self._fail_all(NotConnected("closed before the broker had confirmed the message"))
 
@@ -212,10 +212,9 @@ class Publisher:
         self._refusal = error
         self._fail_all(error)
 
-    def _close_channel(self) -> None:
+    def _send_no_more(self) -> None:
         with self._room:
             self._opened = None
-        self._kept.close()
 
     def _on_ready(self, link: Link, channel: pika.channel.Channel) -> None:
         self.connection.used()

@@ -58,13 +58,13 @@ class Asking:
         where = self._vhost_of(queue, vhost)
         wait = time_for(queue, timeout)
         client = self._client(where)
-        with self._explaining(where, queue):
+        with self._explaining(where, queue, client):
             pending = client.begin(queue, question(request), wait, origin=origin(), on_end=on_end)
         return Asked(where, client, pending)
 
     def end(self, asked: Asked) -> dict[Any, Any]:
         """The reply; waits until it has come, or the time is over."""
-        with self._explaining(asked.vhost, asked.pending.queue):
+        with self._explaining(asked.vhost, asked.pending.queue, asked.client):
             return asked.client.outcome(asked.pending)
 
     def close(self) -> None:
@@ -93,14 +93,15 @@ class Asking:
             return self._clients[vhost]
 
     @contextmanager
-    def _explaining(self, vhost: str, queue: str) -> Iterator[None]:
+    def _explaining(self, vhost: str, queue: str, client: Client) -> Iterator[None]:
         """What a failure means here, and what is to be done."""
         own = vhost == self._service.vhost
         try:
             yield
         except StartError as error:
             with self._lock:
-                self._clients.pop(vhost, None)  # it stays refused, and the next one may not be
+                if self._clients.get(vhost) is client:
+                    del self._clients[vhost]  # it stays refused, and the next one may not be
             if own:
                 raise
             raise StartError(f"{error}; {remedy(queue, vhost)}") from None

@@ -82,7 +82,8 @@ class KeptChannel:
             self._process = Process()
 
     def quit(self, timeout: float) -> None:
-        """Leave the connection, as `Connection.quit`."""
+        """Give up the channel and leave the connection, as `Connection.quit`."""
+        self.connection.call(self._give_up)
         self.connection.quit(self, timeout)
 
     # ---- on the loop
@@ -105,6 +106,11 @@ class KeptChannel:
         else:
             self._open(link)
 
+    def _give_up(self) -> None:
+        """On a connection that others share it would stay open, and with it what it consumes."""
+        self.close()
+        self._link = None
+
     def close(self) -> None:
         """Give up the channel; the keeper hears no more of it."""
         channel, self._channel = self._channel, None
@@ -123,7 +129,8 @@ class KeptChannel:
 
     def _on_channel(self, channel: pika.channel.Channel) -> None:
         link = self._link
-        if link is None:
+        if link is None:  # it was given up while it was opening
+            channel.close()
             return
         self._is_opening = False
         self._channel = channel

@@ -9,6 +9,7 @@ from typing import Any
 
 import pika
 
+from ..connection.wire.frames import LONGEST_EXPIRATION
 from ..errors import MQError, PublishError
 from .origin import Origin
 
@@ -49,8 +50,9 @@ class Pending:
 
     @property
     def remaining(self) -> int:
-        """Milliseconds until it expires; not below 0."""
-        return max(0, int((self._deadline - time.monotonic()) * 1000))
+        """Milliseconds until it expires; not below 0, and no more than a message can say."""
+        left = (self._deadline - time.monotonic()) * 1000
+        return int(max(0, min(left, LONGEST_EXPIRATION)))
 
     @property
     def properties(self) -> pika.BasicProperties:

@@ -11,7 +11,6 @@ import pika
 
 from ..client import Client
 from ..connection import Connection
-from ..connection.scratch import Operation, Steps
 from ..errors import MQError, printable
 from ..publisher import Publisher
 from .session import Session
@@ -53,11 +52,6 @@ def family(consumer: ConsumerThread) -> tuple[str, str]:
     return common, f"{re.escape(common)}[0-9a-f]{{{len(drawn[0])}}}"
 
 
-def one(operation: Operation) -> Steps:
-    """A course of a single operation."""
-    return (yield operation)
-
-
 def alarm(service: MQConnector) -> str:
     """What keeps the broker from taking messages, for a person; empty if it takes them.
 
@@ -81,7 +75,7 @@ def alarm(service: MQConnector) -> str:
             channel.basic_publish("", f"nobody.{uuid.uuid4().hex}", b"")
             channel.basic_qos(callback=done)
 
-        opened.run(one(operation))
+        opened.do(operation)
     return f"the broker takes no messages: {words[0]} (resource alarm)" if words else ""
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from ..connection.address import Address, Parameters
 from ..connection.link import Link
-from ..connection.scratch import Result, Scratch, Steps
+from ..connection.scratch import Done, Operation, Result, Scratch, Steps
 from ..connection.supervised import Connection
 from ..errors import NotConnected, StartError
 
@@ -82,19 +83,28 @@ class Session:
         :raises ChannelError: the broker refused
         :raises NotConnected: the connection was lost
         """
-        result = Result()
-        self.connection.call(lambda: self._start(steps, result))
-        return result.wait(self.timeout)
+        return self._ask(lambda scratch, done: scratch.run(steps, done))
+
+    def do(self, operation: Operation) -> Any:
+        """Run one operation and return its result; raises as `run`."""
+        return self._ask(lambda scratch, done: scratch.do(operation, done))
 
     def close(self) -> None:
         """Close the connection and wait for its end."""
         self.connection.quit(self, self.timeout)
 
-    def _start(self, steps: Steps, result: Result) -> None:
-        if self._scratch is None:
-            result.set(None, NotConnected(self.connection.last_error or "the connection was lost"))
-        else:
-            self._scratch.run(steps, result.set)
+    def _ask(self, ask: Callable[[Scratch, Done], None]) -> Any:
+        result = Result()
+
+        def start() -> None:
+            if self._scratch is None:
+                lost = self.connection.last_error or "the connection was lost"
+                result.set(None, NotConnected(lost))
+            else:
+                ask(self._scratch, result.set)
+
+        self.connection.call(start)
+        return result.wait(self.timeout)
 
     # ---- on the loop: mq_connector.connection.supervised.Member
 

@@ -103,8 +103,9 @@ class Sender:
         :raises StartError: the broker refuses us
         """
         where = (message.exchange, message.queue if message.bound else "")
-        if message.exchange and where not in self._ready:
-            self._run(_exchange(message))
+        was_ready = where in self._ready
+        if message.exchange and not was_ready:
+            self._run(lambda session: session.run(_exchange(message)))
             self._ready.add(where)
         try:
             self._publish(message)
@@ -112,10 +113,10 @@ class Sender:
             if make:
                 self._make(message)
         except PublishError as error:
-            if not str(error).startswith(str(NOT_FOUND)) or where not in self._ready:
+            self._ready.discard(where)
+            if not str(error).startswith(str(NOT_FOUND)) or not was_ready:
                 raise
-            self._ready.discard(where)  # somebody has deleted the exchange
-            self.send(message, make)
+            self.send(message, make)  # somebody has deleted the exchange
 
     def close(self) -> None:
         """Close the connection."""
@@ -159,19 +160,15 @@ class Sender:
 
     def _try(self, operation: Operation) -> bool:
         try:
-            self._run(_one(operation))
+            self._run(lambda session: session.do(operation))
         except MQError:
             return False
         return True
 
-    def _run(self, steps: Steps) -> None:
+    def _run(self, ask: Callable[[Session], object]) -> None:
         """On a connection of its own, which the broker may close to say no."""
         with Session(self._publisher.connection.address) as session:
-            session.run(steps)
-
-
-def _one(operation: Operation) -> Steps:
-    return (yield operation)
+            ask(session)
 
 
 def _exchange(message: Message) -> Steps:

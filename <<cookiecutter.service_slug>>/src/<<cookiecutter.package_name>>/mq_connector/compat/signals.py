@@ -154,7 +154,7 @@ class Signals:
         if not self._draining:
             self._first = time.monotonic()
             self._stop_all()
-            self._wait_forend_process()
+            self._wait_for_end()
 
     def _drain(self) -> None:
         _log.info("SIGTERM: finishing what is in hand")
@@ -171,7 +171,7 @@ class Signals:
                 end_process(
                     code
                 )  # it is in a call that isn't Python's, and knows nothing of Python's signals
-        self._wait_forend_process()
+        self._wait_for_end()
 
     def _stop_all(self) -> int:
         """Stop all that runs; returns the exit code."""
@@ -186,7 +186,7 @@ class Signals:
             return 1
         return 0
 
-    def _wait_forend_process(self) -> None:
+    def _wait_for_end(self) -> None:
         time.sleep(max(0.0, self._first + WITHIN - time.monotonic()))
         _log.error("something keeps the process from its end; ending it")
         end_process(1)

@@ -7,6 +7,7 @@ and never the consumer's.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator
 from functools import partial
@@ -100,6 +101,9 @@ class Scratch:
         self._steps: deque[tuple[Steps, Done]] = deque()
         self._operation: Operation | None = None
         self._count = 0
+        #: When its answer is given up (`time.monotonic`), and whether a timer is set for that.
+        self._due = 0.0
+        self._is_watched = False
         #: Stands for the second connection that is open or being opened.
         self._current: object = None
         self._busy = False
@@ -172,12 +176,20 @@ class Scratch:
         assert operation is not None
         self._count += 1
         number = self._count
-        self._link.later(_PATIENCE, lambda: self._check_answer(number))
+        self._due = time.monotonic() + _PATIENCE
+        if not self._is_watched:
+            self._watch(_PATIENCE)
         try:
             operation(self._channel, lambda frame: self._on_ok(number, frame))
         except Exception as error:  # pika refuses arguments in many ways before they leave
             self._operation = None
             self._advance(None, ChannelError(400, f"{type(error).__name__}: {error}"))
+
+    def _watch(self, seconds: float) -> None:
+        """Look after so long what has become of the operation: one timer for all, as there may be many."""
+        number = self._count
+        self._is_watched = True
+        self._link.later(seconds, lambda: self._check_answer(number))
 
     def _check_answer(self, number: int) -> None:
         """An answer that never comes would keep all that waits behind it waiting, too.
@@ -185,7 +197,11 @@ class Scratch:
         It costs this channel only, as the broker may do well by all others: a queue whose replicas are
         down owes answers for ever.
         """
-        if self._operation is None or number != self._count or self._closed:
+        self._is_watched = False
+        if self._operation is None or self._closed:
+            return
+        if number != self._count:
+            self._watch(max(0.0, self._due - time.monotonic()))
             return
         if self._second is not None:
             self._drop_second()

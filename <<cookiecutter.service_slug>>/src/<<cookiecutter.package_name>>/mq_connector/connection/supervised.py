@@ -13,15 +13,13 @@ from ..fork import Process
 from ..logs import Logger
 from .address import Address, Parameters
 from .attempts import LinkAttempts
-from .broker import describe, permanent_reason
+from .broker import CONNECTION_FORCED, describe, permanent_reason
 from .link import Link
 from .loop import RESTART_PAUSE, Loop
 from .members import Member, Members, tell
 
 _log = Logger(__name__)
 
-#: The code by which a broker says that an operator has ended the connection (AMQP 0-9-1, 1.4).
-CONNECTION_FORCED = 320
 #: Seconds that a broker gets to answer a polite close.
 _CLOSE_PATIENCE = 2.0
 #: Seconds between two looks at whether the thread still lives that is to do something.

@@ -173,6 +173,8 @@ class Consumption:
             self._owner.on_failed(self, ChannelError(UNANSWERED, message))
 
     def _on_consuming(self, frame: Any) -> None:
+        if self._over:
+            return  # pika closes the channel now that the broker has answered
         self._consumer_tag = frame.method.consumer_tag
         exchanged, self._exchange = self._exchange is not None, None
         if self._drain is not None:

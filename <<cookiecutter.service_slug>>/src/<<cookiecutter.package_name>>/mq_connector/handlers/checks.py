@@ -137,10 +137,9 @@ def _plain(kind: type, value: Any, path: str, problems: list[str]) -> Any:
 def _literal(options: tuple[Any, ...], value: Any, path: str, problems: list[str]) -> Any:
     # By type as well, as True == 1.
     for each in options:
-        if isinstance(each, enum.Enum) and each.value == value:
+        wanted = each.value if isinstance(each, enum.Enum) else each
+        if type(wanted) is type(value) and wanted == value:
             return each
-        if type(each) is type(value) and each == value:
-            return value
     shown = " or ".join(repr(getattr(each, "value", each)) for each in options)
     _is_wrong(value, path, problems, shown)
     return value

@@ -43,17 +43,13 @@ def respond(
     :raises PayloadError: the reply is no dict, or can't be encoded
     """
     function = getattr(handler, "__func__", handler)
-    # One look-up for most: this is done for each message.
-    read = readers[function] if function in readers else reader_of(handler)
+    try:
+        read = readers[function]  # one look-up for most: this is done for each message
+    except KeyError:
+        read = reader_of(handler)
     reply = handler(request.data if read is None else read(request))
     if type(reply) is not dict:
-        kind = type(reply)
-        if kind is GeneratorType:
-            return _stream(channel, request, reply)
-        if hasattr(kind, "__await__"):
-            return _respond_later(channel, request, reply)
-        if hasattr(kind, "__aiter__"):
-            return _stream_later(channel, request, reply)
+        return _respond_with(channel, request, reply)
     if request.reply_queue:  # a client that wants no answer names no queue
         channel.basic_publish(
             "", request.reply_queue, request.encode_reply(reply), request.reply_properties
@@ -61,9 +57,23 @@ def respond(
     return None
 
 
+def _respond_with(channel: Publishes, request: Request, reply: Any) -> Awaitable[None] | None:
+    """The same with whatever a handler has returned."""
+    kind = type(reply)
+    if kind is GeneratorType:
+        return _stream(channel, request, reply)
+    if hasattr(kind, "__await__"):
+        return _respond_later(channel, request, reply)
+    if hasattr(kind, "__aiter__"):
+        return _stream_later(channel, request, reply)
+    if request.reply_queue:
+        body = request.encode_reply(reply)
+        channel.basic_publish("", request.reply_queue, body, request.reply_properties)
+    return None
+
+
 async def _respond_later(channel: Publishes, request: Request, reply: Awaitable[Any]) -> None:
-    found = await reply
-    later = respond(channel, request, lambda _: found)  # it may be a generator that it has made
+    later = _respond_with(channel, request, await reply)  # it may be a generator that it has made
     if later is not None:
         await later
 

@@ -35,11 +35,14 @@ def reader_of(handler: Callable[..., Any]) -> Reader:
     :raises ConfigurationError: its hints can't be read, in a line that names what is wrong
     """
     function = getattr(handler, "__func__", handler)
-    if function not in readers:
-        if len(readers) >= _MOST:
-            readers.clear()
-        readers[function] = _reader_of(function, is_method=function is not handler)
-    return readers[function]
+    try:
+        return readers[function]
+    except KeyError:
+        read = _reader_of(function, is_method=function is not handler)
+    if len(readers) >= _MOST:
+        readers.clear()
+    readers[function] = read
+    return read
 
 
 def request_type(function: Callable[..., Any], is_method: bool = True) -> Any:

@@ -141,7 +141,7 @@ class Harness:
         )
         workers.settling.on_refused = remember
         delivery = Delivery(opened, method, properties, body)
-        with self._calls_canned(outcome), _held(delivery):
+        with self._calls_canned(outcome), _held(delivery, self._limits):
             workers.handle(delivery)
             if workers.tasks.places:
                 ended = workers.tasks.wait(_PATIENCE)
@@ -172,10 +172,12 @@ class Harness:
 
 
 @contextmanager
-def _held(delivery: Delivery) -> Iterator[None]:
-    """As a worker has it in hand."""
-    token = in_hand.set(SimpleNamespace(thread=None, delivery=delivery, began=time.monotonic()))
+def _held(delivery: Delivery, limits: Limits) -> Iterator[None]:
+    """As a worker has it in hand, which decodes as the limits say."""
+    held = in_hand.set(SimpleNamespace(thread=None, delivery=delivery, began=time.monotonic()))
+    bound = payload.bounds.set(payload.Bounds(limits.max_body, limits.max_depth))
     try:
         yield
     finally:
-        in_hand.reset(token)
+        payload.bounds.reset(bound)
+        in_hand.reset(held)

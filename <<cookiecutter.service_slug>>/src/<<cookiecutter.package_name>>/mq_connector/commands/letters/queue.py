@@ -9,16 +9,11 @@ import pika
 from pika.frame import Method
 from pika.spec import Basic
 
-from ...connection.scratch import Operation, Steps
 from ...consumer.outbox.dead_letters import DEAD
 from .letter import DeadLetter
 
 if TYPE_CHECKING:
     from ..session import Session
-
-
-def _one(operation: Operation) -> Steps:
-    return (yield operation)
 
 
 class DeadLetterQueue:
@@ -37,7 +32,7 @@ class DeadLetterQueue:
         """All messages that are there now, oldest first; not those that come while we look."""
         left: int | None = None
         while left != 0:
-            letter = self._session.run(_one(self._get))
+            letter = self._session.do(self._get)
             if letter is None:
                 return
             left = letter.behind if left is None else left - 1
@@ -51,7 +46,7 @@ class DeadLetterQueue:
             # An ack isn't answered; what is sent behind it is.
             channel.basic_qos(callback=done)
 
-        self._session.run(_one(operation))
+        self._session.do(operation)
 
     def _get(self, channel: pika.channel.Channel, done: Callable[[Any], None]) -> None:
         """Take the next one, past pika: it reads the properties at once, and one that it can't read

@@ -64,8 +64,13 @@ class Version:
 
     def listen(self) -> None:
         """Take in what it has said."""
-        with suppress(BlockingIOError):
-            said = self._link.recv(1) if self._link.fileno() >= 0 else READY[:0]
+        try:
+            said = self._link.recv(1) if self._link.fileno() >= 0 else b""
+        except BlockingIOError:
+            pass
+        except OSError:  # it has ended without having heard what it was told
+            self._link.close()
+        else:
             if said:
                 self.is_ready = True
             else:

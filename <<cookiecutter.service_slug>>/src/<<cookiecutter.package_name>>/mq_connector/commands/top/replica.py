@@ -17,7 +17,6 @@ from ...logs import text_of
 #: Seconds that a process gets to answer, and bytes of an answer that are read.
 _WITHIN, _MOST = 2.0, 4 * 1024 * 1024
 #: A line of Prometheus' text format, and a label in it (prometheus.io/docs/instrumenting/exposition_formats).
-_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _VALUE = r'"((?:[^"\\]|\\.)*)"'
 _LABEL = re.compile(rf"(\w+)={_VALUE}")
 _LINE = re.compile(

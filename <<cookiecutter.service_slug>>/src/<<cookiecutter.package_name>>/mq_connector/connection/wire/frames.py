@@ -113,8 +113,8 @@ def _short_string(what: str, text: str) -> bytes:
 
 #: Bytes of a content header's frame beside the properties: the frame's own, class, weight and body size.
 _HEADER_OVERHEAD = OVERHEAD + 12
-#: The largest expiration in milliseconds that RabbitMQ takes.
-_LONGEST_EXPIRATION = 2**32 - 1
+#: The largest expiration in milliseconds that is sent, some 49 days. RabbitMQ 3.10 takes more, but not any number.
+LONGEST_EXPIRATION = 2**32 - 1
 #: Headers that RabbitMQ reads itself: more routing keys, which must be a list.
 _MORE_ROUTING_KEYS = ("CC", "BCC")
 #: What stands for a consumer on the publisher's own channel, which ours never has.
@@ -137,12 +137,15 @@ def check(
             "put what the headers hold into the body"
         )
     expiration = properties.expiration
+    # In ASCII, as Python knows the digits of all scripts.
     if expiration is not None and not (
-        str(expiration).isdecimal() and int(expiration) <= _LONGEST_EXPIRATION
+        str(expiration).isascii()
+        and str(expiration).isdecimal()
+        and int(expiration) <= LONGEST_EXPIRATION
     ):
         raise ValueError(
             f"expiration is {str(expiration)[:40]!r}: it must be milliseconds as decimal digits, such "
-            f"as '1000', up to {_LONGEST_EXPIRATION}"
+            f"as '1000', up to {LONGEST_EXPIRATION}"
         )
     if properties.user_id is not None and user is not None and properties.user_id != user:
         raise ValueError(

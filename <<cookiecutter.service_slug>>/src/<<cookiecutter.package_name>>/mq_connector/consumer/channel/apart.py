@@ -12,7 +12,7 @@ from pika.spec import Basic
 
 from ...connection import Connection
 from ...connection.scratch import Operation, Result, Scratch
-from ...errors import ChannelError, MQError, NotConnected, NotInCallback
+from ...errors import NotConnected, NotInCallback
 from ...logs import Logger
 from ..opened import OpenedChannel
 from ..outbox.hurried import Hurried
@@ -64,13 +64,13 @@ class Apart:
         """Declare a queue; the result's ``method.queue`` waits for the broker, ignoring it doesn't."""
 
         def operation(channel: pika.channel.Channel, done: Callable[[Any], None]) -> None:
+            if set(queue) & {"\r", "\n"}:
+                # The broker takes them out, so pika would wait for ever for an answer with this name.
+                raise ValueError("a name can't hold a line break")
             channel.queue_declare(queue, passive, durable, exclusive, auto_delete, arguments, done)
 
         transient = not (passive or durable or exclusive)
         what = f"declaring queue {queue!r}"
-        if set(queue) & {"\r", "\n"}:
-            # The broker takes them out, so pika would wait for ever for an answer with this name.
-            return _failed(ChannelError(400, f"{what}: a name can't hold a line break"))
         scratch = self._opened.scratch_for_transient if transient else None
         return self._try(operation, what, callback, scratch)
 
@@ -278,9 +278,3 @@ def _get(queue: str, channel: pika.channel.Channel, done: Callable[[Any], None])
 
     channel.add_callback(empty, [Basic.GetEmpty])
     channel.basic_get(queue, got, auto_ack=True)
-
-
-def _failed(error: MQError) -> Result:
-    result = Result()
-    result.set(None, error)
-    return result

@@ -148,6 +148,7 @@ class OpenedChannel:
 
     def reject_later(self, tag: int, seconds: float) -> None:
         """Put a message back after a while; until then it counts as outstanding."""
+        self._process.check()
         with self._lock:
             if self.is_open and not self._acks.is_settled(tag):
                 self.retries.add(tag, seconds)
