@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import provisioning
 import pytest
@@ -186,6 +191,30 @@ def test_a_broken_file_gets_one_line_and_nothing_is_changed(
     assert clone.files() == before
     if content is not None:
         assert (clone / name).read_bytes() == raw
+
+
+def test_who_waits_at_a_terminal_for_a_busy_broker_is_told_for_what(
+    project: BakedProject, tmp_path: Path
+) -> None:
+    busy = tmp_path / "busy"
+    busy.write_text("#!/bin/sh\nsleep 2.5\necho 'too much to do' >&2\nexit 1\n")
+    busy.chmod(0o755)
+    command = [sys.executable, "-B", "rabbitmq/provision.py", "--broker", str(busy)]
+    ours, theirs = os.openpty()
+    with subprocess.Popen(command, cwd=project.path, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        said = b""
+        with contextlib.suppress(OSError):  # which is how a terminal ends
+            while more := os.read(ours, 4096):
+                said += more
+        assert process.wait(60) == 1
+    os.close(ours)
+    lines = said.decode().splitlines()
+    assert "waiting for the broker (rabbitmqctl eval) ..." in lines
+    assert lines[-1] == "provision.py: the broker: too much to do"
+    # What a program reads stays as it was.
+    done = provision(project, "--broker", str(busy))
+    assert done.stderr.splitlines() == lines[-1:] and "waiting" not in done.stdout
 
 
 def test_check_says_what_is_missing_and_changes_nothing(clone: BakedProject) -> None:
