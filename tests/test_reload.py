@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import brokers
@@ -22,6 +23,7 @@ import pika
 import pytest
 from baked import BakedProject
 from mq_connector import Client, payload
+from mq_connector.commands.reload.supervisor import Supervisor
 from running import Service, is_running
 from waiting import eventually
 
@@ -350,6 +352,45 @@ def test_a_second_ctrl_c_ends_at_once(service: Reloading) -> None:
     time.sleep(0.4)
     assert service.interrupt() != 0
     assert "ending at once" in service.log()
+
+
+def test_a_signal_that_comes_twice_at_once_is_one() -> None:
+    """`timeout` and `make` signal a process and its group; the second word is told when the first is long heard."""
+
+    class Version:
+        is_ready, is_stopping, stops, looks = True, False, 0, 0
+
+        def fileno(self) -> int:
+            return -1
+
+        @property
+        def exit_code(self) -> int | None:
+            return 0 if self.looks > 6 else None
+
+        def listen(self) -> None:
+            self.looks += self.is_stopping
+            if self.looks == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        def go(self) -> None:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        def stop(self) -> None:
+            self.is_stopping, self.stops = True, self.stops + 1
+
+        def kill(self) -> None:
+            pass
+
+    version: Any = Version()
+    sources: Any = SimpleNamespace(changed=list)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        assert Supervisor(sources, lambda: version).run() == 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert version.stops == 2, "one for the two, one for the later one"
 
 
 def test_a_signal_to_the_supervisor_alone_is_passed_on(service: Reloading) -> None:
