@@ -230,7 +230,9 @@ def test_runs_at_the_same_time_make_what_fits_together(clone: BakedProject) -> N
         ]
         time.sleep(0.7)  # several times what one takes
         assert not (clone / CONFIG).exists()
-        assert provision(clone, "--check").returncode == 1, "which changes nothing, and waits for nobody"
+        assert provision(clone, "--check").returncode == 1, (
+            "which changes nothing, and waits for nobody"
+        )
     finally:
         os.close(handle)
     assert [each.wait(60) for each in runs] == [0] * 3
