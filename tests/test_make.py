@@ -108,6 +108,10 @@ def test_the_way_without_containers_ends_in_an_answer(weather: BakedProject) -> 
                 break
             assert time.monotonic() < deadline, done.stderr
             time.sleep(0.5)
+        # As the README has it, on the command line, where make reads dollars as its own.
+        dollars = "it costs $5, says $HOME"
+        asked = weather.run("make", "request", f"TEXT={dollars}", env={**CLEAN, "MQ_PORT": port})
+    assert json.loads(asked.stdout)["echo"] == {"text": dollars}
     assert json.loads(done.stdout)["echo"] == {"text": text}
     assert not weather.has_file("pwned")
 

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
 import re
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import provisioning
 import pytest
@@ -186,6 +193,68 @@ def test_a_broken_file_gets_one_line_and_nothing_is_changed(
     assert clone.files() == before
     if content is not None:
         assert (clone / name).read_bytes() == raw
+
+
+def test_who_waits_at_a_terminal_for_a_busy_broker_is_told_for_what(
+    project: BakedProject, tmp_path: Path
+) -> None:
+    busy = tmp_path / "busy"
+    busy.write_text("#!/bin/sh\nsleep 2.5\necho 'too much to do' >&2\nexit 1\n")
+    busy.chmod(0o755)
+    command = [sys.executable, "-B", "rabbitmq/provision.py", "--broker", str(busy)]
+    ours, theirs = os.openpty()
+    with subprocess.Popen(command, cwd=project.path, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        said = b""
+        with contextlib.suppress(OSError):  # which is how a terminal ends
+            while more := os.read(ours, 4096):
+                said += more
+        assert process.wait(60) == 1
+    os.close(ours)
+    lines = said.decode().splitlines()
+    assert "waiting for the broker (rabbitmqctl eval) ..." in lines
+    assert lines[-1] == "provision.py: the broker: too much to do"
+    # What a program reads stays as it was.
+    done = provision(project, "--broker", str(busy))
+    assert done.stderr.splitlines() == lines[-1:] and "waiting" not in done.stdout
+
+
+def test_runs_at_the_same_time_make_what_fits_together(clone: BakedProject) -> None:
+    """Each would draw a password, and the hash of one come beside the password of another."""
+    command = [sys.executable, "-B", "rabbitmq/provision.py"]
+    handle = os.open(clone / "rabbitmq", os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)  # another one is at it
+        runs = [
+            subprocess.Popen(command, cwd=clone.path, stdout=subprocess.DEVNULL) for _ in range(3)
+        ]
+        time.sleep(0.7)  # several times what one takes
+        assert not (clone / CONFIG).exists()
+        assert provision(clone, "--check").returncode == 1, (
+            "which changes nothing, and waits for nobody"
+        )
+    finally:
+        os.close(handle)
+    assert [each.wait(60) for each in runs] == [0] * 3
+    assert provision(clone, "--check").returncode == 0
+
+
+@pytest.mark.parametrize("arguments", [[], ["--check"]], ids=["made", "checked"])
+def test_a_reader_that_has_gone_stops_nothing_and_is_no_fault(
+    clone: BakedProject, arguments: list[str]
+) -> None:
+    """As `provision.py | head -1`: what is half-made would need another run."""
+    if arguments:
+        provision(clone)
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-B", "rabbitmq/provision.py", *arguments]
+    done = subprocess.run(
+        command, cwd=clone.path, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert provision(clone, "--check").returncode == 0
 
 
 def test_check_says_what_is_missing_and_changes_nothing(clone: BakedProject) -> None:

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import brokers
@@ -22,6 +23,7 @@ import pika
 import pytest
 from baked import BakedProject
 from mq_connector import Client, payload
+from mq_connector.commands.reload.supervisor import Supervisor
 from running import Service, is_running
 from waiting import eventually
 
@@ -306,7 +308,6 @@ def test_ctrl_c_ends_all_when_the_request_in_hand_is_answered(service: Reloading
     eventually(started.exists, PATIENCE)
     # A terminal tells both. However late the one that passes it on, it is one Ctrl-C.
     os.kill(serving, signal.SIGINT)
-    service.said("SIGINT: finishing what is in hand")
     time.sleep(0.4)
     os.kill(service.process.pid, signal.SIGINT)
     assert service.process.wait(PATIENCE) == 0
@@ -314,6 +315,82 @@ def test_ctrl_c_ends_all_when_the_request_in_hand_is_answered(service: Reloading
     assert [reply["answer"] for reply in replies] == ["late"]
     assert not is_running(serving)
     assert "ending at once" not in service.log()
+
+
+def test_ctrl_c_while_a_version_makes_way_for_the_next_lets_it_finish(service: Reloading) -> None:
+    """It drains already, and has heard of that by another signal: its terminal's is the first Ctrl-C all the same."""
+    started = service.project.path / "started"
+    touch = f'__import__("pathlib").Path({str(started)!r}).touch()'
+    service.edit(f'{{"answer": ({touch}, __import__("time").sleep(3), "late")[2]}}')
+    service.is_live("late")
+    started.unlink()
+    before = service.log().count("finishing what is in hand")
+    replies: list[Any] = []
+    asking = threading.Thread(target=lambda: replies.append(service.ask()))
+    asking.start()
+    eventually(started.exists, PATIENCE)
+    service.edit('{"answer": "next"}')
+    service.said("finishing what is in hand", before + 1)
+    time.sleep(0.4)
+    assert service.interrupt() == 0
+    asking.join(PATIENCE)
+    assert [reply["answer"] for reply in replies] == ["late"]
+    assert "ending at once" not in service.log()
+
+
+def test_a_second_ctrl_c_ends_at_once(service: Reloading) -> None:
+    started = service.project.path / "started"
+    touch = f'__import__("pathlib").Path({str(started)!r}).touch()'
+    service.edit(f'{{"answer": ({touch}, __import__("time").sleep(20), "late")[2]}}')
+    service.said("consuming 'neon_echo_input'", 2)
+    sent = {"routing_key": "neon_echo.reply.nobody", "message_id": "x"}
+    with service.service.channel() as channel:
+        channel.basic_publish("", QUEUE, payload.encode(sent))
+    eventually(started.exists, PATIENCE)
+    os.killpg(service.process.pid, signal.SIGINT)
+    service.said("finishing what is in hand", 2)
+    time.sleep(0.4)
+    assert service.interrupt() != 0
+    assert "ending at once" in service.log()
+
+
+def test_a_signal_that_comes_twice_at_once_is_one() -> None:
+    """`timeout` and `make` signal a process and its group; the second word is told when the first is long heard."""
+
+    class Version:
+        is_ready, is_stopping, stops, looks = True, False, 0, 0
+
+        def fileno(self) -> int:
+            return -1
+
+        @property
+        def exit_code(self) -> int | None:
+            return 0 if self.looks > 6 else None
+
+        def listen(self) -> None:
+            self.looks += self.is_stopping
+            if self.looks == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        def go(self) -> None:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        def stop(self) -> None:
+            self.is_stopping, self.stops = True, self.stops + 1
+
+        def kill(self) -> None:
+            pass
+
+    version: Any = Version()
+    sources: Any = SimpleNamespace(changed=list)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        assert Supervisor(sources, lambda: version).run() == 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert version.stops == 2, "one for the two, one for the later one"
 
 
 def test_a_signal_to_the_supervisor_alone_is_passed_on(service: Reloading) -> None:

@@ -59,7 +59,7 @@ class Broker:
 
         :raises Broken: it doesn't
         """
-        self._run(IMPORT, text=json.dumps(definitions))
+        self._run(IMPORT, "import_definitions", json.dumps(definitions))
 
     def remove(self, user: str) -> None:
         """Remove a user, which ends his connections.
@@ -94,23 +94,25 @@ class Broker:
             raise Broken(f"the broker: rabbitmqctl {words[0]} printed no JSON") from None
 
     def _ctl(self, *words: str) -> str:
-        return self._run(f"rabbitmqctl -q {shlex.join(words)} </dev/null")
+        return self._run(f"rabbitmqctl -q {shlex.join(words)} </dev/null", words[0])
 
-    def _run(self, script: str, text: str = "") -> str:
+    def _run(self, script: str, name: str, text: str = "") -> str:
         """Run a shell's script there; returns what it prints.
 
+        :param name: of the command in it, for who waits
         :param text: for its standard input, where what nobody else is to see goes
         """
         command = [*self._command, "sh", "-c", script]
         try:
-            done = subprocess.run(
-                command,
-                input=text,
-                capture_output=True,
-                encoding="utf-8",
-                errors="replace",
-                timeout=PATIENCE,
-            )
+            with at_engine.patiently(f"the broker (rabbitmqctl {name})"):
+                done = subprocess.run(
+                    command,
+                    input=text,
+                    capture_output=True,
+                    encoding="utf-8",
+                    errors="replace",
+                    timeout=PATIENCE,
+                )
         except subprocess.TimeoutExpired:
             raise Broken(f"the broker: no answer after {PATIENCE} s") from None
         except OSError as error:

@@ -6,7 +6,11 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -17,8 +21,27 @@ SLUG = "<< cookiecutter.service_slug >>"
 ANSWER, HEALTHY = 60, 120
 #: Seconds that a container gets to stop: `stop_grace_period` in compose.yaml.
 GRACE = 30
+#: Seconds after which somebody who waits is told for what.
+SILENT = 1.0
 #: Labels that Compose gives to what it starts.
 LABEL = "com.docker.compose"
+
+
+@contextmanager
+def patiently(what: str) -> Iterator[None]:
+    """Say what is being waited for where that takes more than a moment and somebody looks on."""
+
+    def say() -> None:
+        print(f"waiting for {what} ...", file=sys.stderr, flush=True)
+
+    late = threading.Timer(SILENT, say)
+    late.daemon = True
+    if sys.stderr.isatty():
+        late.start()
+    try:
+        yield
+    finally:
+        late.cancel()
 
 
 def docker(*words: str) -> str:
@@ -29,14 +52,15 @@ def docker(*words: str) -> str:
     if shutil.which("docker") is None:
         raise Broken("there is no docker command here")
     try:
-        done = subprocess.run(
-            ["docker", *words],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=ANSWER + GRACE,
-        )
+        with patiently(f"docker {words[0]}"):
+            done = subprocess.run(
+                ["docker", *words],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=ANSWER + GRACE,
+            )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Broken(f"docker {words[0]}: {error}") from None
     if done.returncode:
@@ -70,13 +94,14 @@ def restart(container: str, since: float) -> bool:
         return False
     docker("restart", "--time", str(GRACE), container)
     deadline = time.monotonic() + HEALTHY
-    while docker("inspect", "--format", "{{.State.Health.Status}}", container) != "healthy":
-        if time.monotonic() > deadline:
-            raise Broken(
-                f"the container {container} isn't healthy {HEALTHY} s after its restart: "
-                f"see docker logs {container}"
-            )
-        time.sleep(0.5)
+    with patiently(f"the container {container} to be healthy"):
+        while docker("inspect", "--format", "{{.State.Health.Status}}", container) != "healthy":
+            if time.monotonic() > deadline:
+                raise Broken(
+                    f"the container {container} isn't healthy {HEALTHY} s after its restart: "
+                    f"see docker logs {container}"
+                )
+            time.sleep(0.5)
     return True
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import secrets
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from owners import Ids, give, permit
 
@@ -15,6 +16,23 @@ ROOT = Path(__file__).resolve().parent.parent
 CONFIG = "mq_config.json"
 SETTINGS = ".env"
 DEFINITIONS = "rabbitmq/definitions.json"
+
+
+class Patient(io.TextIOBase):
+    """A stream whose reader may go, as `head` does: what is begun here has to be finished all the same."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, or let it go nowhere."""
+        try:
+            self._stream.write(text)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+        return len(text)
 
 
 class Broken(Exception):

@@ -15,6 +15,7 @@ run where it is. Needs nothing but Python 3.10 and prints no secret, but for --p
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import re
@@ -30,10 +31,10 @@ import at_engine
 import cookie
 import neon
 from accounts import complete_config, complete_definitions, differences, ours
-from documents import CONFIG, DEFINITIONS, ROOT, SETTINGS, Broken, Document
+from documents import CONFIG, DEFINITIONS, ROOT, SETTINGS, Broken, Document, Patient
 from env_file import EnvFileError, read
 from owners import KEEP, NUMBERED, Ids, give, is_root, whose
-from rotation import rotate
+from rotation import alone, rotate
 from topology import CLIENT_KEY, CLIENT_USER, SERVICE
 
 #: Without a secret in them, and mounted into the broker's container, where another user reads them.
@@ -226,7 +227,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     for stream in (sys.stdout, sys.stderr):  # what an old console can't show, Python spells
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)
     parser = argparse.ArgumentParser(
         description="Make the credentials, settings and broker definitions that are missing."
     )
@@ -265,16 +266,20 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(
             f"--client-user {name!r}: give a name of letters, digits, . _ -, not {SERVICE}"
         )
+    if options.print and (options.check or options.broker is not None):
+        parser.error("--print goes alone, or with --client-user")
     if options.rotate and (options.check or options.print or name is not None):
         parser.error("--rotate goes alone, or with --broker")
     try:
-        if options.print:
-            neon.show(name or CLIENT_USER)
-            return 0
-        if options.rotate:
-            rotate(options.broker)
-            return 0
-        complete = provision(name, options.check, options.broker)
+        with contextlib.redirect_stdout(Patient(sys.stdout)):
+            if options.print:
+                neon.show(name or CLIENT_USER)
+                return 0
+            if options.rotate:
+                rotate(options.broker)
+                return 0
+            with contextlib.nullcontext() if options.check else alone():
+                complete = provision(name, options.check, options.broker)
     except (Broken, OSError) as error:
         print(f"provision.py: {error}", file=sys.stderr)
         return 1

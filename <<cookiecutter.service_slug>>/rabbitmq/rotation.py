@@ -47,14 +47,15 @@ def rotate(command: str | None) -> None:
     :param command: see `at_broker.find`
     :raises Broken: something is in the way; whoever has logged in so far still can
     """
-    with alone():
+    with alone("another run is at it: wait for its end"):
         rotate_alone(command)
 
 
 @contextlib.contextmanager
-def alone() -> Iterator[None]:
+def alone(refusal: str = "") -> Iterator[None]:
     """Keep a second run out: the two would make the password of one and the configuration of the other.
 
+    :param refusal: what is said where another one is at it; without, it is waited for
     :raises Broken: another one is at it
     """
     if not NUMBERED:  # Windows can't lock a folder.
@@ -65,9 +66,10 @@ def alone() -> Iterator[None]:
     handle = os.open(ROOT / "rabbitmq", os.O_RDONLY)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with at_engine.patiently("another run of this to end"):
+                fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if refusal else 0))
         except BlockingIOError:
-            raise Broken("another --rotate is running: wait for its end") from None
+            raise Broken(refusal) from None
         yield
     finally:
         os.close(handle)

@@ -82,7 +82,9 @@ def runtime():
 @pytest.fixture
 def service(broker, runtime):
     """The service, consuming; what a test leaves running is stopped."""
-    environment = {**os.environ, **broker, "XDG_RUNTIME_DIR": runtime}
+    # What .env has for the container would need its extras here, and ports that may be taken.
+    without = {"MQ_METRICS_PORT": "", "MQ_TRACING": ""}
+    environment = {**os.environ, **without, **broker, "XDG_RUNTIME_DIR": runtime}
     process = subprocess.Popen(COMMAND, cwd=ROOT, env=environment)
     running = Running(process, environment)
     deadline = time.monotonic() + 30

@@ -81,6 +81,31 @@ def test_code_of_the_service_that_raises_is_shown_from_its_first_line_on_by_any_
     assert said == f"neon_echo: the service can't be made: {error}"
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("MQ_STUCK", "1.5"),
+        ("MQ_WORKERS", "abc"),
+        ("MQ_METRICS_PORT", "0"),
+        ("MQ_TRACING", "loud"),
+        ("LOG_LEVEL", "loud"),
+        ("LOG_FORMAT", "xml"),
+    ],
+)
+def test_doctor_names_a_setting_with_which_the_service_would_not_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str, value: str
+) -> None:
+    def settings() -> Any:
+        raise ConfigurationError("no configuration")
+
+    service = Service()
+    service.settings = settings  # type: ignore[attr-defined]
+    monkeypatch.setenv(variable, value)
+    assert main(service, "doctor") == 1
+    [said] = [line for line in capsys.readouterr().out.splitlines() if variable in line]
+    assert said.startswith(f"FAIL  {variable} is {value!r}; it must be ")
+
+
 def test_doctor_examines_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
     service = Service()
     monkeypatch.setattr(doctor, "examine", lambda examined: 5 if examined is service else 0)
@@ -256,6 +281,17 @@ def test_a_request_that_is_no_object_is_refused(
     assert asking.asked == []
 
 
+def test_a_request_is_utf_8_whatever_the_locale_takes_it_for(
+    asking: type[FakeClient],
+) -> None:
+    """An ASCII locale gives bytes as halves of pairs, which a service would get as such."""
+    text = '{"text": "h\xe9\u20ac"}'
+    assert main(Service(), "request", text.encode().decode("ascii", "surrogateescape")) == 0
+    assert asking.asked[0][1] == {"text": "h\xe9\u20ac"}
+    assert main(Service(), "request", '{"text": "\udce9"}') == 0
+    assert asking.asked[2][1] == {"text": "\udce9"}, "which no encoding makes a text of"
+
+
 def test_a_request_that_nobody_answers_ends_with_one_line(
     asking: type[FakeClient], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -294,6 +330,13 @@ def test_a_level_that_logging_lacks_is_refused(
         ["request", "{}", "--timeout", "inf"],
         ["request", "{}", "--timeout", "nan"],
         ["request", "{}", "--timeout", "0"],
+        # What would have no effect, as what it is about is missing.
+        ["dead", "--rate", "5"],
+        ["dead", "--purge", "--rate", "5"],
+        ["dead", "--yes"],
+        ["dead", "--requeue", "--yes"],
+        ["dead", "--watch", "--limit", "5"],
+        ["dead", "--watch", "--export", "letters"],
     ],
 )
 def test_words_that_are_no_command_are_a_usage_error(

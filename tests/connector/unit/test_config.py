@@ -338,6 +338,8 @@ def test_without_any_file_all_places_and_the_remedy_are_named(machine: Machine) 
     message = str(raised.value)
     for words in [*PLACES[1:], "provision.py", "MQ_USERNAME and MQ_PASSWORD"]:
         assert words.replace("~", str(machine.home)).removeprefix("./") in message
+    # Whoever started it elsewhere has one.
+    assert str(machine.work / "mq_config.json") in message and "in its own folder" in message
     assert "\n" not in message
 
 
@@ -384,6 +386,20 @@ def test_limits_have_defaults_that_keep_the_order(machine: Machine) -> None:
 def test_limits_come_from_the_environment(machine: Machine) -> None:
     machine.set(MQ_WORKERS="8", MQ_PREFETCH="50", MQ_STUCK="60", MQ_QUEUE_TYPE="legacy")
     assert Limits.from_environment() == Limits(8, 50, 60, "legacy")
+
+
+@pytest.mark.parametrize(
+    ("workers", "prefetch", "idle"),
+    [(4, 2, 2), (4, 4, 0), (4, None, 0), (4, 0, 0), (1, 1, 0), (2, 200, 0)],
+)
+def test_workers_for_whom_the_broker_sends_nothing_are_told_of(
+    workers: int, prefetch: int | None, idle: int
+) -> None:
+    """As MQ_WORKERS then has no effect; 0 is no limit (AMQP)."""
+    remark = Limits(workers=workers, prefetch=prefetch).remark
+    assert bool(remark) is bool(idle)
+    if idle:
+        assert f"{idle} of {workers} workers" in remark and "MQ_PREFETCH" in remark
 
 
 def test_limits_come_from_dotenv(machine: Machine) -> None:

@@ -229,6 +229,47 @@ def test_tls_of_the_wrong_type_is_refused(machine: Machine, tls: Any) -> None:
     assert "tls" in refused(lambda: load("echo", {**users(), "tls": tls}))
 
 
+FILES = {"MQ_TLS_CA": "ca.pem", "MQ_TLS_CERT": "cert.pem", "MQ_TLS_KEY": "key.pem"}
+
+
+@pytest.mark.parametrize("variable", FILES)
+@pytest.mark.parametrize("more", [{}, {"MQ_TLS": ""}], ids=["unset", "empty"])
+def test_files_of_tls_without_tls_are_refused(
+    machine: Machine, variable: str, more: dict[str, str]
+) -> None:
+    """Whoever names them wants TLS, and would send the password in the clear."""
+    machine.set(**{variable: FILES[variable]}, **more)
+    said = refused(lambda: load("echo", users()))
+    assert f"{variable} has no effect without MQ_TLS" in said and "MQ_TLS=true" in said
+
+
+def test_files_of_tls_may_stay_where_tls_is_turned_off_or_on_in_so_many_words(
+    machine: Machine,
+) -> None:
+    machine.set(**FILES)
+    assert load("echo", {**users(), "tls": True}).tls
+    assert load("echo", {**users(), "tls": {}}).tls
+    assert load("echo", {**users(), "tls": False}).tls is None
+    machine.set(MQ_TLS="false")
+    assert load("echo", users()).tls is None
+
+
+@pytest.mark.parametrize(
+    ("tls", "variables", "name"),
+    [
+        ({"key": "key.pem"}, {}, "tls.key"),
+        (True, {"MQ_TLS_KEY": "key.pem"}, "MQ_TLS_KEY"),
+    ],
+    ids=["file", "variable"],
+)
+def test_a_key_without_its_certificate_is_refused(
+    machine: Machine, tls: Any, variables: dict[str, str], name: str
+) -> None:
+    machine.set(**variables)
+    said = refused(lambda: load("echo", {**users(), "tls": tls}))
+    assert name in said and "has no effect without" in said
+
+
 @pytest.mark.parametrize("text", ["maybe", "2", SECRET, f"{SECRET} {SECRET}"])
 def test_a_switch_that_is_neither_on_nor_off_is_refused(machine: Machine, text: str) -> None:
     machine.set(MQ_TLS=text)

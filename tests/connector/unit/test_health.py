@@ -192,7 +192,6 @@ def test_a_folder_with_a_long_name_is_left_for_a_shorter_one(
         assert str(folder(service).parent) == (long if fits else "/tmp")
     finally:
         server.close()
-        folder(service).rmdir()
         shutil.rmtree(short)
 
 
@@ -211,11 +210,72 @@ def test_a_service_that_has_stopped_is_not_running_any_more(serve: Serve) -> Non
     server.close()
     server.close()
     assert check(NAME) == (False, f"no {NAME} is running here")
-    assert list(folder(NAME).iterdir()) == []
+    assert not folder(NAME).exists(), "nothing of it is left behind"
     deadline = time.monotonic() + 5
     while threading.active_count() > before:
         assert time.monotonic() < deadline, "its thread is left behind"
         time.sleep(0.005)
+
+
+def test_the_folder_stays_while_another_process_has_its_socket_there(serve: Serve) -> None:
+    server = serve(lambda done: done(""))
+    other = folder(NAME) / "4000000.sock"
+    with socket.socket(socket.AF_UNIX) as running:
+        running.bind(str(other))
+        running.listen()
+        server.close()
+        assert list(folder(NAME).iterdir()) == [other]
+
+
+def test_a_folder_that_another_process_takes_away_just_then_is_made_again(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last one that ends takes it away, while the next one is about to put its socket there."""
+    times, really = [0], health._is_ours
+
+    def gone(path: Path) -> bool:
+        is_ours = really(path)
+        times[0] += 1
+        if times[0] <= 2:
+            path.rmdir()
+        return is_ours
+
+    monkeypatch.setattr(health, "_is_ours", gone)
+    serve(lambda done: done(""))
+    assert check(NAME) == (True, "consuming")
+    assert times[0] >= 3
+
+
+def test_a_folder_that_goes_while_somebody_asks_is_no_service(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder(NAME).mkdir()
+    really = Path.lstat
+
+    def gone(path: Path) -> os.stat_result:
+        if path == folder(NAME) and path.exists():
+            path.rmdir()
+        return really(path)
+
+    monkeypatch.setattr(Path, "lstat", gone)
+    assert check(NAME) == (False, f"no {NAME} is running here")
+
+
+def test_a_socket_can_be_asked_as_soon_as_it_is_seen(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks takes one that refuses him for a dead process's, and removes it."""
+    seen: list[list[str]] = []
+    really = socket.socket.listen
+
+    def listen(self: socket.socket, backlog: int = 8) -> None:
+        seen.append([path.name for path in folder(NAME).glob("*.sock")])
+        really(self, backlog)
+
+    monkeypatch.setattr(socket.socket, "listen", listen)
+    serve(lambda done: done(""))
+    assert seen == [[]]
+    assert check(NAME) == (True, "consuming")
 
 
 def test_the_socket_of_a_process_that_was_killed_is_taken_away(serve: Serve) -> None:

@@ -341,9 +341,14 @@ def test_a_loop_that_hangs_is_not_alive() -> None:
 
 
 def test_what_there_is_is_told_to_who_asks_for_something_else(
-    serve: Callable[..., Served],
+    serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert serve().get("/") == (404, "there is: /metrics /healthz /readyz\n")
+    """To each who asks, what he would get: the words of requests are for this machine only."""
+    served = serve()
+    assert served.get("/") == (404, "there is: /metrics /healthz /readyz /errors\n")
+    monkeypatch.setattr(_Handler, "_is_from_here", False)
+    assert served.get("/") == (404, "there is: /metrics /healthz /readyz\n")
+    assert served.get("/errors") == (404, "there is: /metrics /healthz /readyz\n")
 
 
 @pytest.mark.parametrize(
@@ -440,6 +445,7 @@ def test_without_the_extra_one_line_names_it(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ConfigurationError) as refused:
         Metrics({}, lambda done: done(""), free_port())
     assert "pip install '.[metrics]'" in str(refused.value)
+    assert "--build-arg METRICS=1" in str(refused.value), "and what is done where there is no pip"
     assert "\n" not in str(refused.value)
 
 

@@ -110,6 +110,7 @@ def test_without_the_extra_one_line_names_it(
     with pytest.raises(ConfigurationError) as refused:
         Tracing(service._mq_caller)
     assert "pip install '.[tracing]'" in str(refused.value)
+    assert "make lock" in str(refused.value), "and what is done where there is no pip"
     assert "\n" not in str(refused.value)
 
 

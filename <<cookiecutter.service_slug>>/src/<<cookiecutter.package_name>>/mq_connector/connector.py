@@ -158,14 +158,17 @@ class MQConnector(Calling):
         self._failed |= not self._life.end([*self.consumers.values()], left)
         self._mq_caller.close()
 
-    def serve(self) -> int:
+    def serve(self, *, is_supervised: bool = False) -> int:
         """Run until SIGTERM, SIGINT or a failure; for the main thread of a process.
 
         The first signal drains, a second one ends at once.
 
+        :param is_supervised: whether Ctrl-C, which a terminal sends to all of its processes, is for the one that
+            has started this one, and that passes it on
         :returns: exit code: 0 after a clean stop, 1 if a consumer could not start or work was cut short
         """
-        Signals(self._on_signal).install()
+        heeds = [signal.SIGTERM] if is_supervised else [signal.SIGTERM, signal.SIGINT]
+        Signals(self._on_signal, heeds).install()
         metrics = self._serve_metrics()
         health = HealthServer(self.service_name, self.look, self.busy)
         try:
@@ -264,9 +267,8 @@ class MQConnector(Calling):
         if any(consumer.failure for consumer in self.consumers.values()):
             self._ended.set()
 
-    def _on_signal(self, number: int) -> None:
+    def _on_signal(self, number: int, now: float) -> None:
         name = signal.Signals(number).name
-        now = time.monotonic()
         if self._asked_to_stop and now - self._first_signal < _ECHO:
             return
         if self._asked_to_stop:

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from queue import SimpleQueue
 from typing import Any
 
@@ -96,12 +96,18 @@ class Signals:
     A signal comes between any two steps of that thread, which may just hold a lock that stopping needs.
     So the handler does nothing but pass it on, which `SimpleQueue.put` is made for.
 
-    :param on_signal: called with the number, on a thread of its own
+    :param on_signal: called with the number and the time of its arrival (`time.monotonic`), on a thread of its own
+    :param heeds: the signals that are passed on; what else comes of the two is taken, and nothing done
     """
 
-    def __init__(self, on_signal: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        on_signal: Callable[[int, float], None],
+        heeds: Collection[int] = tuple(_DEFAULTS),
+    ) -> None:
         self._on_signal = on_signal
-        self._signals: SimpleQueue[int] = SimpleQueue()
+        self._heeds = heeds
+        self._signals: SimpleQueue[tuple[int, float]] = SimpleQueue()
 
     def install(self) -> None:
         """Take both signals, for as long as the process lives."""
@@ -110,11 +116,12 @@ class Signals:
         threading.Thread(target=self._pass_on, name="mq-signals", daemon=True).start()
 
     def _handle(self, number: int, _frame: object) -> None:
-        self._signals.put(number)
+        if number in self._heeds:
+            self._signals.put((number, time.monotonic()))
 
     def _pass_on(self) -> None:
         while True:
-            self._on_signal(self._signals.get())
+            self._on_signal(*self._signals.get())
 
 
 class _AroundForks(threading.local):

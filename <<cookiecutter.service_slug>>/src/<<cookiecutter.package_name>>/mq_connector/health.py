@@ -33,6 +33,8 @@ _NO_SOCKETS = (
 _LONGEST = 103
 #: Bytes of a socket's name in its folder: a slash, the number of its process, and the ending.
 _FILE = len("/4194304.sock")
+#: How often the folder is made anew while others take it away.
+_ATTEMPTS = 10
 
 
 def folder(service_name: str) -> Path:
@@ -80,12 +82,7 @@ class HealthServer:
         self._path = folder(service_name) / f"{os.getpid()}.sock"
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not _is_ours(self._path.parent):
-                raise PermissionError("the folder is another user's, or others may write to it")
-            self._path.unlink(missing_ok=True)
-            self._socket.bind(str(self._path))
-            self._socket.listen(8)
+            self._appear()
         except OSError as error:
             self._socket.close()
             raise ConfigurationError(
@@ -94,9 +91,31 @@ class HealthServer:
             ) from None
         threading.Thread(target=self._serve, name="mq-health", daemon=True).start()
 
+    def _appear(self) -> None:
+        """Have the socket in its folder, which a process that ends may just be taking away.
+
+        It gets its name when it can be asked: one that refuses is taken for a dead process's, and removed.
+        """
+        unnamed = self._path.with_suffix(".new")
+        for attempt in range(_ATTEMPTS, 0, -1):
+            try:
+                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if not _is_ours(self._path.parent):
+                    raise PermissionError("the folder is another user's, or others may write to it")
+                unnamed.unlink(missing_ok=True)
+                self._socket.bind(str(unnamed))
+                break
+            except FileNotFoundError:
+                if attempt == 1:
+                    raise
+        self._socket.listen(8)
+        unnamed.rename(self._path)
+
     def close(self) -> None:
-        """Take the socket away."""
+        """Take the socket away, and the folder after the last one in it."""
         self._path.unlink(missing_ok=True)
+        with suppress(OSError):  # others are in it, or it has gone
+            self._path.parent.rmdir()
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # merely closed, it wouldn't end `accept`
         self._socket.close()
@@ -151,8 +170,9 @@ def check(service_name: str) -> tuple[bool, str]:
     reasons, notes = [], []
     running = 0
     directory = folder(service_name)
-    if directory.exists() and not _is_ours(directory):
-        return False, f"{directory}: the folder is another user's, or others may write to it"
+    with suppress(FileNotFoundError):  # or it goes just now
+        if not _is_ours(directory):
+            return False, f"{directory}: the folder is another user's, or others may write to it"
     for path in sorted(directory.glob("*.sock")):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(ANSWER_WITHIN + 0.5)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from .errors import printable
+from .errors import ConfigurationError, printable
 
 #: Characters of an exception's text that a line of the log has; all of it comes with DEBUG.
 LONGEST = 4096
@@ -118,6 +118,30 @@ class JsonFormatter(logging.Formatter):
 
 #: By the values of ``LOG_FORMAT``.
 FORMATTERS = {"text": TextFormatter, "json": JsonFormatter}
+
+
+def level_of(env: Mapping[str, str]) -> int:
+    """The level that ``LOG_LEVEL`` names.
+
+    :raises ConfigurationError: there is no such level
+    """
+    level = logging.getLevelName((env.get("LOG_LEVEL") or "INFO").upper())
+    if not isinstance(level, int):
+        raise ConfigurationError(
+            f"LOG_LEVEL is {env['LOG_LEVEL']!r}; it must be DEBUG, INFO, WARNING, ERROR or CRITICAL"
+        )
+    return level
+
+
+def form_of(env: Mapping[str, str]) -> type[logging.Formatter]:
+    """The form that ``LOG_FORMAT`` names.
+
+    :raises ConfigurationError: there is no such form
+    """
+    form = (env.get("LOG_FORMAT") or "text").lower()
+    if form not in FORMATTERS:
+        raise ConfigurationError(f"LOG_FORMAT is {env['LOG_FORMAT']!r}; it must be text or json")
+    return FORMATTERS[form]
 
 
 class Complaints:

@@ -100,6 +100,8 @@ def _run(name: str, make_service: Callable[[], MQConnector], words: list[str]) -
     _add_top(commands.add_parser("top", help="show live how the running service does"))
     commands.add_parser("health", help="exit 0 only while the running service is consuming")
     options = parser.parse_args(words)
+    if options.command == "dead" and (why := _pointless(options)):
+        parser.error(why)
 
     if options.command == "connector":  # before anything is loaded that isn't Python's own
         from . import inventory
@@ -193,6 +195,17 @@ def _add_dead(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--yes", action="store_true", help="let --purge not ask")
 
 
+def _pointless(options: argparse.Namespace) -> str:
+    """Which option of ``dead`` would have no effect; empty if all have."""
+    if options.rate and not options.requeue:
+        return "--rate goes with --requeue"
+    if options.yes and not options.purge:
+        return "--yes goes with --purge"
+    if options.watch and (options.limit or options.export):
+        return f"{'--limit' if options.limit else '--export'} doesn't go with --watch"
+    return ""
+
+
 def _add_top(parser: argparse.ArgumentParser) -> None:
     """The options of ``top``."""
     parser.add_argument(
@@ -269,19 +282,11 @@ def _log_to_stderr(env: Mapping[str, str]) -> None:
 
     :raises ConfigurationError: there is no such level or form
     """
-    from ..errors import ConfigurationError
-    from ..logs import FORMATTERS
+    from ..logs import form_of, level_of
 
-    level = logging.getLevelName((env.get("LOG_LEVEL") or "INFO").upper())
-    if not isinstance(level, int):
-        raise ConfigurationError(
-            f"LOG_LEVEL is {env['LOG_LEVEL']!r}; it must be DEBUG, INFO, WARNING, ERROR or CRITICAL"
-        )
-    form = (env.get("LOG_FORMAT") or "text").lower()
-    if form not in FORMATTERS:
-        raise ConfigurationError(f"LOG_FORMAT is {env['LOG_FORMAT']!r}; it must be text or json")
+    level = level_of(env)
     handler = logging.StreamHandler()
-    handler.setFormatter(FORMATTERS[form]())
+    handler.setFormatter(form_of(env)())
     logging.basicConfig(handlers=[handler], level=level)
     # What pika has to say of a lost connection, the connector says in one line of its own.
     logging.getLogger("pika").setLevel(logging.CRITICAL)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .. import health
+from ..config import Limits, environment, metrics_port, tracing
 from ..connection import input_queue
 from ..connection.scratch import Steps
 from ..errors import ChannelError, MQError, NotConnected, printable
+from ..logs import form_of, level_of
 from . import inventory
 from .broker import SHORTLY, alarm, family, session
 from .session import Session
@@ -51,6 +54,7 @@ def examine(service: MQConnector) -> int:
     """
     report = _Report()
     _examine_connector(report)
+    _examine_variables(report)
     try:
         settings = service.settings()
     except MQError as error:
@@ -103,6 +107,23 @@ def _examine_connector(report: _Report) -> None:
     (report.note if differences else report.good)(first)
     for line in differences:
         report.note(line)
+
+
+def _examine_variables(report: _Report) -> None:
+    """What the service reads at its start, beside where the broker is and who we are there."""
+    looks: list[Callable[[], object]] = [
+        Limits.from_environment,
+        metrics_port,
+        tracing,
+        lambda: level_of(environment()),
+        lambda: form_of(environment()),
+    ]
+    for look in looks:
+        try:
+            look()
+        except MQError as error:
+            report.bad(str(error))
+            return
 
 
 def _examine_others(report: _Report, service: MQConnector, first: tuple[str, int]) -> None:

@@ -51,6 +51,9 @@ def _busy(service: MQConnector) -> str:
 
 def _parse(text: str) -> dict[str, Any]:
     """:raises ConfigurationError: it is no JSON object, or has a number that no float holds"""
+    with suppress(UnicodeError):  # Bytes of another encoding stay what they are.
+        # What the locale's encoding hasn't, such as ASCII, arrives as halves of pairs.
+        text = text.encode(errors="surrogateescape").decode()
     try:
         data = json.loads(text, parse_float=_finite, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:

@@ -37,6 +37,17 @@ class Limits:
     #: ``acknowledge``, or ``dead`` for the dead letters.
     rejected: str = "acknowledge"
 
+    @property
+    def remark(self) -> str:
+        """What of these has no effect beside the others, in words; empty if all have."""
+        idle = self.workers - self.prefetch if self.prefetch else 0
+        if idle <= 0:
+            return ""
+        return (
+            f"{idle} of {self.workers} workers never have anything to do, as the broker sends only "
+            f"{self.prefetch} ahead: set MQ_PREFETCH to {self.workers} or more, or leave it out"
+        )
+
     @classmethod
     def from_environment(cls) -> Limits:
         """Each limit from the variable with ``MQ_`` before its name, such as ``MQ_WORKERS``.

@@ -6,6 +6,7 @@ in the working directory, overrides single values.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,8 +50,8 @@ def load(service_name: str, config: Mapping[str, Any] | None = None) -> Settings
     if env.get("MQ_USERNAME") and env.get("MQ_PASSWORD"):
         return _settings(service_name, {}, env, "environment")
     raise ConfigurationError(
-        f"no configuration: none of {', '.join(map(str, places(env)))} exists; make one with "
-        "`python rabbitmq/provision.py`, or set MQ_USERNAME and MQ_PASSWORD"
+        f"no configuration: none of {', '.join(os.path.abspath(each) for each in places(env))} exists; start the "
+        "service in its own folder, where `python rabbitmq/provision.py` makes one, or set MQ_USERNAME and MQ_PASSWORD"
     )
 
 

@@ -33,7 +33,7 @@ def load(config: Mapping[str, Any], env: Mapping[str, str], source: str) -> TLS 
     ``true`` stands for TLS with all defaults, as an object with any of the keys does.
 
     :returns: None for a plain connection
-    :raises ConfigurationError: a key or a value is unknown
+    :raises ConfigurationError: a key or a value is unknown, or has no effect as another one is missing
     """
     value = config.get("tls", False)
     if isinstance(value, bool):
@@ -54,4 +54,16 @@ def load(config: Mapping[str, Any], env: Mapping[str, str], source: str) -> TLS 
             raise ConfigurationError(f"{source}: tls.{key} must be the name of a file, in quotes")
     if not isinstance(values.get("verify", True), bool):
         raise ConfigurationError(f"{source}: tls.verify must be true or false")
+    named = {key: f"MQ_TLS_{key.upper()}" for key in ("ca", "cert", "key")}
+    given = [variable for variable in named.values() if env.get(variable)]
+    # Whoever has named them wants TLS: without it the password would travel in the clear.
+    if given and not wanted and not text and "tls" not in config:
+        raise ConfigurationError(
+            f"{given[0]} has no effect without MQ_TLS; set MQ_TLS=true, or take {given[0]} out"
+        )
+    if wanted and values["key"] and not values["cert"]:
+        where = named["key"] if named["key"] in given else f"{source}: tls.key"
+        raise ConfigurationError(
+            f"{where} has no effect without the certificate; name that in MQ_TLS_CERT or tls.cert"
+        )
     return TLS(**values) if wanted else None

@@ -191,6 +191,8 @@ class ConsumerThread(threading.Thread):
 
     def _start(self) -> Handling:
         self._limits = replace(self._limits or Limits.from_environment(), **self._own)
+        if self._limits.remark:
+            _log.warning("%r: %s", self.queue, self._limits.remark)
         handling = Handling(
             self.connection,
             self._limits,

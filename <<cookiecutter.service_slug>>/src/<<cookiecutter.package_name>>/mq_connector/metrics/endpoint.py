@@ -135,11 +135,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        page = self.server.pages.get(path) or (
-            self.server.private.get(path) if self._is_from_here else None
-        )
+        pages = self.server.pages
+        if self._is_from_here:
+            pages = {**pages, **self.server.private}
+        page = pages.get(path)
         if page is None:
-            known = " ".join(self.server.pages)
+            known = " ".join(pages)
             reply = Reply(404, "text/plain; charset=utf-8", f"there is: {known}\n".encode())
         else:
             try:

@@ -43,9 +43,9 @@ class Metrics:
                 raise
             raise ConfigurationError(
                 "MQ_METRICS_PORT is set, but prometheus-client isn't installed: "
-                "pip install '.[metrics]'"
+                "pip install '.[metrics]'; an image has it when it is built with --build-arg METRICS=1, as by "
+                "`docker compose up --build` with MQ_METRICS_PORT in .env"
             ) from None
-        self._consumers = consumers
         self._look = look
         #: With the consumer that it counts for, as another one may take its name.
         self._counts: list[tuple[ConsumerThread, Counts]] = []

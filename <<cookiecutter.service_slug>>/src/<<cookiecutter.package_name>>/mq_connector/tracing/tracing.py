@@ -29,7 +29,8 @@ class Tracing:
             if (error.name or "").partition(".")[0] != "opentelemetry":
                 raise
             raise ConfigurationError(
-                "MQ_TRACING is set, but opentelemetry-api isn't installed: pip install '.[tracing]'"
+                "MQ_TRACING is set, but opentelemetry-api isn't installed: pip install '.[tracing]'; for an image, "
+                "put it into `dependencies` of pyproject.toml, then `make lock`, and build it anew"
             ) from None
         self._spans, self._consumed = spans, consumed.Consumed
         called.Called(caller, spans.tracer())

@@ -36,11 +36,11 @@ def stand_by(make_service: Callable[[], MQConnector], number: int) -> int:
         return 0
     follow = threading.Thread(target=_follow, args=(link, service), name="mq-reload", daemon=True)
     follow.start()
-    return service.serve()
+    return service.serve(is_supervised=True)
 
 
 def _follow(link: socket.socket, service: MQConnector) -> None:
-    """Stop the service when the link is closed, unless a terminal's Ctrl-C came before."""
+    """Stop the service when the link is closed, unless it stops already."""
     try:
         while link.recv(1):
             pass

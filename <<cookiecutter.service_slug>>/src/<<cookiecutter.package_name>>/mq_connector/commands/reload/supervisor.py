@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,8 @@ _log = Logger(__name__)
 
 #: Seconds between two looks at the files, and between two while they change.
 _LOOK, _SETTLE = 0.2, 0.05
+#: Seconds within which another signal is an echo: `timeout` and `make` signal a process and its group.
+_ECHO = 0.2
 #: Paths that are named; of more than that, the number is.
 _NAMED = 3
 
@@ -54,13 +57,13 @@ class Supervisor:
         self._serving: Version | None = None
         self._next: Version | None = None
         self._changing: set[str] = set()
-        self._signals: list[int] = []
+        #: When they came.
+        self._signals: list[float] = []
 
     def run(self) -> int:
         """As `supervise`."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            # Nothing but noting it: a signal comes between any two steps.
-            signal.signal(number, lambda number, _frame: self._signals.append(number))
+            signal.signal(number, self._note)
         try:
             self._next = self._start()
             while True:
@@ -73,6 +76,12 @@ class Supervisor:
         finally:
             for version in filter(None, (self._serving, self._next)):
                 version.kill()
+
+    def _note(self, _number: int, _frame: object) -> None:
+        """Nothing but noting it: a signal comes between any two steps."""
+        now = time.monotonic()
+        if not self._signals or now - self._signals[-1] >= _ECHO:
+            self._signals.append(now)
 
     def _wait(self, seconds: float) -> None:
         """Wait until a version says something or has ended; no longer than that."""

@@ -51,8 +51,8 @@ def watch(service: MQConnector, options: Options, session: Callable[[], Session]
         if (error.name or "").partition(".")[0] != "rich":
             raise
         raise ConfigurationError(
-            "top needs rich: pip install '.[top]'; in its container, MQ_METRICS_PORT=9464 in .env and "
-            "`docker compose up --build --detach --wait`"
+            "top needs rich: pip install '.[top]'; an image has it when it is built with --build-arg METRICS=1, as by "
+            "`docker compose up --build` with MQ_METRICS_PORT in .env"
         ) from None
     asked = _Asked(service, _places(options), session)
     where = console()
