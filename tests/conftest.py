@@ -6,11 +6,13 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+from cookiecutter import hooks
 
 # A background job of a shell ignores SIGINT, and so would all that the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -31,6 +33,21 @@ Bake = Callable[..., BakedProject]
 Count = Callable[[str, object], None]
 
 pytest_plugins = ["side_by_side"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hooks_removed() -> Iterator[None]:
+    """Remove the copies of hooks that cookiecutter renders into the temporary folder and leaves there."""
+    runs = hooks.run_script
+
+    def run_once(script: str, *rest: Any) -> None:
+        try:
+            runs(script, *rest)
+        finally:
+            Path(script).unlink()
+
+    with mock.patch.object(hooks, "run_script", run_once):
+        yield
 
 
 @pytest.fixture
