@@ -24,7 +24,7 @@ test: $(VENV)/.test $(INCUMBENT)/.incumbent  ## Run all tests, side by side; pas
 	$(RUN) -m pytest --numprocesses $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 quick: $(VENV)/.test $(INCUMBENT)/.incumbent  ## Run what needs neither a broker nor containers, side by side
-	$(RUN) -m pytest --numprocesses auto --dist worksteal \
+	$(RUN) -m pytest --numprocesses auto --dist loadgroup \
 		-m 'not broker and not containers and not slow' $(PYTEST_ARGS)
 
 coverage: $(VENV)/.test $(INCUMBENT)/.incumbent  ## Measure the connector's branch coverage by its own tests: 95 % or it fails

@@ -278,10 +278,12 @@ def command_line(
     config = settings(folder.parent / f"{folder.name}-settings", defaults)
     command = [sys.executable, "-m", "cookiecutter", "--no-input", "--config-file", str(config)]
     folder.mkdir(exist_ok=True)
+    temporary = config.parent / "temporary"  # cookiecutter leaves its copies of the hooks there
+    temporary.mkdir(exist_ok=True)
     return subprocess.run(
         [*command, str(template), *words],
         cwd=folder,
-        env={**os.environ, **(environment or {}), **env},
+        env={**os.environ, "TMPDIR": str(temporary), **(environment or {}), **env},
         capture_output=True,
         text=True,
         timeout=60,

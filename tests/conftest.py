@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+from cookiecutter import hooks
 
 # A background job of a shell ignores SIGINT, and so would all that the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# What is imported and collected stays to the end: looking through it again and again finds nothing to free.
+gc.disable()
 
 # Until it is said where bytecode may be kept: beside the connector it would be rendered, too.
 sys.dont_write_bytecode = True
@@ -31,6 +37,21 @@ Bake = Callable[..., BakedProject]
 Count = Callable[[str, object], None]
 
 pytest_plugins = ["side_by_side"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hooks_removed() -> Iterator[None]:
+    """Remove the copies of hooks that cookiecutter renders into the temporary folder and leaves there."""
+    runs = hooks.run_script
+
+    def run_once(script: str, *rest: Any) -> None:
+        try:
+            runs(script, *rest)
+        finally:
+            Path(script).unlink()
+
+    with mock.patch.object(hooks, "run_script", run_once):
+        yield
 
 
 @pytest.fixture
@@ -66,8 +87,10 @@ def project(default_project: BakedProject, tmp_path: Path) -> BakedProject:
 
 
 def pytest_collection_finish() -> None:
-    """What a test imports, from a generated repository for one, stays as it is."""
+    """What a test imports, from a generated repository for one, stays as it is; what it leaves is freed."""
     sys.dont_write_bytecode = True
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

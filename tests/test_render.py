@@ -5,11 +5,22 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import tempfile
 from pathlib import Path
 
 import pytest
-from baked import CONNECTOR, TEMPLATE, TREE, BakedProject, bake_into, copy_template, parse
+from baked import (
+    CONNECTOR,
+    TEMPLATE,
+    TREE,
+    BakedProject,
+    bake_into,
+    command_line,
+    copy_template,
+    parse,
+)
 from conftest import Bake
+from cookiecutter.exceptions import FailedHookException
 from packaging.requirements import Requirement
 
 #: The repository that the defaults give, but for the connector's own files.
@@ -121,6 +132,20 @@ def test_the_default_rendering_has_exactly_the_designed_tree(default_project: Ba
 def test_the_connector_is_copied_byte_for_byte(default_project: BakedProject) -> None:
     folder = default_project.package / "mq_connector"
     assert {name: (folder / name).read_bytes() for name in connector_files()} == connector_files()
+
+
+def test_rendering_in_tests_leaves_nothing_in_the_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    bake_into(tmp_path / "whole")
+    with pytest.raises(FailedHookException):
+        bake_into(tmp_path / "refused", {"service_slug": "a b"})
+    assert command_line(tmp_path / "typed", "service_slug=a b").returncode
+    assert list(temporary.iterdir()) == []
 
 
 def test_every_rendered_file_parses(default_project: BakedProject) -> None:
