@@ -418,7 +418,8 @@ def test_without_a_home_the_other_places_are_looked_at(there: bool) -> None:
     assert done.returncode == 0, done.stderr
     said = done.stdout.splitlines()
     assert len(said) == 1
-    assert said[0] == USER["username"] if there else "none of mq_config.json exists" in said[0]
+    own = os.path.join(os.path.realpath(folder), "mq_config.json")
+    assert said[0] == USER["username"] if there else f"none of {own} exists" in said[0]
 
 
 @pytest.mark.parametrize(
