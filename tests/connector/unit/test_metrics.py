@@ -407,6 +407,22 @@ def test_too_many_who_ask_are_sent_away_and_come_again(serve: Callable[..., Serv
     eventually(answers, 30, "somebody is answered again")
 
 
+def test_who_has_found_no_thread_takes_no_place(
+    serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = serve()
+
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", no_thread)
+        for _ in range(20):
+            with pytest.raises(OSError):
+                served.get("/healthz")
+    assert served.get("/healthz")[0] == 200
+
+
 def test_a_port_that_is_taken_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

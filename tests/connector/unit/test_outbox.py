@@ -244,6 +244,20 @@ def test_what_waits_keeps_the_properties_that_it_was_published_with(world: World
     assert headers == ["1", "2"]
 
 
+def test_what_waits_keeps_its_headers_whatever_becomes_of_the_caller_s_tables(
+    world: World,
+) -> None:
+    headers: dict[str, Any] = {"n": 1, "inner": {"list": [1]}}
+    world.lose()
+    properties = pika.BasicProperties(headers=headers)
+    world.outbox.publish(world.opened, Message("", "reply", b"", properties))
+    headers["n"] = object()  # what nobody can encode
+    headers["inner"]["list"].append(object())
+    world.connect()
+    [sent] = [burst[1].properties.headers for burst in world.transport.bursts]
+    assert sent == {"n": 1, "inner": {"list": [1]}}
+
+
 def test_what_can_t_be_encoded_is_the_caller_s_to_hear_of_also_where_it_would_wait(
     world: World,
 ) -> None:

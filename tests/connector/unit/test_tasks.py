@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pika
 import pytest
 from mq_connector import RetryMessage
 from mq_connector.config import Limits
@@ -452,6 +453,18 @@ def test_what_cannot_be_encoded_is_an_error_at_once() -> None:
     with pytest.raises(ValueError, match="255"):
         crowded.channel.basic_publish("", "x" * 300, b"1")
     assert crowded.aside == []
+
+
+def test_what_is_published_aside_keeps_its_headers_whatever_becomes_of_the_caller_s_table() -> None:
+    crowded = Crowded()
+    headers: dict[str, Any] = {"n": 1}
+    crowded.channel.basic_publish("", "one", b"1", pika.BasicProperties(headers=headers))
+    headers["n"] = 2
+    for each in crowded.aside:
+        each()
+    crowded.setup.link.run_calls()
+    [sent] = [burst[1].properties.headers for burst in crowded.setup.transport.bursts]
+    assert sent == {"n": 1}
 
 
 def test_a_publish_that_finds_no_room_after_all_fails_its_message() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -22,6 +23,10 @@ class Message(NamedTuple):
     body: bytes
     properties: pika.BasicProperties | None = None
     mandatory: bool = False
+
+    def kept(self) -> Message:
+        """For later: with the properties as they are now, tables in its headers included, as they are the caller's."""
+        return self._replace(properties=copy.deepcopy(self.properties))
 
 
 class Prefetch(NamedTuple):

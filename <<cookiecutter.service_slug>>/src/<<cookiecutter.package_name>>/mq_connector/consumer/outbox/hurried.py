@@ -35,7 +35,7 @@ class Hurried:
             outbox.publish(opened, message, delivery)
             return
         opened.encode(message)  # who publishes what can't be encoded is to hear of it
-        self._publish_behind(opened, message, delivery)
+        self._publish_behind(opened, message.kept(), delivery)
 
     def wait_for(self, result: Result) -> None:
         """All that is published from now on waits for it, as it may be needed for that."""

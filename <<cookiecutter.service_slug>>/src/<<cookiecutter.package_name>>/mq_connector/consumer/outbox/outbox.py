@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 import time
 from collections import deque
@@ -93,7 +92,7 @@ class Outbox:
         ):
             self._publish_confirmed(message, delivery)
         elif delivery is not None and delivery.confirms is not None:
-            message = _copy(message)
+            message = message.kept()
             self._room.take(len(message.body), _ROOM_WITHIN)
             delivery.confirms.then(
                 lambda: self._send_or_hold(message), lambda _: self.let_go(message)
@@ -169,7 +168,7 @@ class Outbox:
         return bool(self._returned.queues)
 
     def _hold(self, message: Message) -> None:
-        message = _copy(message)
+        message = message.kept()
         self._room.take(len(message.body), _ROOM_WITHIN)
         with self._lock:
             if self._opened is None:
@@ -258,8 +257,3 @@ class Outbox:
     def let_go(self, message: Message) -> None:
         """It has arrived, or isn't worth sending any more."""
         self._room.give(len(message.body))
-
-
-def _copy(message: Message) -> Message:
-    """With the properties as they are now: they are the caller's."""
-    return message._replace(properties=copy.copy(message.properties))
