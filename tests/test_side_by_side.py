@@ -114,14 +114,14 @@ def test_an_interrupt_ends_the_processes_and_what_their_tests_have_started(tmp_p
         "@pytest.fixture(scope='session')\n"
         "def child():\n"
         "    child = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
-        "    open(f'child-{child.pid}', 'w').close()\n"
-        "    yield\n"
+        "    yield child\n"
         "    time.sleep(7)\n"  # as long as a broker may take, and pytest-xdist doesn't wait
         "    child.kill()\n"
         "    child.wait()\n"
         "    open(f'ended-{child.pid}', 'w').close()\n"
         "@pytest.mark.parametrize('number', range(2))\n"
         "def test_long(child, number):\n"
+        "    open(f'child-{child.pid}', 'w').close()\n"  # from here on an interrupt finds the fixture made
         "    time.sleep(600)\n"
     )
     for send in (os.killpg, os.kill):

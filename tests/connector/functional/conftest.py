@@ -37,8 +37,14 @@ RECOVERIES = TEMPLATE / ".cache" / "recoveries.json"
 #: Modules whose measuring tests go to one process; those of the others go to another.
 _FIRST_HALF = ("test_handlers_under_load", "test_network", "test_process")
 
-# What pika has to say of a lost connection, the connector says in one line of its own.
-logging.getLogger("pika").setLevel(logging.CRITICAL)
+
+@pytest.fixture(autouse=True)
+def quiet_pika() -> None:
+    """What pika has to say of a lost connection, the connector says in one line of its own.
+
+    For each test, as other tests of the process leave the level as they want it.
+    """
+    logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 
 def pytest_configure(config: pytest.Config) -> None:
