@@ -146,6 +146,14 @@ def test_the_clients_user_has_one_name_and_it_isnt_the_services(clone: BakedProj
     assert "users.mq_handler" in done.stderr and "'chat'" in done.stderr
 
 
+@pytest.mark.parametrize("other", [["--check"], ["--broker", "true"], ["--rotate"]])
+def test_print_goes_alone(clone: BakedProject, other: list[str]) -> None:
+    """What else is asked for beside it would not be done."""
+    done = provision(clone, "--print", "neon", *other)
+    assert done.returncode == 2
+    assert "goes alone" in done.stderr and not done.stdout
+
+
 @pytest.mark.slow  # two seconds and more, with all its parameters
 @pytest.mark.parametrize(
     ("name", "content", "key"),

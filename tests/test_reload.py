@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -69,6 +69,25 @@ class Reloading:
     def said(self, words: str, times: int = 1) -> None:
         """Wait until the log has that so many times."""
         eventually(lambda: self.log().count(words) >= times, PATIENCE, self.log)
+
+    def answers_late(self, seconds: float) -> Callable[[], Any]:
+        """Have a request in hand of a handler that takes so long; returns what waits for the reply."""
+        started = self.project.path / "started"
+        touch = f'__import__("pathlib").Path({str(started)!r}).touch()'
+        self.edit(f'{{"answer": ({touch}, __import__("time").sleep({seconds}), "late")[2]}}')
+        self.is_live("late")
+        started.unlink()
+        replies: list[Any] = []
+        asking = threading.Thread(target=lambda: replies.append(self.ask()))
+        asking.start()
+        eventually(started.exists, PATIENCE)
+
+        def reply() -> Any:
+            asking.join(PATIENCE)
+            [found] = replies
+            return found
+
+        return reply
 
     def answer(self, expression: str) -> str:
         """The text of the handler, with that as what it returns for the request."""
@@ -296,45 +315,27 @@ def test_a_setting_is_an_edit_too(service: Reloading) -> None:
 
 
 def test_ctrl_c_ends_all_when_the_request_in_hand_is_answered(service: Reloading) -> None:
-    started = service.project.path / "started"
-    touch = f'__import__("pathlib").Path({str(started)!r}).touch()'
-    service.edit(f'{{"answer": ({touch}, __import__("time").sleep(1.5), "late")[2]}}')
-    service.is_live("late")
-    started.unlink()
+    late = service.answers_late(1.5)
     [serving] = service.children()
-    replies: list[Any] = []
-    asking = threading.Thread(target=lambda: replies.append(service.ask()))
-    asking.start()
-    eventually(started.exists, PATIENCE)
     # A terminal tells both. However late the one that passes it on, it is one Ctrl-C.
     os.kill(serving, signal.SIGINT)
     time.sleep(0.4)
     os.kill(service.process.pid, signal.SIGINT)
     assert service.process.wait(PATIENCE) == 0
-    asking.join(PATIENCE)
-    assert [reply["answer"] for reply in replies] == ["late"]
+    assert late()["answer"] == "late"
     assert not is_running(serving)
     assert "ending at once" not in service.log()
 
 
 def test_ctrl_c_while_a_version_makes_way_for_the_next_lets_it_finish(service: Reloading) -> None:
     """It drains already, and has heard of that by another signal: its terminal's is the first Ctrl-C all the same."""
-    started = service.project.path / "started"
-    touch = f'__import__("pathlib").Path({str(started)!r}).touch()'
-    service.edit(f'{{"answer": ({touch}, __import__("time").sleep(3), "late")[2]}}')
-    service.is_live("late")
-    started.unlink()
+    late = service.answers_late(3)
     before = service.log().count("finishing what is in hand")
-    replies: list[Any] = []
-    asking = threading.Thread(target=lambda: replies.append(service.ask()))
-    asking.start()
-    eventually(started.exists, PATIENCE)
     service.edit('{"answer": "next"}')
     service.said("finishing what is in hand", before + 1)
     time.sleep(0.4)
     assert service.interrupt() == 0
-    asking.join(PATIENCE)
-    assert [reply["answer"] for reply in replies] == ["late"]
+    assert late()["answer"] == "late"
     assert "ending at once" not in service.log()
 
 

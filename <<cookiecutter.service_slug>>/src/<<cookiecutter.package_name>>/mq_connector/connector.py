@@ -15,7 +15,7 @@ from .calling import Caller, Calling
 from .connection import Connection
 from .connection.address import Address, parameters
 from .consumer import ConsumerThread
-from .ending import Signals, end_after_main, end_within
+from .ending import ECHO, Signals, end_after_main, end_within
 from .errors import ConfigurationError
 from .handlers.life import Life
 from .health import HealthServer
@@ -37,9 +37,6 @@ _TAKES_ITS_TIME = 1.0
 #: Seconds in which a signal is heard at the latest. Of a process that was stopped (Ctrl-Z) any thread may take
 #: it when that goes on, but Python handles it in the main thread, which doesn't wake up by that.
 _HEARD_WITHIN = 0.5
-#: Seconds within which another signal is the first one's echo: `timeout` and `make` signal a process
-#: and its group.
-_ECHO = 0.2
 
 
 class MQConnector(Calling):
@@ -269,7 +266,7 @@ class MQConnector(Calling):
 
     def _on_signal(self, number: int, now: float) -> None:
         name = signal.Signals(number).name
-        if self._asked_to_stop and now - self._first_signal < _ECHO:
+        if self._asked_to_stop and now - self._first_signal < ECHO:
             return
         if self._asked_to_stop:
             _log.warning("%s again: ending at once, unfinished messages are delivered again", name)

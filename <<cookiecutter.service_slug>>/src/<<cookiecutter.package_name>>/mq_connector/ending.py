@@ -19,6 +19,9 @@ from typing import Any
 
 #: Seconds for the logs to be written before the process is ended without asking anybody.
 _WRITTEN_WITHIN = 1.0
+#: Seconds within which another signal is the first one's echo: `timeout` and `make` signal a process
+#: and its group.
+ECHO = 0.2
 #: Seconds between two looks at whether the main thread has ended.
 _LOOK = 0.2
 _DEFAULTS: dict[int, Any] = {

@@ -22,7 +22,7 @@ from typing import Protocol
 from weakref import WeakSet
 
 from ..connector import DRAIN
-from ..ending import end_process
+from ..ending import ECHO, end_process
 from ..logs import Logger
 
 _log = Logger(__name__)
@@ -30,9 +30,6 @@ _log = Logger(__name__)
 #: Seconds from the first SIGTERM to the end of the process, whatever lives in it: the drain and what its
 #: owner does then. Less than the 30 that containers get.
 WITHIN = DRAIN + 2.0
-#: Seconds within which another signal is the first one's echo: `timeout` and `make` signal a process
-#: and its group.
-_ECHO = 0.2
 #: Seconds for the main thread to notice that it is to end.
 _NOTICED_WITHIN = 1.0
 _STEP = 0.01
@@ -141,7 +138,7 @@ class Signals:
         if not self._draining and (called or self.is_installed):
             self._draining, self._first = True, now
             threading.Thread(target=self._drain, name="mq-drain", daemon=True).start()
-        elif self._draining and is_new and now - self._first >= _ECHO:
+        elif self._draining and is_new and now - self._first >= ECHO:
             _log.warning("SIGTERM again: ending at once, unfinished messages are delivered again")
             end_process(1)
         elif not self._draining and not self._following:

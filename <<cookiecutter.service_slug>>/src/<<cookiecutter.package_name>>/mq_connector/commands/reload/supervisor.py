@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...config import environment, places
+from ...ending import ECHO
 from ...logs import Logger
 from .sources import Sources, forget_compiled
 from .version import Version, command
@@ -24,8 +25,6 @@ _log = Logger(__name__)
 
 #: Seconds between two looks at the files, and between two while they change.
 _LOOK, _SETTLE = 0.2, 0.05
-#: Seconds within which another signal is an echo: `timeout` and `make` signal a process and its group.
-_ECHO = 0.2
 #: Paths that are named; of more than that, the number is.
 _NAMED = 3
 
@@ -80,7 +79,7 @@ class Supervisor:
     def _note(self, _number: int, _frame: object) -> None:
         """Nothing but noting it: a signal comes between any two steps."""
         now = time.monotonic()
-        if not self._signals or now - self._signals[-1] >= _ECHO:
+        if not self._signals or now - self._signals[-1] >= ECHO:
             self._signals.append(now)
 
     def _wait(self, seconds: float) -> None:
