@@ -196,3 +196,64 @@ def test_one_that_waits_for_messages_is_not_looked_at(make: Make) -> None:
     before = looks
     time.sleep(0.1)
     assert looks == before
+
+
+class Unknown:
+    """Workers that begin callbacks of which nobody knows how long they take, and are looked at when that is asked for."""
+
+    def __init__(self) -> None:
+        self.pace = Pace(Limits(workers=32), lambda: None)
+        self.looks: list[Callable[[], None]] = []
+        self.turns = turns.Turns(lambda _, look: self.looks.append(look))
+
+    def begin(self, ago: float) -> bool:
+        """One begins so many seconds ago; returns whether others have to wait for a look."""
+        worker = Busy(threading.current_thread())
+        self.turns.take(worker)
+        worker.began, worker.delivery = time.monotonic() - ago, Delivered()  # type: ignore[assignment]
+        self.turns.begins(worker, self.pace)
+        return self.turns.holder is worker
+
+    def slow_until_looked_at(self) -> int:
+        """How many slow ones begin before a look is needed, which is taken."""
+        begun = 1
+        while not self.begin(ago=1.0):
+            begun += 1
+        self.looks.pop()()
+        assert self.turns.holder is None
+        return begun
+
+
+def test_each_look_that_finds_a_slow_one_lets_twice_as_many_begin() -> None:
+    """Or 32 that wait for another server would have begun one after another, a look apart."""
+    workers = Unknown()
+    assert [workers.slow_until_looked_at() for _ in range(6)] == [1, 2, 3, 5, 9, 17]
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_after_a_quick_one_or_none_a_slow_one_lets_one_begin(waits: bool) -> None:
+    workers = Unknown()
+    assert [workers.slow_until_looked_at() for _ in range(3)] == [1, 2, 3]
+    while not workers.begin(ago=0.0):
+        pass
+    holder = workers.turns.holder
+    assert holder is not None
+    if waits:
+        holder.delivery = None
+    workers.looks.pop()()
+    workers.turns.give(holder)
+    workers.looks.clear()
+    workers.turns._watched_until = 0.0
+    assert [workers.slow_until_looked_at() for _ in range(3)] == [1, 2, 3]
+
+
+def test_one_that_is_to_show_that_callbacks_are_quick_stays_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many were let begin before that."""
+    workers = Unknown()
+    for _ in range(5):
+        workers.slow_until_looked_at()
+    monkeypatch.setattr(turns, "QUICK", 0.0001)
+    workers.pace.note(0.1)
+    assert workers.begin(ago=0.0), "it is the first that is known to be slow, and tried"

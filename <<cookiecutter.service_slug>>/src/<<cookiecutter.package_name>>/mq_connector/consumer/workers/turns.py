@@ -25,7 +25,8 @@ class Turns:
     """One worker at a time waits for messages; the others wait for their turn.
 
     While callbacks are quick, or nobody knows, it keeps its turn. Where they aren't, it passes it on before each
-    one; and one that turns out to be slow loses it to the next worker.
+    one; and one that turns out to be slow loses it to the next worker. Each that does, one after another, lets twice
+    as many begin at once, so that the first of many slow messages don't wait for each other.
 
     :param watch: calls a function on a loop after some seconds, from any thread
     """
@@ -39,6 +40,8 @@ class Turns:
         #: Guards the holder, as only one may let go of the turn.
         self._guard = threading.Lock()
         self._watched_until = 0.0
+        #: How many the last look has let begin at once, and of these who may still.
+        self._let_begin = self._may_begin = 0
         #: When one was last to show whether callbacks are quick; whoever has the turn says so.
         self._tried_at = 0.0
         self._is_open = False
@@ -68,6 +71,9 @@ class Turns:
         # A few that were late are no reason: what is usual has to be slow as well.
         if pace.average > QUICK and pace.usual > QUICK and not self._is_tried(worker.began):
             self.give(worker)
+        elif self._may_begin:
+            self._may_begin -= 1
+            self.give(worker)
         elif worker.began > self._watched_until:
             self._watched_until = worker.began + _FORGOTTEN
             self._watch(LOOK, self._look)
@@ -75,6 +81,7 @@ class Turns:
     def _is_tried(self, now: float) -> bool:
         if now - self._tried_at > TRIED_EVERY:
             self._tried_at = now
+            self._let_begin = self._may_begin = 0
         return now - self._tried_at < TRIAL
 
     def open(self) -> None:
@@ -88,11 +95,16 @@ class Turns:
         # First, so that either who begins a callback sees that nobody watches, or is seen here.
         self._watched_until = 0.0
         worker = self.holder
-        if worker is None or worker.delivery is None:
+        if worker is None:
+            return
+        if worker.delivery is None:
+            self._let_begin = 0
             return  # which waits for a message
         now = time.monotonic()
         if now - worker.began > LOOK / 2:
+            self._let_begin = self._may_begin = 2 * self._let_begin or 1
             self.give(worker)
         else:
+            self._let_begin = 0
             self._watched_until = now + _FORGOTTEN
             self._watch(LOOK, self._look)
