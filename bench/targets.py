@@ -196,7 +196,8 @@ TARGETS = (
         "",
         2,
         Figure(2, _ONE, "p50_ms", C),
-        why="a request wakes two threads, one that reads and one that handles; C has one",
+        why="a request wakes two threads, one that reads and one that handles, and C has one; on one it would be 1.5 "
+        "([decision](decisions.md#two-threads-for-a-request))",
     ),
     Target("p99 round trip against Go, 16 and 256 in flight (the worst)", "≤", 1, "", 2, TAIL_GO),
     Target("handler that waits 100 ms, 32 workers", "≥", 300, "requests/s", 0, WAITING),
