@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import socket
 import statistics
 from collections.abc import Sequence
@@ -14,9 +15,9 @@ from ..lab import PREFETCH, Lab
 from ..turns import Party, take_turns
 
 #: Requests of a turn, turns of each process, and requests that it has answered before.
-REQUESTS, TURNS, WARM = 2500, 6, 500
+REQUESTS, TURNS, WARM = 2500, 4, 500
 #: Of each kind: where two processes of the same kind have things in memory makes a twentieth.
-PROCESSES = 8
+PROCESSES = 12
 _COUNTED = "counted"
 
 
@@ -29,7 +30,8 @@ class Metrics(Job):
         "`metrics` and `MQ_METRICS_PORT`, which counts each request, how long its handler took and how long "
         "its reply. What is looked for is less than what two measurements differ by, and even than what two "
         f"processes of the same do. So {PROCESSES} of each take turns, {TURNS} times {REQUESTS} requests each, "
-        "while the others are frozen (SIGSTOP): the ratio is that of the medians of all turns. "
+        "while the others are frozen (SIGSTOP). One that counts has its turn before or after one that doesn't: "
+        "the ratio is the median of those of such pairs, as the machine's speed changes meanwhile. "
         f"All have {PREFETCH} messages ahead (`MQ_PREFETCH`). Nobody asks for the numbers meanwhile: a page of "
         "them costs for each question, not for each request."
     )
@@ -69,10 +71,13 @@ class Metrics(Job):
             lab, [party for pair in zip(*kinds, strict=True) for party in pair], TURNS
         )
         without, counted = (
-            statistics.median(us for party in parties for us in taken[party.name].cpu_us)
-            for parties in kinds
+            [us for party in parties for us in taken[party.name].cpu_us] for parties in kinds
         )
-        return {"cpu_us": without, "counted_us": counted, "ratio": counted / without}
+        return {
+            "cpu_us": statistics.median(without),
+            "counted_us": statistics.median(counted),
+            "ratio": statistics.median(map(operator.truediv, counted, without)),
+        }
 
 
 def _port(name: str) -> dict[str, str]:
