@@ -304,7 +304,7 @@ def test_processes_compute_and_end_with_the_service(kitchen: Kitchen) -> None:
 
 
 def test_an_upstream_is_asked_no_faster_than_it_likes(kitchen: Kitchen) -> None:
-    service = kitchen.cook("Go easy on an upstream", MQ_WORKERS="8")
+    service = kitchen.cook("Limit the rate of calls to an upstream", MQ_WORKERS="8")
     service.wait_until_healthy()
     with service.client() as client, ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: client.request(QUEUE, {}, PATIENCE), range(16)))

@@ -28,7 +28,7 @@ RUN = {
     },
     "docs/move-a-service.md": {
         'cookiecutter gh:org/neon-mq-template service_name="Neon Metrics" \\': "test_moved_service",
-        "rm rabbitmq/definitions.json": "test_moved_service",
+        "python3 rabbitmq/provision.py --client-user": "test_moved_service",
         "tar -C ../neon_metrics_service/neon_metrics_service --exclude=./__main__.py "
         "-c . | tar -x -C src/neon_metrics_service": "test_moved_service",
         "find src -name mq_connector -prune -o -name '*.py' -exec sed -i ": "test_moved_service",

@@ -33,7 +33,7 @@ class Bodies(Job):
         "The reference job with longer texts; the reply is as long as the request. "
         "The bare loop is there twice: as pika has it, reading 4 KiB at a time, and reading 64 KiB. "
         f"At {' and '.join(SMALL)} all run all the time and take turns, {ROUNDS * TURNS} each, the others frozen "
-        f"meanwhile; a round is the median of {TURNS} turns. Otherwise whoever isn't done after {LIMIT_S:g} s is "
+        f"meanwhile; a round is the median of {TURNS} turns. Otherwise a contender that isn't done after {LIMIT_S:g} s is "
         "measured by what it has done until then."
     )
     left_out = f"All are measured at {ALL}; at the other sizes those that ratios are taken of."

@@ -23,7 +23,7 @@ class Drain(Job):
         "that the request names, and then acknowledges. "
         f"Every contender gets {PREFETCH} messages ahead (the generated service finds out by itself that "
         "as many are worth having in hand), and the client takes the replies away. "
-        f"Whoever isn't done after {LIMIT_S:g} s is measured by what it has done until then. "
+        f"A contender that isn't done after {LIMIT_S:g} s is measured by what it has done until then. "
         "A client that only acknowledges shows what the broker has to give; it is no contender. "
         "CPU is that of the service's process alone, user and system, as the operating system "
         "accounts for it."

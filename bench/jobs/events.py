@@ -22,7 +22,7 @@ class Events(Job):
         "one queue), and whose request may only be acknowledged when the broker has confirmed that. The "
         "generated service does so by itself for all that a handler publishes to a named exchange. The "
         "other does what pika's documentation has for it: `confirm_delivery()`, after which each publish "
-        "waits for its confirm; its replies go over another channel, without. Whoever isn't done after "
+        "waits for its confirm; its replies go over another channel, without. A contender that isn't done after "
         f"{LIMIT_S:g} s is measured by what it has done until then."
     )
     metrics = (

@@ -58,7 +58,8 @@ class Handlers(Job):
 
     def reason(self, case: str, first: str) -> str:
         return (
-            "whoever runs as many handlers as were asked for is at the bound; the rest is scatter."
+            "a contender that runs as many handlers as were asked for is at the bound; "
+            "the rest is scatter."
         )
 
     def measure(self, lab: Lab, case: str, row: str, quick: bool) -> Values:

@@ -99,7 +99,7 @@ class WhereTheTimeGoes(Job):
         "The reference job, with samples taken. Debian's `perf` says a thousand times a second what each "
         "thread does on a processor: which system call, a lock, or the interpreter; for the interpreter's "
         "part `py-spy` says which Python function it was in. Both leave the process running. System calls, "
-        "and switches to another thread or process (because a thread waits, or against its will), are "
+        "and switches to another thread or process (voluntary, because a thread waits, or involuntary), are "
         "those that the kernel counts. Beside it the bare loop, C and Go, of which the kernel's part is "
         "what no faster language takes away."
     )
@@ -107,8 +107,8 @@ class WhereTheTimeGoes(Job):
         Metric("cpu_us", "CPU µs per request", 1, "lower"),
         Metric("kernel_us", "of these in the kernel", 1, "lower"),
         Metric("calls", "system calls per request", 2, "lower"),
-        Metric("waits", "switches per request, waiting", 3, "lower"),
-        Metric("forced", "switches per request, against its will", 3, "lower"),
+        Metric("waits", "voluntary switches per request", 3, "lower"),
+        Metric("forced", "involuntary switches per request", 3, "lower"),
     )
 
     def cases(self, quick: bool) -> Sequence[str]:

@@ -13,7 +13,7 @@ from pika import spec
 
 from .fake_broker import PATIENCE, BrokerEnd, broker
 from .members import Listener
-from .test_client import answer_all_on_channel, ready, requested
+from .replying import answer_all_on_channel, ready, requested
 
 
 def test_a_channel_that_is_closed_before_it_was_of_use_is_replaced(

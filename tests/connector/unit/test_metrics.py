@@ -37,7 +37,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from running import free_port
 from waiting import eventually
 
-from .test_workers import Opened
+from .working import Opened
 
 #: A queue's name as a label, with what a line of Prometheus' would break at.
 QUEUE = 'odd "queue"\\'

@@ -23,7 +23,7 @@ from mq_connector.handlers.shapes import is_async
 from waiting import eventually
 
 from .test_channel import Setup
-from .test_workers import PATIENCE, Delivered, Make, Running, channels, errors, make
+from .working import PATIENCE, Delivered, Make, Running, channels, errors, make
 
 __all__ = ["errors", "make"]
 

@@ -14,7 +14,7 @@ from mq_connector.consumer.workers.busy import Busy
 from mq_connector.consumer.workers.pace import Pace
 from waiting import eventually
 
-from .test_workers import PATIENCE, Delivered, Make, errors, make, nothing_left
+from .working import PATIENCE, Delivered, Make, errors, make, nothing_left
 
 __all__ = ["errors", "make", "nothing_left"]
 

@@ -44,12 +44,12 @@ class Client:
 
     Its consumer is there before the first request leaves, so no reply can come too early.
 
-    :param connection: may be shared; it is closed when the last has left it
-    :param reply_queue: name of the queue for replies; made by the client and gone with it
+    :param connection: may be shared; it is closed when its last member has left
+    :param reply_queue: name of the queue for replies; the client makes it and deletes it. By default a UUID
     :param exclusive: whether only this connection may use that queue. Services on
         ``neon-mq-connector`` declare the queue that they reply to, which an exclusive one forbids
-    :param shared: whether other clients take their replies from the same queue: theirs are put back,
-        after a pause, and the queue goes only when nobody uses it
+    :param shared: whether other clients take their replies from the same queue: replies to them are put back,
+        after a pause, and the queue is deleted only when no client uses it
     """
 
     def __init__(
@@ -65,10 +65,10 @@ class Client:
         self._requests = PendingRequests()
         self._kept = KeptChannel(connection, self)
         self._replies: ReplyChannel | None = None
-        #: At having a reply queue.
+        #: Attempts to get a reply queue.
         self._attempts = Attempts()
         self._closed = False
-        #: The reply queue is deleted and the channel closed.
+        #: Set when the reply queue is deleted and the channel closed.
         self._left = threading.Event()
 
     def __enter__(self) -> Client:
@@ -83,16 +83,17 @@ class Client:
         :param queue: the service's input queue
         :param timeout: seconds for all of it, connecting included; the request expires with it
         :raises RequestTimeout: no reply in time
-        :raises PublishError: there is no such queue, or the message can't be sent
+        :raises Unroutable: there is no such queue
+        :raises PublishError: the message can't be sent
         :raises NotConnected: the client was closed, or was opened by the process that this one was
             forked from
-        :raises StartError: the broker refuses us
+        :raises StartError: the broker refuses the login, the vhost or the reply queue
         :raises ConfigurationError: the configuration lacks something
         """
         return self.outcome(self.begin(queue, data, timeout))
 
     def send(self, queue: str, data: Mapping[Any, Any], timeout: float = 30.0) -> None:
-        """Send a request that nobody answers; returns when the broker has taken it.
+        """Send a request that wants no reply; returns when the broker has confirmed it.
 
         :param timeout: seconds; parameters and errors otherwise as for `request`
         """
@@ -106,10 +107,10 @@ class Client:
         wants_reply: bool = True,
         **more: Any,
     ) -> Pending:
-        """Send a request, and don't wait: `outcome` does, and has to be called.
+        """Send a request, and don't wait for its reply: `outcome` does, and has to be called.
 
-        :param wants_reply: whether the end is the reply, or the broker's confirm
-        :param more: what else `Pending` takes; parameters and errors otherwise as for `request`
+        :param wants_reply: whether the request ends with its reply, or with the broker's confirm
+        :param more: further arguments of `Pending`; other parameters and errors as for `request`
         """
         own = data.get("message_id")
         if own is None:  # an empty one is one, too
@@ -129,9 +130,10 @@ class Client:
         return request
 
     def outcome(self, request: Pending) -> dict[Any, Any]:
-        """What a request has come to; waits for that.
+        """Wait for the end of a request that `begin` has sent.
 
         :returns: the reply; an empty dict where none was wanted
+        :raises MQError: as `request`
         """
         request.wait()
         self.forget(request)
@@ -146,11 +148,14 @@ class Client:
         return request.reply
 
     def forget(self, request: Pending) -> None:
-        """Nobody waits for it any more; what comes for it is dropped. Twice does no harm."""
+        """Stop waiting for a request: a reply to it is dropped. Calling it twice does no harm."""
         self._requests.forget(request)
 
     def close(self) -> None:
-        """Delete the reply queue and close the connection; requests that wait are ended."""
+        """Delete the reply queue and leave the connection, which is closed if nobody else uses it.
+
+        Requests that wait end with `NotConnected`.
+        """
         if self._kept.is_forked:
             return  # the connection is the parent process's
         self._closed = True
@@ -169,7 +174,7 @@ class Client:
         return self._replies is not None and self._replies.is_ready
 
     def on_channel(self, link: Link, channel: pika.channel.Channel) -> None:
-        """There is a channel."""
+        """A channel was opened: take replies on it."""
 
         def use(_: Any, error: MQError | None) -> None:
             denied = isinstance(error, ChannelError) and error.code == INTERNAL_ERROR
@@ -213,14 +218,14 @@ class Client:
             self._left.set()
 
     def on_refused(self, error: StartError) -> None:
-        """The broker says no."""
+        """The broker refuses us for good: end all requests."""
         self._requests.refuse(error)
         self._requests.end_all(error)
         self._left.set()
         self._kept.leave()
 
     def _on_no(self, text: str) -> None:
-        """The broker won't have it: for good, or only now if it once did."""
+        """The broker has refused a reply queue: give up if it never had one, or else try again."""
         error = StartError(text)
         if self._attempts.is_final(error):
             self.on_refused(error)
@@ -242,19 +247,22 @@ class Client:
     # ---- on the loop: mq_connector.channels.replies.Asker
 
     def on_ready(self) -> None:
-        """The consumer is there: what waits may leave."""
+        """The consumer of the reply queue is there: send the requests that wait."""
         self._attempts.succeeded()
         self.connection.used()
         for message_id in self._requests.ids():
             self._send(message_id)
 
     def on_cancelled(self) -> None:
-        """The consumer is gone: another one, on another channel."""
+        """The broker has cancelled the consumer: begin another one, on another channel."""
         self._replies = None
         self._kept.open_again(_CHANNEL_PAUSE)
 
     def on_reply(self, reply: dict[Any, Any]) -> bool:
-        """A reply, or a part of one, has come; a subclass may do more."""
+        """A reply, or a part of one, has come; a subclass may do more.
+
+        :returns: whether a request of this client waits for it
+        """
         ids = message_ids(reply)
         message_id = next((each for each in ids if each in self._requests), None)
         if message_id is None:
@@ -268,5 +276,8 @@ class Client:
         return True
 
     def on_unreadable(self, error: PayloadError) -> bool:
-        """Not from a service that speaks Neon's format; a subclass may see that otherwise."""
+        """A reply can't be decoded: drop it; a subclass may end a request by it.
+
+        :returns: whether that was a reply to a request of this client
+        """
         return False

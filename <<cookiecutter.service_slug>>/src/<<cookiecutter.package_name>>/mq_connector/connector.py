@@ -32,18 +32,18 @@ _log = Logger(__name__)
 DRAIN = 25.0
 #: Seconds that the process gets beyond that to end, and after a second signal.
 _LAST_STEPS, _AT_ONCE = 2.0, 2.0
-#: Seconds in a handler after which whoever asks is told of it.
+#: Seconds for which all workers have to be in their handlers before `busy` names the consumer.
 _TAKES_ITS_TIME = 1.0
-#: Seconds in which a signal is heard at the latest. Of a process that was stopped (Ctrl-Z) any thread may take
-#: it when that goes on, but Python handles it in the main thread, which doesn't wake up by that.
+#: Seconds after which a signal is handled at the latest. When a process that was stopped (Ctrl-Z) goes on, any of
+#: its threads may receive the signal, but Python handles it in the main thread, which that doesn't wake.
 _HEARD_WITHIN = 0.5
 
 
 class MQConnector(Calling):
     """Runs the consumers that a subclass puts into `consumers`.
 
-    A subclass may also have `on_start` (called before the first message), `on_stop` (after the last one),
-    `worker_context` and methods that are `every` so many seconds, see `mq_connector.handlers.life`.
+    A subclass may also have `on_start` (called before the first message), `on_stop` (called after the last one),
+    `worker_context`, and methods marked with `every`, see `mq_connector.handlers.life`.
 
     :param config: a configuration as in ``mq_config.json``; by default it is looked for, when it is
         first needed, in the places of `mq_connector.config.settings.places`
@@ -63,7 +63,7 @@ class MQConnector(Calling):
         self._failed = False
         self._asked_to_stop = False
         self._first_signal = 0.0
-        #: What ends the process if `serve` doesn't come to its end.
+        #: Timers that end the process if `serve` doesn't return in time.
         self._ends: list[threading.Timer] = []
         self._mq_caller = Caller(self)
 
@@ -77,28 +77,28 @@ class MQConnector(Calling):
         self._vhost = vhost if vhost.startswith("/") else f"/{vhost}"
 
     def create_mq_connection(self, vhost: str | None = None) -> Connection:
-        """The service's one connection to a vhost, which all that are given it share.
+        """The service's one connection to a vhost; consumers, clients and publishers share it.
 
-        It is opened by the first that needs it.
+        It is opened when the first of them joins it.
 
         :param vhost: by default the service's own
         """
         return self._mq_connection(self.vhost if vhost is None else vhost)
 
     def _mq_connection(self, vhost: str) -> Connection:
-        """The same where a subclass means something else by it."""
+        """As `create_mq_connection`, which a subclass may override with another meaning."""
         if vhost not in self._connections:
             # In one step, as several threads may ask.
             self._connections.setdefault(vhost, Connection(self.address(vhost)))
         return self._connections[vhost]
 
     def _mq_is_on_loop(self) -> bool:
-        """Whether we are on the thread of one of the connections, on which nobody may wait."""
+        """Whether the caller is on the I/O thread of a connection, on which nothing may wait."""
         consumers = [each.connection for each in list(self.consumers.values())]
         return any(each.is_own_thread for each in [*self._connections.values(), *consumers])
 
     def address(self, vhost: str | None = None) -> Address:
-        """Where a vhost is, for a connection apart from the service's own.
+        """Hosts, vhost and credentials, for a connection apart from the service's own.
 
         :param vhost: by default the service's own
         """
@@ -106,7 +106,7 @@ class MQConnector(Calling):
         return Address(lambda: parameters(self.settings(), name, self.service_name))
 
     def settings(self) -> configuration.Settings:
-        """Hosts and credentials.
+        """The hosts and credentials of the configuration.
 
         :raises ConfigurationError: with one line that names file, key and remedy
         """
@@ -124,9 +124,9 @@ class MQConnector(Calling):
         )
 
     def run(self) -> None:
-        """Start the consumers and return; `on_start` comes before.
+        """Call `on_start`, start the consumers and return.
 
-        :raises StartError: `on_start` has failed
+        :raises StartError: `on_start` has raised
         :raises ConfigurationError: the type of a handler's request can't be read, two consumers have one
             queue, or spans are wanted and can't be made
         """
@@ -142,7 +142,7 @@ class MQConnector(Calling):
         self._life.go_on()
 
     def stop(self, timeout: float = DRAIN) -> None:
-        """Let the consumers finish what they have in hand, and wait for them; then comes `on_stop`.
+        """Let the consumers finish the messages that they are handling, and wait for them; then call `on_stop`.
 
         :param timeout: seconds after which unfinished messages are left for redelivery
         """
@@ -160,8 +160,8 @@ class MQConnector(Calling):
 
         The first signal drains, a second one ends at once.
 
-        :param is_supervised: whether Ctrl-C, which a terminal sends to all of its processes, is for the one that
-            has started this one, and that passes it on
+        :param is_supervised: whether to leave Ctrl-C, which a terminal sends to all of its processes, to the
+            process that has started this one, and that passes it on
         :returns: exit code: 0 after a clean stop, 1 if a consumer could not start or work was cut short
         """
         heeds = [signal.SIGTERM] if is_supervised else [signal.SIGTERM, signal.SIGINT]
@@ -172,7 +172,7 @@ class MQConnector(Calling):
             self.run()
             while not self._ended.wait(_HEARD_WITHIN):
                 pass
-            if not self._ends:  # no signal has ended it, so nothing bounds how long that takes
+            if not self._ends:  # no signal came, so nothing bounds the stop yet
                 self._ends.append(end_within(DRAIN + _LAST_STEPS, 1))
             self.stop()
         finally:
@@ -205,8 +205,7 @@ class MQConnector(Calling):
         return Tracing(self._mq_caller)
 
     def busy(self) -> str:
-        """Which consumers take nothing at the moment, as all their workers are at something that takes its time;
-        in words, empty if there is none."""
+        """In words, which consumers have had no free worker for more than a second; empty if none."""
         consumers = [(each.queue, each.busy_for) for each in self.consumers.values()]
         return "; ".join(
             f"every worker of {queue!r} has been in its handler for {seconds:.0f} s"
@@ -244,7 +243,7 @@ class MQConnector(Calling):
                 consumer.look(partial(looked, name))
 
     def _check_queues(self) -> None:
-        """Two handlers of one queue would each get every other message, whichever it is for."""
+        """Refuse two consumers of one queue: each would get half of the messages, whichever handler they are for."""
         taken: dict[tuple[Connection, str], str] = {}
         for name, consumer in self.consumers.items():
             other = taken.setdefault((consumer.connection, consumer.queue), name)
@@ -274,7 +273,7 @@ class MQConnector(Calling):
             self._ask_to_stop(0)
         else:
             self._first_signal = now
-            # Nothing is in hand before it has started.
+            # Before it has started there is no message to finish.
             starting = self._life.is_starting
             self._ends.append(
                 end_within(*((_AT_ONCE, 0) if starting else (DRAIN + _LAST_STEPS, 1)))

@@ -1,4 +1,4 @@
-"""Publishing with confirms: what the broker hasn't taken is reported, never dropped in silence."""
+"""Publishing with confirms: a message that the broker hasn't taken is reported, never dropped in silence."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _CHANNEL_PAUSE = 5.0
 class Publisher:
     """Publishes on a channel of its own, from any thread, each message with a confirm of its own.
 
-    Joins its connection when the first message comes. What wasn't confirmed when the connection was lost
-    is sent again on the next one, so that a message may arrive twice but never not at all.
+    Joins its connection at the first message. Messages that weren't confirmed when the connection was lost are
+    sent again on the next one, so a message may arrive twice, but none is lost.
 
     :param connection: where to publish; may be shared
-    :param window: messages under way or held at the same time; with more, `publish` waits
-    :param hold: whether messages wait for a connection that is down, or are refused
+    :param window: most messages under way or held at the same time; `publish` waits while there are so many
+    :param hold: whether messages wait while there is no connection; without, `publish` raises `NotConnected` then
     """
 
     def __init__(self, connection: Connection, window: int = WINDOW, hold: bool = True) -> None:
@@ -50,9 +50,9 @@ class Publisher:
         self._room = threading.Condition(threading.Lock())
         self._waiting: deque[Publishing] = deque()
         self._unconfirmed: Unconfirmed[Publishing] = Unconfirmed()
-        #: Messages at the head of those waiting that go one at a time, to find which one is refused.
+        #: How many of those waiting, from the first on, are sent one at a time, to find out which one is refused.
         self._suspects = 0
-        #: What messages leave on, while they can.
+        #: Link and channel that messages are sent on, while there are any.
         self._opened: tuple[Link, pika.channel.Channel] | None = None
         self._lost = False
         self._closed = False
@@ -76,12 +76,12 @@ class Publisher:
     ) -> Future[None]:
         """Publish one message.
 
-        :param mandatory: whether a message that no queue takes is a failure
+        :param mandatory: whether it is an error that no queue takes the message
         :param timeout: seconds to wait for room in the window
-        :returns: done when the broker has taken the message (a durable queue: on disk). Its exception
-            is `Unroutable` where no queue takes the message, another `PublishError` where it was refused
-        :raises NotConnected: there is no room in time, or no connection and nothing is held, or the
-            publisher is closed, or was opened by the process that this one was forked from
+        :returns: a future that is done when the broker has confirmed the message (a durable queue: on disk). Its
+            exception is `Unroutable` if no queue takes the message, another `PublishError` if it was refused
+        :raises NotConnected: there is no room in time; there is no connection and `hold` is off; the publisher is
+            closed, or was made by the process that this one was forked from
         :raises StartError: the broker refuses us for good
         :raises ConfigurationError: the configuration lacks something
         """
@@ -118,11 +118,11 @@ class Publisher:
 
     @property
     def is_half_empty(self) -> bool:
-        """Whether there is room for some more messages, whoever comes at the same time."""
+        """Whether there is room for more messages, even if several threads publish at the same time."""
         return len(self._waiting) + len(self._unconfirmed) < self._window // 2
 
     def close(self, timeout: float = 10.0) -> None:
-        """Wait for the confirms, then close the connection.
+        """Wait for the confirms, then leave the connection, which is closed if nobody else uses it.
 
         :param timeout: seconds, after which the messages without a confirm fail
         """
@@ -160,7 +160,7 @@ class Publisher:
         return self._opened is not None
 
     def on_channel(self, link: Link, channel: pika.channel.Channel) -> None:
-        """There is a channel."""
+        """A channel was opened: switch on confirms."""
         channel.add_on_return_callback(self._on_return)
         channel.confirm_delivery(self._on_confirm, lambda _: self._on_ready(link, channel))
 
@@ -208,7 +208,7 @@ class Publisher:
             message.confirmed.set_exception(PublishError(describe(error)))
 
     def on_refused(self, error: StartError) -> None:
-        """The broker says no."""
+        """The broker refuses us for good: fail all messages."""
         self._refusal = error
         self._fail_all(error)
 

@@ -1,4 +1,4 @@
-"""One life of a connection: pika's connection, its stream, and what goes with them."""
+"""One connection to the broker, from the attempt to its loss: pika's connection, its stream, and what belongs to it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _CLOSE_PATIENCE = 2.0
 
 
 class Lingering:
-    """Sends before long what channels have collected: one timer for all channels of a link, as one for
-    each would wake the loop for every few messages.
+    """Has channels send what they have collected, after `LINGER`. One timer serves all channels of a link, as a
+    timer for each would wake the loop for every few messages.
 
     :param call: runs a function on the link's loop, from any thread
     :param later: runs one there after some seconds, on the loop
@@ -67,15 +67,15 @@ class Lingering:
 
 
 class Link:
-    """An attempt at a connection and, if it opens, the connection until its loss; lives on its loop.
+    """An attempt at a connection and, if it opens, the connection until its loss; used on its loop.
 
-    :param loop: the loop that it lives on
+    :param loop: pika's loop
     :param call: runs a function on that loop, from any thread
     :param parameters: of the host that is tried
-    :param on_open: called when AMQP is spoken
-    :param on_failed: called when it didn't come to that
-    :param on_lost: called when it was, and is no more
-    :param complain: logs what is wrong, and what is to be done or happens
+    :param on_open: called when the connection is open
+    :param on_failed: called when the attempt has failed
+    :param on_lost: called when an open connection is lost or closed
+    :param complain: logs what is wrong, and what happens now
     """
 
     def __init__(
@@ -94,9 +94,9 @@ class Link:
         self._siblings: list[Services] = []
         self._is_shut = False
         self._complain = complain
-        #: Why the broker takes nothing on the link, in words: an alarm.
+        #: In words, why the broker takes nothing on the link (a resource alarm); else empty.
         self.blocked = ""
-        #: For what is to be sent before long.
+        #: For channels that collect what they send.
         self.lingering = Lingering(call, self.later)
         self._services = Services(loop)  # type: ignore[arg-type]  # generic in stubs only
         #: pika's connection.
@@ -111,7 +111,7 @@ class Link:
         self.amqp.add_on_connection_unblocked_callback(self._on_unblocked)
 
     def _explained(self, loss: BaseException) -> BaseException:
-        """A loss with its cause, of which pika keeps the text only where the stream couldn't be read."""
+        """The error of a loss, with its cause added: pika keeps only the text of what made the stream unreadable."""
         transport = self._services.transport
         if transport is not None and transport.unreadable is not None:
             loss.args += (transport.unreadable,)
@@ -119,7 +119,7 @@ class Link:
 
     @property
     def is_open(self) -> bool:
-        """Whether AMQP is spoken right now; for any thread."""
+        """Whether the AMQP connection is open right now; for any thread."""
         return bool(self.amqp.is_open)
 
     @property
@@ -130,28 +130,28 @@ class Link:
 
     @cached_property
     def broker(self) -> Broker:
-        """Who is at the other end; only once the link is open."""
+        """What the broker is, and what it can do; only once the link is open."""
         return Broker.of(self.amqp.server_properties)
 
     @cached_property
     def apart(self) -> Scratch:
-        """For methods whose refusal may cost the connection: on a second one, for all members."""
+        """For methods whose refusal may close the connection: on a second one, which all members share."""
         return Scratch(self, apart=True)
 
     @property
     def encoder(self) -> PropertiesEncoder:
-        """A new encoder of properties that this broker takes from us."""
+        """A new encoder of properties, which refuses those that this broker wouldn't accept from this user."""
         credentials = self.amqp.params.credentials
         return PropertiesEncoder(self.amqp.params.frame_max, getattr(credentials, "username", None))
 
     def later(self, seconds: float, function: Callable[[], object]) -> None:
-        """Run a function on the loop after a while, whether the link is still open or not."""
+        """Run a function on the loop after some seconds, whether the link is still open or not."""
         self._loop.call_later(seconds, function)
 
     def channel(self, on_open: Callable[[pika.channel.Channel], None]) -> None:
         """Open a channel.
 
-        :raises ChannelError: 530, the connection has as many as it may have
+        :raises ChannelError: 530, the connection has as many channels as the broker allows
         """
         try:
             self.amqp.channel(on_open_callback=on_open)
@@ -165,10 +165,10 @@ class Link:
     def sibling(
         self, on_open: Callable[[SelectConnection], None], on_gone: Callable[[str], None]
     ) -> Callable[[], None]:
-        """A second connection to the same broker on the same loop, for what may cost a connection.
+        """A second connection to the same broker on the same loop, for methods that may cost a connection.
 
         :param on_gone: called once, with the reason, whether it was open before or not
-        :returns: a function that gives it up without a word
+        :returns: a function that gives it up without closing it politely
         """
         services = Services(self._loop)  # type: ignore[arg-type]  # generic in stubs only
         self._siblings.append(services)
@@ -187,7 +187,7 @@ class Link:
         return lambda: _drop(services)
 
     def drop(self) -> None:
-        """Give up this link without a word; for a peer that doesn't answer."""
+        """Give up this link without closing it politely; for a peer that doesn't answer."""
         _drop(self._services)
 
     def end(self) -> None:
@@ -205,7 +205,7 @@ class Link:
                 services.transport.shut()
 
     def _on_blocked(self, _amqp: object, frame: Any) -> None:
-        """An alarm of the broker's (of memory or disk) is in force: it reads nothing more from who publishes
+        """The broker has an alarm (of memory or disk): it reads nothing more from connections that publish
         (rabbitmq.com/docs/connection-blocked)."""
         reason = printable(str(frame.method.reason))
         self.blocked = f"the broker takes no messages: {reason} (resource alarm)"
@@ -216,7 +216,7 @@ class Link:
         _log.warning("the broker takes messages again")
 
     def _drop_siblings(self) -> None:
-        """One that owes an answer doesn't even take a polite close."""
+        """A connection on which the broker owes an answer wouldn't even answer a polite close."""
         for services in self._siblings:
             _drop(services)
 

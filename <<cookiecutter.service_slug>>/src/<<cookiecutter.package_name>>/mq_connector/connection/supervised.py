@@ -1,4 +1,4 @@
-"""A supervised connection to one vhost, which all that talk to it share: one link at a time, one thread."""
+"""A supervised connection to one vhost, shared by its members: one link at a time, on one thread."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _log = Logger(__name__)
 
 #: Seconds that a broker gets to answer a polite close.
 _CLOSE_PATIENCE = 2.0
-#: Seconds between two looks at whether the thread still lives that is to do something.
+#: Seconds between two checks that the thread is alive for whose answer somebody waits.
 _LOOK = 0.02
 
 
@@ -31,12 +31,12 @@ class Connection:
 
     It connects when the first member joins, and closes when the last has left.
 
-    :param address: where to; pika's parameters stand for an address
+    :param address: hosts, vhost and credentials; pika's parameters may be given instead
     """
 
     def __init__(self, address: Address | Parameters) -> None:
         self.address = address if isinstance(address, Address) else Address(address)
-        #: What there is at the moment, open or not; for the loop.
+        #: The present link, open or not; for the loop.
         self.link: Link | None = None
         #: Why the last attempt to connect failed, in words.
         self._last_error = ""
@@ -45,9 +45,9 @@ class Connection:
         # Guards who is a member and whether there is a thread: they decide about each other.
         self._lock = threading.Lock()
         self._members = Members()
-        #: From the first member's coming to the last one's leaving.
+        #: From when the first member joins until the last one leaves.
         self._loop: Loop | None = None
-        #: What has come of trying to connect.
+        #: Counts the attempts to connect.
         self.attempts = LinkAttempts()
         self._process = Process()
 
@@ -55,7 +55,7 @@ class Connection:
 
     @property
     def is_open(self) -> bool:
-        """Whether AMQP is spoken right now."""
+        """Whether there is an open AMQP connection right now."""
         link = self.link
         return link is not None and link.is_open
 
@@ -72,7 +72,7 @@ class Connection:
 
     @property
     def blocked(self) -> str:
-        """Why the broker takes nothing on the connection that there is: an alarm, in words."""
+        """In words, why the broker takes nothing on the open connection (a resource alarm); else empty."""
         link = self.link
         return "" if link is None else link.blocked
 
@@ -80,7 +80,7 @@ class Connection:
         """Share the connection until `leave`.
 
         :raises ConfigurationError: something is missing in the configuration
-        :raises NotConnected: in a process that was forked from the one with the thread
+        :raises NotConnected: in a process that was forked from the one with the connection's thread
         """
         self.address.parameters  # noqa: B018 - a bad configuration is the caller's to hear of
         if self._loop is not None:
@@ -94,7 +94,7 @@ class Connection:
         self.call(lambda: self._members.greet(self.link, member))
 
     def call(self, function: Callable[[], object]) -> None:
-        """Run a function on the loop; many calls cost one wake-up. Dropped where there is no loop.
+        """Run a function on the loop; many calls cost one wake-up. Without a loop the call is dropped.
 
         :raises NotConnected: in a process that was forked from the one with the loop
         """
@@ -105,7 +105,7 @@ class Connection:
 
     @property
     def is_own_thread(self) -> bool:
-        """Whether we are on the loop."""
+        """Whether the caller is on the loop's thread."""
         loop = self._loop
         return loop is not None and threading.current_thread() is loop.thread
 
@@ -127,7 +127,7 @@ class Connection:
             thread = loop.thread
             self.call(leave)
             deadline = time.monotonic() + timeout
-            # A thread that is about to end, as after a refusal, may not look at the call any more.
+            # A thread that is about to end, as after a refusal, may not run the call any more.
             while not left.wait(_LOOK) and thread.is_alive() and time.monotonic() < deadline:
                 pass
             if not self._members:
@@ -136,13 +136,13 @@ class Connection:
     # ---- on the loop
 
     def later(self, seconds: float, function: Callable[[], object]) -> None:
-        """Run a function on the loop after a while; on the next loop, where this one has just failed."""
+        """Run a function on the loop after some seconds; on the next loop, if this one has just failed."""
         loop = self._loop
         if loop is not None:
             loop.later(seconds, function)
 
     def leave(self, member: Member) -> None:
-        """Share the connection no longer; twice does no harm."""
+        """Share the connection no longer; calling it twice does no harm."""
         with self._lock:
             self._members.remove(member)
             left = bool(self._members)
@@ -151,15 +151,15 @@ class Connection:
             self._close()
 
     def used(self) -> None:
-        """The link has done what it is for: the next failure begins with the shortest pause again.
+        """The link has proved useful: the next failure begins with the shortest pause again.
 
-        Merely opening is no proof, or a broker that closes it at once would be asked without a pause.
+        That it has opened is no proof, or a broker that closes it at once would be tried again without a pause.
         """
         self.attempts.succeeded()
         self._last_error = ""
 
     def accepted(self) -> None:
-        """The broker has let a member do what it came for: a later refusal is taken for an accident."""
+        """The broker has let a member do what it joined for: a later refusal is taken for an accident, and retried."""
         self.attempts.ever_succeeded = True
         self._last_error = ""
 
@@ -169,7 +169,7 @@ class Connection:
             self.drop()
 
     def drop(self) -> None:
-        """Give up the link without a word and seek another; for a peer that doesn't answer."""
+        """Give up the link without closing it politely, and connect again; for a peer that doesn't answer."""
         if self.link is not None:
             self.link.drop()
 
@@ -229,7 +229,7 @@ class Connection:
             with self._lock:
                 members = self._members.take()
             tell(members, lambda member: member.on_refused(refusal))
-            pause = RESTART_PAUSE  # for who has joined meanwhile
+            pause = RESTART_PAUSE  # for members that have joined meanwhile
         else:
             if reason:
                 self.address.ask_again()
@@ -249,7 +249,7 @@ class Connection:
         if not self._members:
             self._close()
             return
-        if not ours:  # otherwise somebody has joined while we were closing
+        if not ours:  # otherwise a member has joined while we were closing
             self.attempts.complain(f"connection lost: {describe(error)}", "connecting again")
             if getattr(error, "reply_code", 0) == CONNECTION_FORCED:
                 self.address.ask_again()  # by an operator, as where our user was removed for another
@@ -275,7 +275,7 @@ class Connection:
 
 
 def is_responsive(connection: Connection, timeout: float) -> bool:
-    """Whether the loop, if there is one, gets round to what it is asked, within so many seconds."""
+    """Whether the loop, if there is one, runs what it is given within ``timeout`` seconds."""
     loop, turn = connection._loop, threading.Event()
     if loop is None:
         return True
@@ -286,7 +286,7 @@ def is_responsive(connection: Connection, timeout: float) -> bool:
 def connection_to(
     where: Connection | Address | pika.ConnectionParameters | Parameters,
 ) -> Connection:
-    """The connection that is given, or one of its own to what is given."""
+    """The connection that is given, or a new one to the address or with the parameters that are given."""
     if isinstance(where, Connection):
         return where
     if isinstance(where, pika.ConnectionParameters):

@@ -1,4 +1,4 @@
-"""The course of one opened channel: queue ready, consuming, cancelled, drained, closed."""
+"""What happens on one opened channel: the queue is made ready, consumed, drained; the channel is closed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CLOSE_PATIENCE = 2.0
 
 
 class Consumption:
-    """Consumes a queue on a channel that has just been opened; lives on the loop of its link.
+    """Consumes a queue on a channel that has just been opened; used on the loop of its link only.
 
     :param amqp: pika's channel
     """
@@ -51,11 +51,11 @@ class Consumption:
         self._handling = handling
         self._workers, self._outbox = handling.workers, handling.outbox
         self._consumer_tag: str | None = None
-        #: Tag of the last delivery before that consumer was there.
+        #: Tag of the last delivery before the consumer was made.
         self._began_at = 0
-        #: While a consumer is being made in the place of the one that there is.
+        #: While the consumer is being exchanged for one with another prefetch.
         self._exchange: Exchange | None = None
-        #: From the wish to stop on.
+        #: From the call to stop on.
         self._drain: Drain | None = None
         self._preparations = 0
         self._over = False
@@ -101,10 +101,10 @@ class Consumption:
         )
 
     def adapt(self) -> None:
-        """Have as many messages in hand as is best now.
+        """Set the prefetch that is best now.
 
         ``basic.qos`` counts only for consumers that are made after it (RabbitMQ's documentation of consumer
-        prefetch), so there is another one.
+        prefetch), so the consumer is exchanged for a new one.
         """
         tag = self._consumer_tag
         if tag is None or self._exchange or self._drain or not self.opened.is_open:
@@ -125,7 +125,8 @@ class Consumption:
         )
 
     def _on_too_much(self) -> None:
-        """More bytes have come than are to be in hand: take no more, and begin anew with fewer messages."""
+        """More bytes have come than may be in hand: take no more, and exchange the consumer for one that gets fewer
+        messages."""
         if self._drain is None and self._consumer_tag is not None:
             self._exchange = self._exchange or self._exchange_of(self._consumer_tag)
             self._exchange.hurry()
@@ -140,7 +141,7 @@ class Consumption:
             )
 
     def _on_exchange(self, cancelled: bool) -> None:
-        """The consumer makes room for another one, or stays."""
+        """The exchange has cancelled the consumer, so that the next can be made, or leaves it as it is."""
         if not cancelled:
             self._exchange = None
             return
@@ -155,7 +156,10 @@ class Consumption:
             self._consume()
 
     def _call_off_exchange(self) -> bool:
-        """Keep the consumer that there is; False where it is too late for that."""
+        """Keep the present consumer.
+
+        :returns: False where it is too late for that
+        """
         if self._exchange is not None:
             if not self._exchange.call_off():
                 return False
@@ -163,7 +167,8 @@ class Consumption:
         return True
 
     def _check_progress(self, number: int) -> None:
-        """A broker may answer heartbeats and nothing else, as for a quorum queue without a leader."""
+        """Give up if nothing is consumed yet: a broker may answer heartbeats only, as for a quorum queue without
+        a leader."""
         if self._over or self._drain is not None or self.is_consuming:
             return
         if number == self._preparations:
@@ -210,7 +215,7 @@ class Consumption:
         if self._drain is not None:
             return
         if self._link.broker.cancels_late:
-            # In this order: who takes over from a late one would begin what waits here.
+            # In this order, as a worker that takes over would begin what still waits here.
             self._workers.hand_back()
             self._workers.replace_late(self.opened)
         self.opened.cancel(tag)
@@ -218,7 +223,7 @@ class Consumption:
 
     def _on_closed(self, _amqp: pika.channel.Channel, reason: BaseException) -> None:
         if self._over or not isinstance(reason, ChannelClosed):
-            return  # the connection was lost or closed, which has its own course
+            return  # the connection was lost or closed, for which there is `Supervision.on_lost`
         if self._drain is not None:
             self.close()  # whatever the drain was waiting for won't come
             return
@@ -233,7 +238,7 @@ class Consumption:
         self._owner.on_failed(self, ChannelError(reason.reply_code, reason.reply_text))
 
     def suspect(self) -> None:
-        """What is in hand may have cost the channel."""
+        """One of the messages in hand may be why the channel was closed."""
         self._handling.suspect(self.opened)
 
     def abandon(self) -> None:
@@ -272,13 +277,13 @@ class Consumption:
 
     def _begin_drain(self, drain: Drain) -> None:
         if not self._call_off_exchange():
-            return  # which begins it
+            return  # when the exchange ends, the drain begins
         if self._consumer_tag is not None and self._amqp.is_open:
             self._amqp.basic_cancel(
                 self._consumer_tag, callback=lambda _: self._end_of_deliveries(drain)
             )
         elif self._amqp.is_open and self.opened.outstanding:
-            # The broker has just cancelled us, but what is in hand is in hand.
+            # The broker has just cancelled the consumer, but its messages are still to be finished.
             self._end_of_deliveries(drain)
         else:
             self.close()

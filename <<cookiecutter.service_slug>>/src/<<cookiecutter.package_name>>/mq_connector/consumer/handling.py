@@ -1,4 +1,4 @@
-"""What handles the messages of one consumer, whatever becomes of its channels."""
+"""What handles the messages of one consumer, and outlasts its channels."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from .outbox import Outbox
 from .outbox.dead_letters import DeadLetters
 from .workers import Callback, Suspicion, Workers
 
-#: Seconds that a message may take while no other is taken, for it might cost the process.
+#: Seconds for which one message may keep all others waiting, because it might be one that kills the process.
 _CAREFUL_WITHIN = 30.0
 
 
 class Handling:
-    """The workers, the outbox that they publish by, and what is known of messages that cost something.
+    """The workers, the outbox by which they publish, and the suspicion of messages that do harm.
 
     :param limits: how many workers and messages in hand
     :param callback: handles a message
-    :param on_error: told of each failed message
-    :param on_pace: told when another number of messages in hand may be better
+    :param on_error: called with the error of each failed message
+    :param on_pace: called when another prefetch may be better
     :param ack_on_return: acknowledge when the callback returns
-    :param queue: whose dead letters have a queue of their own; empty where they haven't
-    :param observer: who counts what becomes of messages, if anybody
+    :param queue: the consumer's, if it has a dead-letter queue of its own; else empty
+    :param observer: counts what becomes of messages, if that is wanted
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Handling:
     def start(self) -> None:
         """Start the threads of all workers but for the first.
 
-        :raises StartError: there may be no more threads
+        :raises StartError: the system allows no more threads
         """
         try:
             self.workers.start()
@@ -96,20 +96,20 @@ class Handling:
         return min(wanted, self.workers.sizes.fitting)
 
     def is_adapted(self, opened: OpenedChannel) -> bool:
-        """Whether about as many messages are in hand as is best."""
+        """Whether the prefetch is near enough to the best one."""
         wanted, prefetch = self.prefetch(opened), self.workers.prefetch
         steady = wanted < 2 * prefetch and prefetch < 2 * wanted
         return wanted == prefetch or (steady and wanted not in (1, self.workers.pace.said))
 
     def close(self) -> None:
-        """All is over: close what was opened beside the channel."""
+        """At the end: close the publishers of the outbox."""
         if not self._process.forked:
             self.outbox.close()
 
     # ---- on the loop
 
     def suspect(self, opened: OpenedChannel) -> None:
-        """What is in hand may be to blame for a loss: be careful from now on."""
+        """A message in hand may have caused a loss: take one at a time from now on."""
         in_hand = opened.outstanding
         # Only where no more were taken is it known which one it was.
         alone = opened.latest if self.workers.prefetch == 1 and in_hand == 1 else None
@@ -117,7 +117,7 @@ class Handling:
         self.outbox.is_careful = True
 
     def relax_in_time(self, link: Link, opened: OpenedChannel, relaxed: Callable[[], None]) -> None:
-        """A callback may take very long, and others wait meanwhile: not for ever.
+        """End taking one message at a time when one takes very long, so that others don't wait for ever.
 
         :param relaxed: called when messages aren't taken one at a time any more
         """
@@ -136,5 +136,5 @@ class Handling:
             link.later(_CAREFUL_WITHIN, lambda: check(opened.latest))
 
     def relax(self) -> None:
-        """Publish as always, if there is nothing to be careful of any more."""
+        """Publish without confirms again, unless there still is a suspicion."""
         self.outbox.is_careful &= self.suspicion.is_careful

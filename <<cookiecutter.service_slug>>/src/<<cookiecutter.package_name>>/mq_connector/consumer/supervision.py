@@ -1,4 +1,4 @@
-"""Sees to it that a queue is consumed, whatever happens to the broker."""
+"""Keeps a queue consumed, whatever happens to the broker."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _log = Logger(__name__)
 
 
 class Supervised(Protocol):
-    """Whose queue it is."""
+    """The consumer whose queue it is; see `ConsumerThread`."""
 
     @property
     def connection(self) -> Connection:
@@ -38,7 +38,7 @@ class Supervised(Protocol):
 
     @property
     def on_change(self) -> Callable[[], None]:
-        """Told when it begins and when it stops to be consumed, or when that has failed."""
+        """Called when the queue begins or stops to be consumed, or when that has failed."""
 
     def ready_queue(self, opened: OpenedChannel, done: Done) -> None:
         """Find the queue or make it."""
@@ -50,7 +50,7 @@ class Supervised(Protocol):
 class Supervision:
     """Opens a channel whenever there is none, until it is stopped; a member of the connection.
 
-    Its methods are for the loop of the connection, but for those named otherwise.
+    Its methods are called on the connection's loop, except those under "from any thread".
     """
 
     def __init__(self, thread: Supervised) -> None:
@@ -59,7 +59,7 @@ class Supervision:
         self.failure: MQError | None = None
         #: Messages that were in hand when the deadline passed.
         self.unfinished = 0
-        #: Set once a stop was asked for, and once all is over but for callbacks that hang.
+        #: Set once a stop was asked for; and once everything has ended, except callbacks that hang.
         self.stopping, self.over = threading.Event(), threading.Event()
         #: Why there is no consumer, in words.
         self.last_error = ""
@@ -68,7 +68,7 @@ class Supervision:
         self._handling: Handling | None = None
         self._link: Link | None = None
         self._consumption: Consumption | None = None
-        #: Those at consuming.
+        #: Attempts to consume.
         self._attempts = Attempts()
         self._complaints = Complaints()
         self._deadline = 0.0
@@ -90,22 +90,22 @@ class Supervision:
         return handling.channel(consumption.opened)
 
     def on_pace(self) -> None:
-        """Another number of messages in hand may be better."""
+        """Look whether another prefetch would be better, and change it."""
         handling, consumption = self._handling, self._consumption
         if handling is None or consumption is None:
             return
         if handling.is_adapted(consumption.opened) and not handling.outbox.is_careful:
-            return  # most of the time, and to wake the loop for nothing costs more than to look
+            return  # most of the time; waking the loop for nothing costs more than this look
         self._connection.call(self._adapt)
 
     def start(self, handling: Handling) -> None:
-        """Join the connection.
+        """Join the connection, which opens a channel when it can.
 
         :raises ConfigurationError: something is missing in the configuration
         """
         self._handling = handling
         self._connection.join(self)
-        if self.stopping.is_set():  # just now, when there was nobody on the loop to hear of it
+        if self.stopping.is_set():  # since `stop` has looked for a loop, and there was none
             self._connection.call(self._stop)
 
     def stop(self, timeout: float) -> None:
@@ -116,10 +116,10 @@ class Supervision:
         self._connection.call(self._stop)
 
     def fail(self, error: MQError) -> None:
-        """The start has failed."""
+        """The start has failed: say so and end."""
         self.failure = error
         if self._handling is not None and self._connection.is_own_thread:
-            # By a worker, as who is told may take his time, and others share the loop.
+            # On a worker's thread, as `error_func` may be slow, and others share the loop.
             self._handling.workers.inbox.put(partial(self._thread.tell, error))
         else:
             self._thread.tell(error)
@@ -129,12 +129,12 @@ class Supervision:
     # ---- mq_connector.connection.supervised.Member
 
     def on_open(self, link: Link) -> None:
-        """There is a link."""
+        """The connection is open: open a channel."""
         self._link = link
         self._open_channel(link)
 
     def on_lost(self, error: BaseException) -> None:
-        """The link is gone."""
+        """The connection was lost, and the channel with it."""
         self._link = None
         consumption, self._consumption = self._consumption, None
         if consumption is not None:
@@ -150,7 +150,7 @@ class Supervision:
             self._end()
 
     def on_refused(self, reason: str) -> None:
-        """The broker says no."""
+        """The broker refuses the connection for good."""
         self.fail(StartError(reason))
         self._end()
 
@@ -201,7 +201,7 @@ class Supervision:
         """Part of `mq_connector.consumer.owner.Owner`: give up if that is final, or try again."""
         link = self._link
         if is_lost(error) or link is None:
-            return  # which has its own course
+            return  # then `on_lost` does what is needed
         consumption.abandon()
         self._consumption = None
         self._on_failed(link, error)
@@ -245,7 +245,7 @@ class Supervision:
 
     @property
     def busy_for(self) -> float:
-        """Seconds for which nobody has been free for another message; 0 where somebody is."""
+        """Seconds for which no worker has been free for another message; 0 where one is."""
         return 0.0 if self._handling is None else self._handling.workers.busy_for
 
     def look(self, done: Callable[[str], None]) -> None:

@@ -38,25 +38,25 @@ class ConsumerThread(threading.Thread):
     workers. It counts as consuming only while the broker has a consumer of ours. Everything else, be it
     a lost connection, a closed channel, a cancelled consumer or a deleted queue, is recovered from.
 
-    :param connection: the connection to the vhost, shared with whoever else is given it; pika's
-        parameters stand for a connection of its own
+    :param connection: the connection to the vhost, which others may share; if pika's parameters are given, the
+        consumer opens a connection of its own
     :param queue: the input queue; made where it is missing, see `mq_connector.connection.input_queue`.
-        Without one, `exchange` sends to a queue of this thread's alone, under a drawn name: each process of
-        the service then gets every message, and what comes while it is down for more than five minutes is lost
+        Without a queue, one with a random name is made for this thread and bound to `exchange`: each process of
+        the service then gets every message. It is deleted five minutes after its consumer has gone
     :param callback_func: ``callback(channel, method, properties, body)``. When it returns, the message
         is acknowledged unless the callback has settled it; when it raises, it is dead-lettered
-    :param error_func: ``error_func(thread, exception)`` hears of every failed message and of a failed start
-    :param exchange: made where it is missing, and the queue is bound to it
+    :param error_func: ``error_func(thread, exception)`` is called for every failed message and for a failed start
+    :param exchange: made if it is missing; the queue is bound to it
     :param exchange_type: ``fanout``, ``direct`` or ``topic``; by default a topic where there are routing
         keys, else fanout, which is what Neon's services publish to
-    :param routing_keys: which of its messages; a topic's may hold ``*`` for one word and ``#`` for any number.
-        Those of before stay bound to a queue that has a name
+    :param routing_keys: which messages of the exchange; for a topic with ``*`` for one word and ``#`` for any
+        number. A queue with a name stays bound by keys that were given before and aren't any more
     :param workers: threads that run callbacks; by default as ``MQ_WORKERS`` says
     :param prefetch: messages that the broker sends ahead; by default as ``MQ_PREFETCH`` says
     :param limits: workers, prefetch and so on; by default from the environment
-    :param ack_on_return: acknowledge when the callback returns; without, it settles its messages itself,
-        in its own time
-    :raises ValueError: what is to be consumed can't be
+    :param ack_on_return: acknowledge when the callback returns; otherwise the callback settles its messages
+        itself, then or later
+    :raises ValueError: there is neither queue nor exchange, no callback, or a value is out of its range
     """
 
     def __init__(
@@ -88,11 +88,11 @@ class ConsumerThread(threading.Thread):
         self.callback_func = callback_func
         self.error_func = error_func
         self.ack_on_return = ack_on_return
-        #: Called when it begins and when it stops to consume, or has failed; not on one thread only.
+        #: Called when it begins to consume, stops, or has failed; from different threads.
         self.on_change: Callable[[], None] = lambda: None
         #: Who counts what becomes of its messages, from the start on.
         self.observer: Observer | None = None
-        #: What each worker is within while it works, if anything.
+        #: Makes the context manager that each worker is inside of while it works, if any.
         self.around: Callable[[], AbstractContextManager[object]] | None = None
         self._own = _own_limits(workers, prefetch)
         self._limits = limits
@@ -112,7 +112,7 @@ class ConsumerThread(threading.Thread):
 
     @property
     def failure(self) -> MQError | None:
-        """Why the consumer could not start; None while it may yet."""
+        """Why the consumer could not start; None if it has started or still may."""
         return self._supervision.failure
 
     @property
@@ -131,24 +131,25 @@ class ConsumerThread(threading.Thread):
         return self._supervision.channel
 
     def stop(self, timeout: float = 25.0) -> None:
-        """Stop consuming, finish what the workers have in hand, acknowledge it, close; returns at once.
+        """Stop consuming, finish and acknowledge what the workers are handling, close; returns at once.
 
         What no worker has begun goes back to the queue. Safe to call twice, before `start`, and from
         a callback. Wait for the end with `join`.
 
-        :param timeout: seconds after which unfinished messages are left for redelivery; 0 on a second
-            call cuts the first one short
+        :param timeout: seconds after which unfinished messages are left for redelivery; on a second call the
+            earlier end counts, so 0 stops at once
         """
         self._supervision.stop(timeout)
 
     def is_alive(self) -> bool:
-        """Whether it has yet to end; a callback that hangs on past the deadline of `stop` doesn't count."""
+        """Whether it hasn't ended yet; a callback that still hangs after the deadline of `stop` doesn't count."""
         return super().is_alive() and not self._supervision.over.is_set()
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait until it has ended; a callback that hangs on past the deadline of `stop` isn't waited for.
+        """Wait until it has ended, but not for a callback that still hangs after the deadline of `stop`.
 
-        :param timeout: seconds
+        :param timeout: seconds; None for any time
+        :raises RuntimeError: it was never started
         """
         began = time.monotonic()
         if self.ident is None:
@@ -163,7 +164,7 @@ class ConsumerThread(threading.Thread):
         return self._supervision.busy_for
 
     def look(self, done: Callable[[str], None]) -> None:
-        """Ask the broker itself whether the queue has a consumer; for the connection's loop.
+        """Ask the broker whether the queue has a consumer; to be called on the connection's loop.
 
         :param done: gets the reason why all isn't well; empty if it is
         """
@@ -218,7 +219,7 @@ class ConsumerThread(threading.Thread):
         self._supervision.fail(StartError(f"worker_context() has failed: {text_of(error)}"))
 
     def tell(self, error: Exception) -> None:
-        """Tell `error_func` of an error."""
+        """Call `error_func` with an error; what it raises itself is logged."""
         if self.error_func is None:
             return
         try:
@@ -232,7 +233,7 @@ class ConsumerThread(threading.Thread):
         """Find the queue or make it, and bind it, on every new channel; a subclass may do more before or after.
 
         :param opened: its `scratch` channels are for this
-        :param done: called with nothing, or with the error that keeps us from consuming
+        :param done: called as ``done(None, error)``; the error is None, or what keeps us from consuming
         """
         assert self._limits is not None  # there is a channel only after the start
         subscription = self.subscription

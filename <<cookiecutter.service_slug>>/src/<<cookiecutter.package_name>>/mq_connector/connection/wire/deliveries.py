@@ -26,8 +26,8 @@ _TYPES = frozenset((METHOD, HEADER, BODY, HEARTBEAT))
 #: but a header is never split (AMQP 0-9-1, 4.2.6), and each death of a message adds to what its publisher
 #: may have filled; the names in a death can be as long again.
 _LARGEST_HEADER = 16 * FRAME_MAX_SIZE
-#: pika counts what it reads to notice a dead peer. While deliveries bypass it, it is told of the
-#: peer's life this often, in seconds: well below the shortest time-out that it can have (6 s).
+#: pika counts what it reads to notice a dead peer. While deliveries bypass it, it is given a heartbeat after so many
+#: seconds: well below the shortest time-out that it can have (6 s).
 _SIGN_OF_LIFE = 1.0
 
 _unpack_prefix = struct.Struct(">BHL").unpack_from
@@ -42,7 +42,7 @@ _unpack_count = struct.Struct(">L").unpack_from
 
 
 class Properties(pika.BasicProperties):
-    """Properties that are decoded when somebody first looks at one: most handlers never do."""
+    """Properties that are decoded when one of them is first read, which most handlers never do."""
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
@@ -67,7 +67,7 @@ class Properties(pika.BasicProperties):
             return _ALL
 
     def may_hold(self, name: bytes) -> bool:
-        """Whether a header of this name may be there; tells most that lack it without decoding them."""
+        """Whether there may be a header of this name: False is certain, and needs no decoding."""
         raw = self.__dict__.get("_raw")
         return raw is None or name in raw
 
@@ -84,7 +84,7 @@ class Properties(pika.BasicProperties):
         return super().__repr__()
 
     def _decoded(self) -> dict[str, Any]:
-        """The attributes; those that were set meanwhile stay, also by another thread that decodes."""
+        """The attributes, decoded if they weren't; what was set before stays, also if two threads decode at once."""
         values = self.__dict__
         raw = values.get("_raw")
         if raw is not None:
@@ -97,7 +97,7 @@ class Properties(pika.BasicProperties):
 
 
 class Timed(Properties):
-    """Properties that say when their message was sent: it alone may be found to have expired."""
+    """Properties with a timestamp, by which alone a message can be found to have expired."""
 
 
 class Sink(Protocol):
@@ -110,11 +110,11 @@ class Sink(Protocol):
         """
 
     def closing(self) -> None:
-        """The broker closes the channel: from now on nothing may be sent on it."""
+        """The broker closes the channel: nothing may be sent on it any more."""
 
 
 class _Delivery:
-    """What is known of the message that is arriving on a channel."""
+    """What has been read so far of the message that is arriving on a channel."""
 
     __slots__ = (
         "address",
@@ -130,10 +130,10 @@ class _Delivery:
     def __init__(self, channel: int, sink: Sink) -> None:
         self.channel = channel
         self.sink = sink
-        #: Of the message before: consumer tag, exchange and routing key.
+        #: Consumer tag, exchange and routing key of the previous message.
         self.address: tuple[str, str, str] = ("", "", "")
-        #: What stood before and behind the delivery tag and ``redelivered`` in its method frame. Before any
-        #: message: what no frame begins with.
+        #: The bytes before and behind the delivery tag and ``redelivered`` in its method frame. Before the first
+        #: message: bytes with which no frame begins.
         self.around_tag = (END, b"")
         self.method: Any = None
         self.properties: Properties | None = None
@@ -152,7 +152,7 @@ class DeliveryReader:
         self._channels: dict[int, _Delivery] = {}
         self._rest = b""
         self._next_sign = 0.0
-        #: When the bytes came that are being taken apart (`time.monotonic`).
+        #: When the bytes that are being read arrived (`time.monotonic`).
         self.now = 0.0
 
     def attach(self, channel: int, sink: Sink) -> None:
@@ -166,7 +166,7 @@ class DeliveryReader:
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the stream.
 
-        :raises pika.exceptions.AMQPError: on what is no AMQP frame; the stream can't be read on
+        :raises pika.exceptions.AMQPError: there is something that is no AMQP frame, so the rest can't be read
         """
         self.now = time.monotonic()
         if self._rest:
@@ -205,7 +205,7 @@ class DeliveryReader:
             self._forward(HEARTBEAT_FRAME)
         self._rest = data[position:]
         if self._rest and self._rest[0] not in _TYPES:
-            # At once, because more may not come: what a TLS port has to say to us is shorter than that.
+            # At once, because no more may come: what a TLS port answers is shorter than a frame.
             raise InvalidFrameError(f"no AMQP frame, but {self._rest[:16]!r}")
 
     def _take(self, delivery: _Delivery, kind: int, data: bytes, start: int, stop: int) -> bool:
@@ -260,8 +260,8 @@ def _properties(raw: bytes) -> Properties:
 
 
 def _take_whole(delivery: _Delivery, data: bytes, position: int, end: int) -> int:
-    """Take deliveries as most of them come: one behind the other, each whole and in three frames, to the
-    same consumer from the same exchange by the same routing key. What isn't so is left to `_take`.
+    """Take deliveries of the usual form: one behind the other, each whole and in three frames, to the same consumer
+    from the same exchange by the same routing key. Any other is left to `_take`.
 
     :returns: the position behind them
     """

@@ -2,7 +2,7 @@
 
 pika sends each frame with a system call of its own, and only from its loop. This transport takes
 whole bursts of frames from worker threads and sends them at once, without waking the loop. It plugs
-into pika's documented seam for adapters, ``pika.adapters.utils.nbio_interface``.
+into pika's documented interface for adapters, ``pika.adapters.utils.nbio_interface``.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Transport(nbio_interface.AbstractStreamTransport):
         self._waiting: list[bytes] = []
         #: Bytes that the socket hasn't taken yet.
         self.size = 0
-        #: Why what came couldn't be read, where that has ended the connection.
+        #: What was wrong with the stream, if that has ended the connection.
         self.unreadable: Exception | None = None
         self._closed = False
         self.reader = DeliveryReader(protocol.data_received)
@@ -77,7 +77,7 @@ class Transport(nbio_interface.AbstractStreamTransport):
         """Send whole frames, in one system call where the socket takes them; from any thread.
 
         Frames of one call stay together and calls keep their order. After the connection is lost
-        they are dropped: whoever cares learns of the loss from pika.
+        they are dropped: pika tells of the loss.
         """
         if not frames:
             return
@@ -116,7 +116,7 @@ class Transport(nbio_interface.AbstractStreamTransport):
             return self._room.wait_for(lambda: self._closed or self.size < HIGH_WATER, timeout)
 
     def abort(self) -> None:
-        """Close at once; pika hears of it on the loop's next turn."""
+        """Close at once; pika is told on the loop's next turn."""
         if self._close():
             self._services.add_callback_threadsafe(lambda: self._protocol.connection_lost(None))
 
@@ -202,7 +202,7 @@ class Transport(nbio_interface.AbstractStreamTransport):
 
 
 class Services(SelectorIOServicesAdapter):
-    """pika's I/O services on its own loop, with our transport as the stream.
+    """pika's I/O services on pika's own loop, with our transport as the stream.
 
     One instance serves one connection; several instances may share a loop.
     """

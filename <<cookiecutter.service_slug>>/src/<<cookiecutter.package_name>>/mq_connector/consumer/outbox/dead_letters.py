@@ -40,9 +40,9 @@ class DeadLetters:
     """Buries the failed messages of one consumer.
 
     RabbitMQ dead-letters a rejected message with the headers that it was published with, so the reason can
-    only travel with a copy. It goes to the dead-letter queue by the default exchange, to which every
-    service may publish, and the message is acknowledged when the broker has confirmed the copy. Where it
-    doesn't take it, as where there is no such queue, the message is rejected as it is.
+    only travel with a copy. The copy goes to the dead-letter queue by the default exchange, to which every
+    service may publish, and the message is acknowledged when the broker has confirmed the copy. If the broker
+    refuses it, as where there is no such queue, the message is rejected as it is.
 
     :param queue: the consumer's; empty where its dead letters have no queue of their own
     :param publish: publishes with a confirm
@@ -59,7 +59,7 @@ class DeadLetters:
         """
         opened, tag = delivery.opened, delivery.tag
         if not opened.is_open or opened.is_settled(tag):
-            return  # it comes again, or its callback has settled it before
+            return  # it is delivered again, or its callback has settled it
         # A copy of what has cost the connection might cost it, too.
         if not self._queue or isinstance(error, Culprit):
             opened.reject(tag, requeue=False)

@@ -14,9 +14,9 @@ class Hurried:
     """Stands in the place of an outbox, for one callback.
 
     What might have to wait for room is published by another thread, and so is all that the callback
-    publishes after it. Its message isn't settled before.
+    publishes after it. The callback's message isn't settled before that.
 
-    :param call: has a function called by that thread
+    :param call: calls a function on that thread
     """
 
     def __init__(self, outbox: Outbox, call: Callable[[Callable[[], object]], object]) -> None:
@@ -34,11 +34,11 @@ class Hurried:
         if delivery is None or not (self._is_behind or outbox.may_have_to_wait(opened)):
             outbox.publish(opened, message, delivery)
             return
-        opened.encode(message)  # who publishes what can't be encoded is to hear of it
+        opened.encode(message)  # so that the caller gets the error of what can't be encoded
         self._publish_behind(opened, message.kept(), delivery)
 
     def wait_for(self, result: Result) -> None:
-        """All that is published from now on waits for it, as it may be needed for that."""
+        """Hold back all that is published from now on until a declaration is answered, on which it may depend."""
         if not result.is_set:
             self._is_behind = True
             self._call(result.over)

@@ -22,14 +22,14 @@ from .room import Room
 
 _log = Logger(__name__)
 
-#: Seconds that a publisher waits for room among them.
+#: Seconds that `publish` waits for room among the messages that wait.
 _ROOM_WITHIN = 30.0
 #: Bytes of a body that may be more than the broker takes: it doesn't say what its limit is (16 MiB from
 #: RabbitMQ 4 on, if nothing else is set).
 _LARGE = 4 * 1024 * 1024
 #: What an address of direct reply-to begins with.
 _DIRECT_REPLY = "amq.rabbitmq.reply-to."
-#: Replies whose delays are taken together.
+#: Delays of replies that are collected before they are counted.
 MANY = 512
 #: Seconds between two warnings that a queue isn't bound.
 _WARN_EVERY = 10.0
@@ -39,7 +39,7 @@ Barrier = Callable[[Callable[[], None]], None]
 
 
 class Outbox:
-    """Where the handlers of one consumer publish, whatever becomes of its channels."""
+    """By which the handlers of one consumer publish; outlasts the consumer's channels."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -49,20 +49,20 @@ class Outbox:
         self._lock = threading.Lock()
         self._opened: OpenedChannel | None = None
         self._held: deque[Message] = deque()
-        #: Messages that will have their turn on the loop: what is published meanwhile may not overtake them.
+        #: Messages that wait to be sent on the loop, and that later ones may not overtake.
         self._coming = 0
         self._publisher: Publisher | None = None
         self._expendable: Publisher | None = None
         self._barrier: Barrier = lambda _: None
-        #: What has been said of what handlers send and declare; for the loop.
+        #: Which complaints of what handlers send and declare were logged; for the loop.
         self.complaints = Complaints()
         self._returned = ReturnedReplies(self, self.complaints)
         self._warned_at = 0.0
-        #: Whether whatever is published may be refused, as something in hand has just cost a channel.
+        #: Whether to publish everything with confirms, as a message in hand has just cost a channel.
         self.is_careful = False
-        #: Gets the seconds from a message's arrival to each reply, if anybody wants to know.
+        #: Gets the seconds from a message's arrival to each reply, if that is counted.
         self.delays: list[float] | None = None
-        #: Called when these are more than `MANY`; takes them out.
+        #: Called when there are more than `MANY`; empties `delays`.
         self.on_many: Callable[[], object] = list
 
     # ---- from any thread
@@ -70,16 +70,16 @@ class Outbox:
     def publish(
         self, opened: OpenedChannel, message: Message, delivery: Delivery | None = None
     ) -> None:
-        """Publish on a channel, or when that is possible.
+        """Publish on a channel now, or as soon as that is possible.
 
         :param opened: the channel on which the message came that is being handled
-        :param delivery: the message that is being handled: what the broker may refuse is confirmed before
-            that is acknowledged, and what is published after it leaves after it
-        :raises ValueError: the broker wouldn't take it, such as a name of more than 255 bytes
-        :raises NotConnected: too many wait already
+        :param delivery: the message that is being handled: it is acknowledged only when everything that the
+            broker might refuse is confirmed, and what is published later leaves later
+        :raises ValueError: it can't be encoded, such as a name of more than 255 bytes
+        :raises NotConnected: too many messages wait already, and there was no room within 30 s
         """
         opened.wait_for_room()
-        # Also for what has to wait: who publishes what can't be encoded is to hear of it.
+        # Before it may have to wait, so that the caller gets the error of what can't be encoded.
         data = opened.encode(message)
         exchange = message.exchange
         # What may be refused goes on a channel of its own: on the consumer's the broker wouldn't say which

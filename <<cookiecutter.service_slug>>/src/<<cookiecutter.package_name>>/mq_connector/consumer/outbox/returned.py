@@ -72,7 +72,7 @@ class Reply:
 class State(enum.Enum):
     """Where a `MissingQueue` stands."""
 
-    #: The first message has come back; those that were published before it was known are on their way.
+    #: The first message was returned; others that were sent before that may still be returned.
     COLLECTING = enum.auto()
     #: All that is known waits for the next attempt.
     PAUSING = enum.auto()
@@ -115,8 +115,8 @@ class MissingQueue:
         return None
 
     def came_late(self, reply: Reply) -> None:
-        """Add one that was published before the queue was known to be missing, and comes back only now:
-        ahead of all that has lined up since."""
+        """Add one that was published before the queue was known to be missing, and is returned only now:
+        ahead of those that were published since."""
         if self.state is State.COLLECTING:
             self.back.append(reply)
             return

@@ -11,9 +11,9 @@ _MOST_HELD, _MOST_BYTES_HELD = 10_000, 64 * 1024 * 1024
 
 
 class Room:
-    """Bounds what waits, by counting where the publisher is; it waits for room, too.
+    """Counts the messages that wait, and makes the thread that publishes wait while there are too many.
 
-    Its lock is held for the counting alone.
+    Its lock is held for the counting only.
     """
 
     def __init__(self, most: int = _MOST_HELD, most_bytes: int = _MOST_BYTES_HELD) -> None:
@@ -23,7 +23,7 @@ class Room:
 
     @property
     def is_half_empty(self) -> bool:
-        """Whether there is room for some more, whoever comes at the same time."""
+        """Whether there is room for more, even if several threads publish at the same time."""
         return self._count < self._most // 2 and self._bytes < self._most_bytes // 2
 
     def take(self, size: int, timeout: float) -> None:
@@ -43,7 +43,7 @@ class Room:
             self._bytes += size
 
     def add(self, size: int) -> None:
-        """Count a message that waits already, whether there is room or not."""
+        """Count a message that already waits, whether there is room or not."""
         with self._changed:
             self._count += 1
             self._bytes += size

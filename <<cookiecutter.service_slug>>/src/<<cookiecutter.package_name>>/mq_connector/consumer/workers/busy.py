@@ -1,4 +1,4 @@
-"""Who handles one message at a time, and whether it hangs."""
+"""Threads and tasks that handle one message at a time, and whether they hang."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ..opened import Delivery, OpenedChannel
 if TYPE_CHECKING:
     from typing import Any
 
-#: Of the thread itself: a consumer, which is one, says otherwise once it is over.
+#: The thread's own: a `ConsumerThread` overrides `is_alive`, and says no once it has ended but for callbacks.
 is_alive = threading.Thread.is_alive
 
 
 class Busy:
-    """One thread, or a place for a task, and what it has in hand.
+    """One worker thread, or a place for one task, and the message that it handles.
 
     :param thread: None for a task's place
     """
@@ -39,18 +39,19 @@ class Busy:
 
     @property
     def hangs(self) -> bool:
-        """Whether the broker has given up waiting for what it has in hand."""
+        """Whether the broker has waited too long for the message that it handles."""
         return self.late is not None and self.late is self.delivery
 
 
 def latest(
     all_of_them: Iterable[Busy], opened: OpenedChannel
 ) -> Iterator[tuple[Busy, Delivery, float]]:
-    """Those that have had a message of a channel in hand for the longest time, which the broker doesn't tell.
+    """Those that have handled a message of a channel for the longest time.
 
-    Those of others, which go on, have been in hand for a shorter time.
+    The broker doesn't say for which message it has waited too long: it is among those that take longest. The others
+    go on.
 
-    :returns: with that message, and for how long, in seconds
+    :returns: each with its message, and for how long, in seconds
     """
     now = time.monotonic()
     busy = []
@@ -63,14 +64,14 @@ def latest(
 
 
 def all_busy_for(all_of_them: Iterable[Busy]) -> float:
-    """Seconds for which each of them has had one message in hand; 0 where one is free, or there is none."""
+    """Seconds for which each of them has been handling a message; 0 if one is free, or there is none."""
     now = time.monotonic()
     alive = [each for each in all_of_them if not each.is_replaced and each.is_alive]
     return min((now - each.began if each.delivery else 0.0 for each in alive), default=0.0)
 
 
 def why_unhealthy(all_of_them: Iterable[Busy], stuck: float) -> str:
-    """Why none of them will handle another message, in words; empty if one will, or there is none.
+    """In words, why none of them will handle another message; empty if one will, or there is none.
 
     :param stuck: seconds after which one counts as stuck; 0 for never
     """

@@ -14,23 +14,23 @@ from ..channel import Channel
 from ..opened import Confirms, Delivery, lines
 from ..opened.messages import deliveries_before
 
-#: Seconds that a message waits for its next delivery at the most.
+#: Longest pause before a message's next delivery, in seconds.
 _LONGEST_RETRY = 60.0
-#: Seconds until a message comes again that can't be settled, as its callback has closed its channel.
+#: Seconds until a message is delivered again that nobody can settle, as its callback has closed its channel.
 _CLOSED_PAUSE = 1.0
 #: Deliveries after which a message isn't put back once more.
 _MOST_RETRIES = 20
 
 
 class Settling:
-    """Acknowledges, dead-letters or puts back, and answers where that is due.
+    """Acknowledges, dead-letters or puts back messages, and sends error replies.
 
     :param limits: whether a request that its handler refuses is kept as a dead letter
     :param channel_of: makes the channel for a reply
     :param on_error: told of what a callback raised, after the message was dead-lettered; may not raise
-    :param on_pace: called when another number of messages in hand may be better
+    :param on_pace: called when another prefetch may be better
     :param ack_on_return: acknowledge what a callback has left unsettled when it returns
-    :param later: calls a function on a thread where it may take its time
+    :param later: calls a function on a thread on which it may take long
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Settling:
     def confirmed(self, delivery: Delivery, confirms: Confirms) -> None:
         """Settle a message when all is confirmed that its callback has published.
 
-        The broker's no to it is the failure of the message.
+        If the broker refuses any of it, the message has failed.
         """
 
         def confirmed() -> None:
@@ -67,7 +67,7 @@ class Settling:
         confirms.then(confirmed, lambda error: self._later(partial(self.failed, delivery, error)))
 
     def on_close(self, delivery: Delivery) -> None:
-        """Nobody can settle the message any more, so it comes again, as AMQP has it for a closed channel."""
+        """The callback has closed its channel: deliver the message again, as AMQP has it for a closed channel."""
         if delivery.opened.is_open and not delivery.opened.is_settled(delivery.tag):
             self._retry(delivery, RetryMessage(_CLOSED_PAUSE))
 
@@ -95,7 +95,7 @@ class Settling:
         return "to come again"
 
     def _refused(self, delivery: Delivery, error: RequestError) -> str:
-        """Its client made the mistake, and is told so; nobody here has anything to mend."""
+        """The client's mistake: tell it so, and acknowledge the message."""
         if self._process.forked:
             lines.forked(delivery, error)
             return ""
@@ -110,7 +110,7 @@ class Settling:
         return "refused"
 
     def failed(self, delivery: Delivery, error: Exception) -> str:
-        """Dead-letter the message, answer who waits for it, tell who wants to know."""
+        """Dead-letter the message, send its client an error reply, call `on_error`."""
         if self._process.forked:
             lines.forked(delivery, error)
             return ""
@@ -131,7 +131,7 @@ class Settling:
 
 
 def ended_by(raised: BaseException) -> RuntimeError:
-    """What a message has failed with whose handler was left by no `Exception`: `sys.exit`, a cancellation.
+    """The error of a message whose handler was ended by something that is no `Exception`: `sys.exit`, a cancellation.
 
     :param raised: its traceback says where that was
     """

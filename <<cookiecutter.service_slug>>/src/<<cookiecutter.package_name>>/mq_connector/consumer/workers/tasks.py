@@ -1,4 +1,4 @@
-"""The tasks in which callbacks go on that are async: as many at a time as there are workers."""
+"""The tasks in which async callbacks go on: as many at a time as there are workers."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     from ..channel import Channel
 
 
-#: What may wait for a place; it is handed back with all else that nobody has begun.
+#: How many may wait for a place; at a stop they are handed back with the others that weren't begun.
 _AHEAD = 32
 
 
 class Settler(Protocol):
-    """What becomes of a message whose task has ended; none of it may wait, but for `failed`."""
+    """Settles messages whose tasks have ended; only `failed` may block."""
 
     def settle(self, delivery: Delivery, channel: Channel) -> str:
         """All went well; returns what has become of it, in words."""
 
     def failed(self, delivery: Delivery, error: Exception) -> str:
-        """It has raised; called on a thread where it may take its time."""
+        """It has raised; called on a thread on which this may take long."""
 
     def was_away(self, busy: Busy, delivery: Delivery, took: float) -> None:
-        """It is over, after so many seconds, whatever came of it."""
+        """It has ended, in whatever way, after ``took`` seconds."""
 
 
 class Place(Busy):
@@ -54,7 +54,7 @@ class Place(Busy):
 
 
 class _Waiting(NamedTuple):
-    """What a callback has left, and there is no place for yet."""
+    """What a callback has returned, and for which there is no place yet."""
 
     delivery: Delivery
     channel: Any
@@ -63,17 +63,17 @@ class _Waiting(NamedTuple):
 
 
 class Tasks:
-    """Runs what callbacks have left to be awaited, on the process's event loop.
+    """Awaits what callbacks have returned, on the process's event loop.
 
-    A few wait for a place, so that the next one begins where the last one ends, and not when a worker has
+    A few may wait for a place, so that the next one begins as soon as one ends, and not only when a worker has
     been woken for it.
 
-    :param most: how many at a time
-    :param name: of the consumer
+    :param most: how many run at a time
+    :param name: the consumer's
     """
 
     def __init__(self, most: int, name: str, settler: Settler) -> None:
-        #: Those that there are, free ones included; none before the first task.
+        #: All places, free ones included; empty before the first task.
         self.places: list[Place] = []
         #: For what may have to wait.
         self.aside = Aside(f"{name}-aside")
@@ -90,10 +90,10 @@ class Tasks:
     # ---- from a worker
 
     def take(self, delivery: Delivery, channel: Channel, left: object) -> bool:
-        """Go on with what a callback has returned, if that is to be awaited; waits for a free place.
+        """Await what a callback has returned, if it can be awaited; blocks while there is no free place.
 
         :returns: False, with nothing done, for anything else
-        :raises TypeError: nobody would run it: a generator
+        :raises TypeError: it is a generator, which nobody would run
         """
         if not isinstance(left, Awaitable):
             if isinstance(left, (Generator, AsyncGenerator)):
@@ -137,7 +137,10 @@ class Tasks:
         self._go_on(place)
 
     def hand_back(self) -> list[Delivery]:
-        """What nobody has begun to await, which is not going to be."""
+        """Give up what waits for a place.
+
+        :returns: the deliveries
+        """
         with self._changed:
             waiting = list(self._waiting)
             self._waiting.clear()
@@ -147,7 +150,7 @@ class Tasks:
         return [one.delivery for one in waiting]
 
     def stop(self) -> None:
-        """Cancel what runs; nothing is begun any more."""
+        """Cancel what runs, and begin nothing any more."""
         self._is_over = True
         self.hand_back()
         self.aside.close()
@@ -155,7 +158,7 @@ class Tasks:
             self._loop.call(self._cancel)
 
     def _go_on(self, place: Place, is_on_loop: bool = False) -> None:
-        """A place is free: what waits begins there."""
+        """A place is free: begin what waits."""
         with self._changed:
             self._changed.notify()
             while True:
@@ -249,7 +252,7 @@ class Tasks:
 
 
 def _drop(left: object) -> None:
-    """Nobody will await it, of which Python would warn."""
+    """Close a coroutine that nobody will await; Python would warn of it."""
     close = getattr(left, "close", None)
     if close is not None:
         close()

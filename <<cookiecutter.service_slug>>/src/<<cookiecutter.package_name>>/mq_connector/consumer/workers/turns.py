@@ -1,4 +1,4 @@
-"""Which of several workers waits for messages, so that quick ones aren't shared out among threads."""
+"""Which of several workers waits for messages, so that quick messages aren't shared out among threads."""
 
 from __future__ import annotations
 
@@ -9,40 +9,41 @@ from collections.abc import Callable
 from .busy import Busy
 from .pace import Pace
 
-#: Seconds of a callback up to which one worker does all: to share out messages among threads that wait for
-#: the interpreter's lock was measured to cost some 25 µs for each, as much as the whole reference job.
+#: Seconds that callbacks may take on average for one worker to do all: sharing messages among threads that wait
+#: for the interpreter's lock was measured to cost some 25 µs for each, as much as the whole reference job.
 QUICK = 0.0001
-#: Seconds after which the one that has its turn is looked at.
+#: Seconds after which it is checked whether the worker that has the turn is slow.
 LOOK = 0.004
-#: For so many seconds in each of so many, a worker keeps its turn though callbacks aren't quick: of threads that
-#: share out messages each waits for all others, so what is quick shows it only to one that is alone.
+#: A worker keeps its turn for `TRIAL` seconds in every `TRIED_EVERY`, even if callbacks look slow: threads that share
+#: messages wait for each other, so whether callbacks are quick shows only when one worker handles them alone.
 TRIAL, TRIED_EVERY = 0.01, 1.0
-#: Seconds after which looking is begun anew: a loop that has failed has forgotten it.
+#: Seconds after which another check is set: a loop that has failed has lost the one before.
 _FORGOTTEN = 0.1
 
 
 class Turns:
     """One worker at a time waits for messages; the others wait for their turn.
 
-    While callbacks are quick, or nobody knows, it keeps its turn. Where they aren't, it passes it on before each
-    one; and one that turns out to be slow loses it to the next worker. Each that does, one after another, lets twice
-    as many begin at once, so that the first of many slow messages don't wait for each other.
+    While callbacks are quick, or weren't measured yet, that worker keeps the turn. If they are slow, it passes the
+    turn on before each one; and if a callback turns out to be slow, its worker loses the turn to the next one. Each
+    such loss in a row lets twice as many begin at once, so that the first of many slow messages don't wait for each
+    other.
 
     :param watch: calls a function on a loop after some seconds, from any thread
     """
 
     def __init__(self, watch: Callable[[float, Callable[[], None]], None]) -> None:
         self._watch = watch
-        #: Who has it; asked for each message.
+        #: The worker that has the turn; read for each message.
         self.holder: Busy | None = None
-        #: Guards the waiting for messages: held by who has the turn, for whole callbacks.
+        #: Guards the waiting for messages: held by the worker that has the turn, for whole callbacks.
         self._turn = threading.Lock()
-        #: Guards the holder, as only one may let go of the turn.
+        #: Guards the holder, as only one thread may release the turn.
         self._guard = threading.Lock()
         self._watched_until = 0.0
-        #: How many the last look has let begin at once, and of these who may still.
+        #: How many workers the last check has let begin at once, and how many of these still may.
         self._let_begin = self._may_begin = 0
-        #: When one was last to show whether callbacks are quick; whoever has the turn says so.
+        #: When the last trial began (`time.monotonic`).
         self._tried_at = 0.0
         self._is_open = False
 
@@ -56,7 +57,7 @@ class Turns:
             self.give(worker)
 
     def give(self, worker: Busy) -> None:
-        """Pass it on, if that one has it."""
+        """Pass the turn on, if this worker has it."""
         with self._guard:
             if self.holder is not worker:
                 return
@@ -64,11 +65,11 @@ class Turns:
         self._turn.release()
 
     def begins(self, worker: Busy, pace: Pace) -> None:
-        """Who has its turn begins a callback.
+        """The worker that has the turn begins a callback.
 
-        :param pace: how long callbacks take, which count as quick until that is known
+        :param pace: how long callbacks take; they count as quick until that is known
         """
-        # A few that were late are no reason: what is usual has to be slow as well.
+        # A few late ones are no reason: the longer average has to be slow as well.
         if pace.average > QUICK and pace.usual > QUICK and not self._is_tried(worker.began):
             self.give(worker)
         elif self._may_begin:
@@ -92,7 +93,7 @@ class Turns:
             self.give(holder)
 
     def _look(self) -> None:
-        # First, so that either who begins a callback sees that nobody watches, or is seen here.
+        # First, so that a worker that begins a callback now either is seen here or sets another check.
         self._watched_until = 0.0
         worker = self.holder
         if worker is None:

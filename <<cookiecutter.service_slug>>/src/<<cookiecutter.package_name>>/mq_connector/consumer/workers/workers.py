@@ -29,27 +29,27 @@ from .suspicion import Suspicion
 from .tasks import Tasks
 from .turns import Turns
 
-#: Threads for each worker that may be replaced because they hang, itself included.
+#: Threads for each worker, the first one included: one fewer may hang and be replaced.
 _MOST_REPLACED = 4
 #: What has become of a message whose callback goes on as a task.
 AWAITED = "awaited"
 
-#: pika's documented signature of a consumer's callback; what it returns is awaited, if that can be, and
-#: of no importance otherwise.
+#: pika's documented signature of a consumer's callback; what it returns is awaited if it can be, and ignored
+#: otherwise.
 Callback = Callable[[Channel, Basic.Deliver, pika.BasicProperties, bytes], object]
 
 
 class Workers:
     """Threads that hand deliveries to the callback, in the order of arrival.
 
-    The first of them is the thread that calls `work`. They measure how long the callback takes, for the
-    number of messages that is worth having in hand.
+    The first of them is the thread that calls `work`. They measure how long the callback takes, on which the best
+    prefetch depends.
 
-    :param limits: how many they are (1 keeps the order of the messages), and what they decode
+    :param limits: how many there are (1 keeps the order of the messages), and the bounds of what they decode
     :param channel_of: makes the channel that the callback gets with a delivery
-    :param on_error: told of what a callback raised, after the message was dead-lettered; may not raise
-    :param suspicion: which messages aren't to be tried again
-    :param on_pace: called now and then, when another number of messages in hand may be better
+    :param on_error: called with what a callback raised, after the message was dead-lettered; may not raise
+    :param suspicion: knows which messages aren't to be tried again
+    :param on_pace: called now and then, when another prefetch may be better
     :param ack_on_return: acknowledge what a callback has left unsettled when it returns
     :param watch: calls a function on a loop after some seconds; without it all threads wait at once
     """
@@ -66,11 +66,11 @@ class Workers:
         ack_on_return: bool = True,
         watch: Callable[[float, Callable[[], None]], None] | None = None,
     ) -> None:
-        #: What is to be done: deliveries, and what else a worker is to call; None ends one.
+        #: What the workers take: deliveries, other things to call, and None, which ends one worker.
         self.inbox: SimpleQueue[Delivery | Prefetch | Callable[[], object] | None] = SimpleQueue()
-        #: Messages that the broker sends ahead; set by whoever asks it to.
+        #: Messages that the broker sends ahead, as it was last asked for by `Consumption`.
         self.prefetch = 1
-        #: How large they are, for who decides how many to have in hand.
+        #: How large the messages are, on which the prefetch depends as well.
         self.sizes = Sizes(limits.workers)
         self._limits = limits
         self._name = name
@@ -83,17 +83,17 @@ class Workers:
         self._process = Process()
         self._workers: list[Busy] = []
         self.pace = Pace(limits, on_pace)
-        #: Who is told how long each callback took, if anybody.
+        #: Is told how long each callback took, if that is counted.
         self.observer: Observer | None = None
-        #: What runs of callbacks that are async.
+        #: The running tasks of async callbacks.
         self.tasks = Tasks(limits.workers, name, self)
         #: What becomes of a message that isn't simply acknowledged.
         self.settling = Settling(
             limits, channel_of, on_error, on_pace, ack_on_return, self._call_later
         )
-        #: What each thread is within while it works, if anything.
+        #: Makes the context manager that each thread is inside of while it works, if any.
         self.around: Callable[[], AbstractContextManager[object]] | None = None
-        #: Called with what entering that has raised.
+        #: Called with what entering it has raised.
         self.on_no_start: Callable[[Exception], object] = on_error
         self._started = 1
         several = limits.workers > 1 and not is_async(callback)
@@ -102,13 +102,13 @@ class Workers:
     # ---- from any thread
 
     def start(self) -> None:
-        """Start the threads but for the first, which is enough where all it does is to begin tasks."""
+        """Start all threads but the first; an async callback needs no others, as it only begins tasks."""
         if not is_async(self._callback):
             for _ in range(1, self._limits.workers):
                 self._start_one()
 
     def stop(self) -> None:
-        """Let each thread end when it has nothing in hand; one that hangs is left behind, tasks are cancelled."""
+        """Let each thread end after the message that it handles; one that hangs is left behind, tasks are cancelled."""
         for _ in range(self._started):
             self.inbox.put(None)
         if self._turns is not None:
@@ -116,7 +116,7 @@ class Workers:
         self.tasks.stop()
 
     def hand_back(self) -> int:
-        """Return what nobody has begun to its queue.
+        """Return the messages that no worker has begun to their queue.
 
         :returns: the number of messages
         """
@@ -132,8 +132,7 @@ class Workers:
         return sum(isinstance(each, Delivery) for each in waiting)
 
     def replace_late(self, opened: OpenedChannel) -> None:
-        """The broker has waited too long for some of a channel's messages: others take over from who has
-        them in hand."""
+        """Replace the workers that handle messages of a channel for which the broker has waited too long."""
         for busy, delivery, took in latest([*self._workers, *self.tasks.places], opened):
             busy.late = delivery
             self._suspicion.hangs(delivery)
@@ -149,12 +148,12 @@ class Workers:
 
     @property
     def busy(self) -> int:
-        """How many are in a callback."""
+        """How many callbacks are running."""
         return sum(each.delivery is not None for each in [*self._workers, *self.tasks.places])
 
     @property
     def busy_for(self) -> float:
-        """Seconds for which nobody has been free for another message; 0 where somebody is."""
+        """Seconds for which no worker has been free for another message; 0 where one is."""
         return max(all_busy_for(list(self._workers)), all_busy_for(self.tasks.places))
 
     @property
@@ -164,7 +163,7 @@ class Workers:
         return why_unhealthy(threads, stuck) or why_unhealthy(places, stuck)
 
     def _call_later(self, function: Callable[[], object]) -> None:
-        """By a worker, as who is told of it may take his time; or aside, where these may wait for tasks."""
+        """Call what may take long: on a worker, or, where workers may wait for tasks, on the thread beside them."""
         call = self.tasks.aside.call if self.tasks.places else self.inbox.put
         call(function)
 
@@ -196,7 +195,7 @@ class Workers:
         get, handle, suspicion, now = self.inbox.get, self.handle, self._suspicion, time.monotonic
         pace, is_said, debug = self.pace, lines.is_said, logging.DEBUG
         process, turns = self._process, self._turns
-        spent, longest, messages = 0.0, 0.0, 0  # since the pace was told
+        spent, longest, messages = 0.0, 0.0, 0  # since the last `pace.note`
         tally = None if self.observer is None else self.observer.tally()
         kind = Delivery  # what deliveries are: an observer may have put another class there
         while not worker.is_replaced:
@@ -221,13 +220,13 @@ class Workers:
             if turns is not None:
                 turns.begins(worker, pace)
             if self.prefetch < pace.least and not suspicion.is_careful:
-                self._on_pace()  # there was nothing to take when it was tried before
+                self._on_pace()  # an earlier attempt found nothing to take
             try:
                 if suspicion.is_alert:
                     outcome = self._handle_carefully(worker, delivery)
                 else:
                     outcome = handle(delivery)
-            except BaseException as error:  # SystemExit, asyncio.CancelledError: the thread stays
+            except BaseException as error:  # SystemExit, asyncio.CancelledError: the thread goes on
                 outcome = self.settling.failed(delivery, ended_by(error))
             if process.forked:
                 return  # a child that a callback has made, and let return: its parent goes on
@@ -268,7 +267,7 @@ class Workers:
         return outcome
 
     def _was_careful(self, busy: Busy, delivery: Delivery, suspected: bool) -> None:
-        """A message was handled while there was something to be said of it."""
+        """A message was handled while there was a suspicion."""
         if suspected:
             self._suspicion.passed()
             if not self._suspicion.is_careful:
@@ -282,13 +281,13 @@ class Workers:
         :returns: what has become of it so far, in words
         """
         properties = delivery.properties
-        if type(properties) is not Properties:  # of those that are, none says when it was sent
+        if type(properties) is not Properties:  # plain ones have no time of sending
             ago = expired_for(properties)
             if ago is not None:
                 self.settling.bury(delivery, Expired(ago))  # nobody waits for a reply
                 return lines.expired(delivery, ago)
-        # Looked up, then called: Python 3.11 remembers where it found an attribute, but not where it found
-        # one that it is to call and that is no method.
+        # Looked up, then called: Python 3.11 caches the look-up of an attribute, but not in one step with a call
+        # where the attribute is no method.
         channel_of, callback = self._channel_of, self._callback
         channel = channel_of(delivery)
         try:
@@ -317,11 +316,11 @@ class Workers:
         return "returned"
 
     def failed(self, delivery: Delivery, error: Exception) -> str:
-        """It has raised."""
+        """A callback that was awaited has raised."""
         return self.settling.raised(delivery, error)
 
     def was_away(self, busy: Busy, delivery: Delivery, took: float) -> None:
-        """A task is over."""
+        """A task has ended."""
         self.pace.note(took)
         tally = None if self.observer is None else self.observer.tally()
         if tally is not None:
