@@ -141,6 +141,26 @@ def notice(
     assert recovery <= BOUND
 
 
+def lasting(
+    begin: Callable[[], object], seconds: float, end: Callable[[], object]
+) -> Callable[[], tuple[float, float]]:
+    """The cause of an outage, as `notice` takes it.
+
+    :param begin: what makes the fault
+    :param seconds: how long it is left so
+    :param end: what puts it right
+    """
+
+    def cause() -> tuple[float, float]:
+        began = time.monotonic()
+        begin()
+        time.sleep(seconds)
+        end()
+        return began, time.monotonic()
+
+    return cause
+
+
 def blink(name: str, one: Served, record: Record, cause: Callable[[], Any], times: int = 1) -> None:
     """Let something happen that the consumer recovers from at once, perhaps before anybody looks."""
     longest = latest = 0.0

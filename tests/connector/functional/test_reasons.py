@@ -19,7 +19,7 @@ from mq_connector.commands.letters import Selection, moment
 from mq_connector.errors import MQError
 from waiting import eventually
 
-from .broker import Broker
+from .broker import DEAD_LETTERS, Broker
 from .conftest import Consume
 from .peer import Peer, death_of
 from .test_dead import service
@@ -29,6 +29,12 @@ Show = Callable[..., int]
 
 class Oddity(Exception):
     """Of a name that nothing else has."""
+
+
+def publish(peer: Peer, queue: str, count: int) -> None:
+    """Publish messages with the numbers from 0 on."""
+    for number in range(count):
+        peer.publish(queue, {"message_id": f"m{number}", "number": number})
 
 
 def fail(_channel: Any, _method: Any, _properties: Any, body: bytes) -> None:
@@ -54,8 +60,7 @@ def bury(peer: Peer, queue: str, consume: Consume) -> Callable[[int], str]:
     def bury(count: int) -> str:
         where = peer.declare_dead(queue)
         consumer = consume(fail)
-        for number in range(count):
-            peer.publish(queue, {"message_id": f"m{number}", "number": number})
+        publish(peer, queue, count)
         eventually(lambda: peer.count(where)[0] == count)
         consumer.stop(2)
         consumer.join(60)
@@ -106,13 +111,10 @@ def test_where_the_dead_letters_have_another_queue_the_broker_takes_them_there(
     peer: Peer, queue: str, consume: Consume
 ) -> None:
     """As before there were reasons: nothing is lost for want of a queue of the usual name."""
-    from .broker import DEAD_LETTERS
-
     where = peer.declare("", exclusive=True)
     peer.channel.queue_bind(where, DEAD_LETTERS, queue)
     consume(fail)
-    for number in range(5):
-        peer.publish(queue, {"number": number})
+    publish(peer, queue, 5)
     letters = [peer.take(where) for _ in range(5)]
     assert {death_of(properties)["reason"] for properties, _ in letters} == {"rejected"}
     assert sorted(payload.decode(body)["number"] for _, body in letters) == list(range(5))
@@ -122,15 +124,12 @@ def test_a_full_queue_of_dead_letters_costs_no_message(
     peer: Peer, queue: str, consume: Consume
 ) -> None:
     """The broker's no to the copy leaves it to the policy, as before."""
-    from .broker import DEAD_LETTERS
-
     full = {"x-max-length": 1, "x-overflow": "reject-publish"}
     peer.declare(f"{queue}.dead", durable=True, arguments=full)
     other = peer.declare("", exclusive=True)
     peer.channel.queue_bind(other, DEAD_LETTERS, queue)
     consume(fail)
-    for number in range(4):
-        peer.publish(queue, {"number": number})
+    publish(peer, queue, 4)
     eventually(lambda: peer.count(f"{queue}.dead")[0] + peer.count(other)[0] == 4)
     peer.rests_at(queue, 0)
 
@@ -156,8 +155,7 @@ def test_a_letter_of_a_message_that_came_again_counts_its_deliveries(
 def test_each_of_many_that_fail_dies_once(peer: Peer, queue: str, consume: Consume) -> None:
     where = peer.declare_dead(queue)
     consume(fail, workers=4)
-    for number in range(300):
-        peer.publish(queue, {"number": number})
+    publish(peer, queue, 300)
     eventually(lambda: peer.count(where)[0] >= 300)
     peer.rests_at(where, 300)
     found = {payload.decode(peer.take(where)[1])["number"] for _ in range(300)}
@@ -175,8 +173,7 @@ def test_what_was_settled_before_it_failed_is_no_dead_letter(
         raise ValueError("too late")
 
     consume(ack_and_fail)
-    for number in range(5):
-        peer.publish(queue, {"number": number})
+    publish(peer, queue, 5)
     peer.rests_at(queue, 0)
     peer.rests_at(where, 0)
 

@@ -17,7 +17,7 @@ from .broker import PASSWORD, USER, VHOST, Broker
 from .conftest import Consume, Record, echo
 from .peer import Peer
 from .proxy import Proxy
-from .served import BOUND, FAULT, NOTICED, Served, blink, notice
+from .served import BOUND, FAULT, NOTICED, Served, blink, lasting, notice
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -25,14 +25,12 @@ pytestmark = pytest.mark.timeout(300)
 def test_kill_9_of_the_broker(
     victim: Broker, served: Callable[..., Served], record: Record
 ) -> None:
+    outage = lasting(victim.kill, 0.5, victim.start)
+
     def cause() -> tuple[float, float]:
         # The broker itself loses a quorum queue that was made within the second before it is killed.
         time.sleep(1.5)
-        began = time.monotonic()
-        victim.kill()
-        time.sleep(0.5)
-        victim.start()
-        return began, time.monotonic()
+        return outage()
 
     notice("broker: kill -9, start", served(), record, cause)
 
@@ -40,39 +38,21 @@ def test_kill_9_of_the_broker(
 def test_a_restart_of_the_broker(
     victim: Broker, served: Callable[..., Served], record: Record
 ) -> None:
-    def cause() -> tuple[float, float]:
-        began = time.monotonic()
-        victim.stop()
-        time.sleep(0.5)
-        victim.start()
-        return began, time.monotonic()
-
-    notice("broker: stop, start", served(), record, cause)
+    notice("broker: stop, start", served(), record, lasting(victim.stop, 0.5, victim.start))
 
 
 def test_a_frozen_broker(victim: Broker, served: Callable[..., Served], record: Record) -> None:
-    def cause() -> tuple[float, float]:
-        began = time.monotonic()
-        victim.freeze()
-        time.sleep(2.5)
-        victim.thaw()
-        return began, time.monotonic()
-
-    notice("broker: SIGSTOP for 2.5 s", served(), record, cause)
+    frozen = lasting(victim.freeze, 2.5, victim.thaw)
+    notice("broker: SIGSTOP for 2.5 s", served(), record, frozen)
 
 
 @pytest.mark.soak
 def test_a_broker_frozen_for_longer_than_its_connections_live(
     victim: Broker, served: Callable[..., Served], record: Record
 ) -> None:
-    def cause() -> tuple[float, float]:
-        began = time.monotonic()
-        victim.freeze()
-        time.sleep(7.5)  # pika adds 5 s to the heartbeat before it gives a peer up
-        victim.thaw()
-        return began, time.monotonic()
-
-    notice("broker: SIGSTOP for 7.5 s, heartbeat 1 s", served(heartbeat=1), record, cause)
+    # pika adds 5 s to the heartbeat before it gives a peer up.
+    frozen = lasting(victim.freeze, 7.5, victim.thaw)
+    notice("broker: SIGSTOP for 7.5 s, heartbeat 1 s", served(heartbeat=1), record, frozen)
 
 
 def test_connections_closed_by_force(
@@ -192,13 +172,18 @@ def test_a_deleted_queue_is_made_and_consumed_again(
     peer.close()
 
 
+def patience(broker: Broker, timeout: int, every: int) -> None:
+    """Set for how long a broker waits for an acknowledgement, and how often it looks; milliseconds."""
+    broker.ctl(
+        "eval",
+        f"application:set_env(rabbit, consumer_timeout, {timeout}),"
+        f"application:set_env(rabbit, channel_tick_interval, {every}).",
+    )
+
+
 def test_a_consumer_timeout(victim: Broker, served: Callable[..., Served], record: Record) -> None:
     """The broker closes the channel (406) of who hasn't acknowledged for too long."""
-    victim.ctl(
-        "eval",
-        "application:set_env(rabbit, consumer_timeout, 1000),"
-        "application:set_env(rabbit, channel_tick_interval, 500).",
-    )
+    patience(victim, 1000, 500)
     release = threading.Event()
 
     def late(_channel: Any, method: Any, *_: Any) -> None:
@@ -224,11 +209,7 @@ def test_a_consumer_timeout(victim: Broker, served: Callable[..., Served], recor
         )
     finally:
         release.set()
-        victim.ctl(
-            "eval",
-            "application:set_env(rabbit, consumer_timeout, 1800000),"
-            "application:set_env(rabbit, channel_tick_interval, 60000).",
-        )
+        patience(victim, 1_800_000, 60_000)
 
 
 def test_a_broker_that_is_down_at_the_start_is_waited_for(

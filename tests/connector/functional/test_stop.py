@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pika
@@ -21,6 +22,32 @@ from .conftest import Consume, echo
 from .peer import Peer
 
 
+class Held:
+    """A callback that holds its message until it is let go, and then does what it is for.
+
+    :param then: called with what the callback gets
+    """
+
+    def __init__(self, then: Callable[..., object] = lambda *_: None) -> None:
+        self.bodies: list[bytes] = []
+        self._then = then
+        self._begun, self._release = threading.Event(), threading.Event()
+
+    def __call__(self, *given: Any) -> None:
+        self.bodies.append(given[3])
+        self._begun.set()
+        self._release.wait(600)
+        self._then(*given)
+
+    def has_begun(self) -> bool:
+        """Whether it holds a message, within a minute."""
+        return self._begun.wait(60)
+
+    def let_go(self) -> None:
+        """Go on."""
+        self._release.set()
+
+
 def ended(consumer: ConsumerThread, within: float = 60.0) -> None:
     """Assert that the thread ends, long before what it mustn't wait for."""
     consumer.join(within)
@@ -31,20 +58,14 @@ def ended(consumer: ConsumerThread, within: float = 60.0) -> None:
 def test_a_message_in_hand_is_finished_and_acknowledged(
     peer: Peer, queue: str, consume: Consume
 ) -> None:
-    begun, release = threading.Event(), threading.Event()
-
-    def handle(channel: Channel, *rest: Any) -> None:
-        begun.set()
-        release.wait(600)
-        echo(channel, *rest)
-
-    consumer = consume(handle)
+    held = Held(echo)
+    consumer = consume(held)
     replies = peer.request(queue, text="last")
-    assert begun.wait(60)
+    assert held.has_begun()
     consumer.stop(600)
     time.sleep(0.2)
     assert consumer.is_alive(), "the stop didn't wait for the handler"
-    release.set()
+    held.let_go()
     assert peer.reply(replies)["echo"] == {"text": "last"}
     ended(consumer)
     assert consumer.unfinished == 0
@@ -54,23 +75,16 @@ def test_a_message_in_hand_is_finished_and_acknowledged(
 def test_what_no_worker_has_begun_goes_back_at_once(
     peer: Peer, queue: str, consume: Consume
 ) -> None:
-    begun, release = threading.Event(), threading.Event()
-    seen: list[bytes] = []
-
-    def handle(_channel: Any, _method: Any, _properties: Any, body: bytes) -> None:
-        seen.append(body)
-        begun.set()
-        release.wait(600)
-
-    consumer = consume(handle)
+    held = Held()
+    consumer = consume(held)
     for number in range(20):
         peer.publish(queue, b"%d" % number)
-    assert begun.wait(60)
+    assert held.has_begun()
     consumer.stop(600)
     eventually(lambda: peer.count(queue) == (19, 0))
-    release.set()
+    held.let_go()
     ended(consumer)
-    assert seen == [b"0"]
+    assert held.bodies == [b"0"]
     # In the order in which they came, for whoever consumes next.
     assert [peer.take(queue)[1] for _ in range(19)] == [b"%d" % n for n in range(1, 20)]
 
@@ -78,15 +92,10 @@ def test_what_no_worker_has_begun_goes_back_at_once(
 def test_past_the_deadline_the_message_is_left_for_redelivery(
     peer: Peer, queue: str, consume: Consume
 ) -> None:
-    begun, release = threading.Event(), threading.Event()
-
-    def handle(*_: Any) -> None:
-        begun.set()
-        release.wait(600)
-
-    consumer = consume(handle)
+    held = Held()
+    consumer = consume(held)
     peer.publish(queue, b"x")
-    assert begun.wait(60)
+    assert held.has_begun()
     began = time.monotonic()
     consumer.stop(0.5)
     ended(consumer)
@@ -96,25 +105,20 @@ def test_past_the_deadline_the_message_is_left_for_redelivery(
     seen: list[bool] = []
     consume(lambda _c, method, *_: seen.append(method.redelivered))
     eventually(lambda: seen == [True])
-    release.set()
+    held.let_go()
 
 
 def test_a_second_stop_cuts_the_first_one_short(peer: Peer, queue: str, consume: Consume) -> None:
-    begun, release = threading.Event(), threading.Event()
-
-    def handle(*_: Any) -> None:
-        begun.set()
-        release.wait(600)
-
-    consumer = consume(handle)
+    held = Held()
+    consumer = consume(held)
     peer.publish(queue, b"x")
-    assert begun.wait(60)
+    assert held.has_begun()
     consumer.stop(600)
     time.sleep(0.1)
     consumer.stop(0)
     ended(consumer)
     peer.rests_at(queue, 1)
-    release.set()
+    held.let_go()
 
 
 def test_a_stop_before_the_start_lets_nothing_start(broker: Broker, peer: Peer, queue: str) -> None:
@@ -229,19 +233,16 @@ def test_a_handler_longer_than_three_heartbeats_keeps_its_connection(
 def test_a_retry_asked_for_during_the_stop_goes_back_at_once(
     peer: Peer, queue: str, consume: Consume
 ) -> None:
-    begun, release = threading.Event(), threading.Event()
-
-    def handle(*_: Any) -> None:
-        begun.set()
-        release.wait(600)
+    def retry(*_: Any) -> None:
         raise RetryMessage(600)
 
-    consumer = consume(handle)
+    held = Held(retry)
+    consumer = consume(held)
     peer.publish(queue, b"x")
-    assert begun.wait(60)
+    assert held.has_begun()
     consumer.stop(600)
     time.sleep(0.2)
-    release.set()
+    held.let_go()
     ended(consumer)
     assert consumer.unfinished == 0
     peer.rests_at(queue, 1, consumers=0)
@@ -264,16 +265,10 @@ def test_a_channel_that_the_broker_closes_during_the_stop_ends_it(consume: Consu
 def test_a_stop_right_after_a_cancel_still_finishes_what_is_in_hand(
     peer: Peer, queue: str, consume: Consume
 ) -> None:
-    begun, release = threading.Event(), threading.Event()
-
-    def handle(channel: Channel, *rest: Any) -> None:
-        begun.set()
-        release.wait(600)
-        echo(channel, *rest)
-
-    consumer = consume(handle)
+    held = Held(echo)
+    consumer = consume(held)
     replies = peer.request(queue, text="in hand")
-    assert begun.wait(60)
+    assert held.has_begun()
     consumption = consumer._supervision._consumption
     assert consumption is not None
     # With the first message it may be exchanging its consumer for one with another prefetch.
@@ -287,7 +282,7 @@ def test_a_stop_right_after_a_cancel_still_finishes_what_is_in_hand(
     consumer.connection.call(both)
     time.sleep(0.3)
     assert consumer.is_alive(), "the stop didn't wait for the handler"
-    release.set()
+    held.let_go()
     assert peer.reply(replies)["echo"] == {"text": "in hand"}
     ended(consumer)
     assert consumer.unfinished == 0
