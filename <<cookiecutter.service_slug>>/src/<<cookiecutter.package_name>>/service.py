@@ -36,10 +36,10 @@ class << cookiecutter.__class_name >>Service(MQConnector):
         }
 
     def answer(self, request: dict[Any, Any]) -> dict[Any, Any]:
-        """Your logic goes here: from what the client asks to what it is told.
+        """Your logic goes here: it gets the client's request and returns the reply.
 
-        Runs on a worker thread, so it may take its time. What it raises dead-letters the request and
-        reaches the client as an error. It may be async, yield parts, or have a type for its request, see
+        Runs on a worker thread, so it may be slow. If it raises, the request is dead-lettered and the client
+        gets an error reply. It may be async, yield its reply in parts, or have a type for its request, see
         docs/handlers.md.
         """
         return {"echo": request}
@@ -49,8 +49,8 @@ class << cookiecutter.__class_name >>Service(MQConnector):
     ) -> Awaitable[None] | None:
         """Decode a request, answer it, send the reply; the connector acknowledges afterwards.
 
-        ``respond`` calls `answer`, and publishes what it gives to the client's queue on ``channel``.
-        The signature is pika's, and so are the names of ``channel``: what would cost the consumer raises an
+        ``respond`` calls `answer`, and publishes what it returns to the client's queue on ``channel``.
+        The signature is pika's, and so are the names of ``channel``: what would stop the consumer raises an
         error that says what to use instead.
         """
         request = Request.decode(body, properties)

@@ -40,9 +40,9 @@ class ServiceError(MQError):
 
 
 class StartError(MQError):
-    """The broker refused us for a reason that waiting can't heal.
+    """The broker refused us for a reason that waiting can't cure.
 
-    Wrong credentials, an unknown vhost, or a permission that is missing: trying again would only hide it.
+    Wrong credentials, an unknown vhost, or a missing permission: trying again would only hide it.
     """
 
 
@@ -64,11 +64,11 @@ class ChannelError(MQError):
 
 
 class NotInCallback(MQError, AttributeError):
-    """One of pika's names that the channel of a callback hasn't, as it would cost the consumer.
+    """A name of pika's that a callback's channel doesn't have, as using it would stop the consumer.
 
     An AttributeError as well, so that ``hasattr`` says no.
 
-    :param name: what was asked for
+    :param name: the name
     :param instead: what to use
     """
 
@@ -77,11 +77,11 @@ class NotInCallback(MQError, AttributeError):
 
 
 class PayloadError(MQError, ValueError):
-    """A body can't be decoded, exceeds a bound, or couldn't be read by whom it is written for."""
+    """A body can't be decoded or exceeds a bound, or what is to be sent couldn't be decoded by its reader."""
 
 
 class PublishError(MQError):
-    """A publish was not taken by the broker: returned as unroutable, or nacked."""
+    """The broker hasn't taken a message: it was returned as unroutable, nacked, or cost its channel."""
 
 
 class Unroutable(PublishError):
@@ -91,11 +91,12 @@ class Unroutable(PublishError):
 class RetryMessage(MQError):
     """Raised by a callback to have its message delivered again later.
 
-    The broker counts the deliveries, and the 20th retry isn't made: the message is dead-lettered. A
-    transient queue doesn't count: there one retry is all.
+    The broker counts the deliveries, and after 20 retries the message is dead-lettered. A transient queue
+    doesn't count: there a message gets one retry only.
 
-    While it waits it counts as in hand: with 200 of them waiting (or ``MQ_PREFETCH``) nothing else is
-    handled, so a service doesn't wear out its queue while what it needs is down.
+    A message that waits for its retry counts towards the prefetch: with 200 of them waiting (or
+    ``MQ_PREFETCH``) nothing else is handled, so that a service whose upstream is down doesn't turn its whole
+    queue into retries.
 
     :param delay: seconds until the first retry; doubled for each further one, up to a minute
     :raises ValueError: the delay is negative or no number
@@ -109,8 +110,8 @@ class RetryMessage(MQError):
 
 
 class RequestError(MQError):
-    """Raised by a handler that refuses a request: its client gets code and message, and the message is
-    acknowledged, as there is nothing to mend here. ``MQ_REJECTED=dead`` keeps it as a dead letter.
+    """Raised by a handler that refuses a request: its client gets code and message, and the request is
+    acknowledged, as the mistake is the client's. ``MQ_REJECTED=dead`` keeps it as a dead letter.
 
     :param code: as Neon's services use them: 400 (the request is wrong), 401 (not allowed), 404 (not
         found), 409 (it conflicts with what is there), 500
@@ -130,7 +131,7 @@ class RequestError(MQError):
 
 
 class Culprit(MQError):
-    """A message isn't tried again, as it has cost a channel, a connection or a process before."""
+    """A message isn't tried again, as it has cost a channel, a connection or a process before, or hangs."""
 
 
 class RequestTimeout(MQError, TimeoutError):
@@ -138,9 +139,9 @@ class RequestTimeout(MQError, TimeoutError):
 
 
 class Expired(MQError):
-    """A request isn't handled, as whoever has sent it waits no more.
+    """A request isn't handled, as its client no longer waits for the reply.
 
-    :param ago: seconds since it has expired
+    :param ago: seconds since it expired
     """
 
     def __init__(self, ago: float) -> None:
@@ -149,11 +150,11 @@ class Expired(MQError):
 
 
 class WouldWait(MQError, RuntimeError):
-    """What waits was called where waiting would hold up what it waits for: on a connection's own thread,
+    """A blocking method was called where it would block what it waits for: on a connection's own thread,
     or on an event loop.
 
-    :param name: what was called
-    :param where: in words
+    :param name: the method's
+    :param where: the place, in words
     :param instead: what to use
     """
 

@@ -34,12 +34,12 @@ def respond(
 ) -> Awaitable[None] | None:
     """Have a handler answer a request, and publish its reply.
 
-    :param handler: gets what the client asks; with a type of its own where its parameter has one
+    :param handler: gets the request, converted to the type of its parameter if that has one
         (`mq_connector.handlers.typed`). It returns a dict; or it is async, or yields the parts of a
         streamed reply, or both
-    :returns: None when all is done; for an async handler what is still to be awaited, which a callback
-        returns or awaits itself
-    :raises RequestError: the request isn't of the type that the handler says, or the handler refuses it
+    :returns: None when everything is done; for an async handler an awaitable, which the callback has to return,
+        or to await itself
+    :raises RequestError: the request isn't of the handler's type, or the handler refuses it
     :raises PayloadError: the reply is no dict, or can't be encoded
     """
     function = getattr(handler, "__func__", handler)
@@ -58,7 +58,7 @@ def respond(
 
 
 def _respond_with(channel: Publishes, request: Request, reply: Any) -> Awaitable[None] | None:
-    """The same with whatever a handler has returned."""
+    """As `respond`, for a reply that is no plain dict."""
     kind = type(reply)
     if kind is GeneratorType:
         return _stream(channel, request, reply)

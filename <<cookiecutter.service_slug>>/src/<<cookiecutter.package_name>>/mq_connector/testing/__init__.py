@@ -8,9 +8,9 @@ Such as::
     assert outcome.settled == "ack"
 
 The callback runs in the calling thread, wrapped as in the real consumer: a return acknowledges, an
-exception dead-letters the message and answers with an error. What is async runs on the event loop, and is
-waited for. Within ``with harness:`` the service has begun (`on_start`, `worker_context`), afterwards it
-has ended (`on_stop`); what it does `every` so many seconds is a method that a test may call.
+exception dead-letters the message and sends an error reply. What is async runs on the event loop, and is
+waited for. ``with harness:`` calls `on_start` and enters `worker_context`, and `on_stop` is called at its end;
+a method marked with `every` isn't called by itself, but a test may call it.
 """
 
 from .harness import REPLY_QUEUE, Harness

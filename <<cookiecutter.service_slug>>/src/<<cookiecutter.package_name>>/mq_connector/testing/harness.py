@@ -24,7 +24,7 @@ from .recording import RecordingChannel, RecordingOpened
 
 #: The reply queue that the harness names in its requests.
 REPLY_QUEUE = "harness.reply"
-#: Seconds that an async handler may take.
+#: Seconds that an async handler, or `on_stop`, may take.
 _PATIENCE = 30.0
 
 
@@ -32,9 +32,9 @@ class Harness:
     """Hands messages to a callback, one at a time.
 
     :param callback: such as a service's ``handle_api_input``
-    :param answers: what the services say that the handler asks, by their queues: a reply, a function that makes
-        one of the request, or an exception that `MQConnector.ask` raises. Another queue isn't there
-    :param limits: by default those of a service without any setting
+    :param answers: what `MQConnector.ask` returns, by the queue that is asked: a reply, a function of the request
+        that returns one, or an exception to raise. Any other queue counts as missing
+    :param limits: workers, bounds and so on; by default those of a service without any setting
     """
 
     def __init__(
@@ -78,9 +78,9 @@ class Harness:
         return outcome
 
     def publish(self, exchange: str, routing_key: str, message: Mapping[Any, Any]) -> Outcome:
-        """Publish a message to an exchange that the callback's consumer hears.
+        """Publish a message to an exchange, as the callback's consumer would get it.
 
-        :raises AssertionError: it doesn't
+        :raises AssertionError: that consumer's queue isn't bound to the exchange by such a routing key
         """
         consumers = getattr(self._service, "consumers", {}).values()
         ours = [each for each in consumers if each.callback_func == self._callback]
@@ -102,8 +102,8 @@ class Harness:
     ) -> Outcome:
         """Send a raw body.
 
-        :param exchange: that it was published to
-        :param routing_key: with which it was
+        :param exchange: to which it is said to be published
+        :param routing_key: with which
         """
         self._reply_queue = properties.reply_to if properties else None
         self._sent += 1
@@ -151,7 +151,7 @@ class Harness:
 
     @contextmanager
     def _calls_canned(self, outcome: Outcome) -> Iterator[None]:
-        """While the callback runs, whom its service asks answers from here."""
+        """While the callback runs, what its service asks is answered from `answers`."""
         before = getattr(self._service, "_mq_caller", None)
         if before is None:  # a callback that belongs to no service
             yield
@@ -173,7 +173,7 @@ class Harness:
 
 @contextmanager
 def _held(delivery: Delivery, limits: Limits) -> Iterator[None]:
-    """As a worker has it in hand, which decodes as the limits say."""
+    """Handle a delivery as a worker does, which decodes within the limits' bounds."""
     held = in_hand.set(SimpleNamespace(thread=None, delivery=delivery, began=time.monotonic()))
     bound = payload.bounds.set(payload.Bounds(limits.max_body, limits.max_depth))
     try:

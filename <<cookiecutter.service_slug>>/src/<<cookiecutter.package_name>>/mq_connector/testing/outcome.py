@@ -22,7 +22,10 @@ class Publish:
 
     @property
     def data(self) -> dict[Any, Any]:
-        """The decoded body; raises `PayloadError` where it isn't a payload."""
+        """The decoded body.
+
+        :raises PayloadError: it can't be decoded
+        """
         return payload.decode(self.body)
 
 
@@ -43,7 +46,7 @@ class Outcome:
     error: Exception | None = None
 
     def settle(self, how: str) -> None:
-        """What was settled stays so."""
+        """Note how the message was settled; only the first time counts."""
         self.settled = self.settled or how
 
     @property
@@ -53,7 +56,10 @@ class Outcome:
 
     @property
     def reply(self) -> dict[Any, Any]:
-        """The only reply; an AssertionError where there is none or more than one."""
+        """The only reply.
+
+        :raises AssertionError: there is none, or more than one
+        """
         replies = self.replies
         assert len(replies) == 1, f"expected one reply, got {len(replies)}"
         return replies[0]
