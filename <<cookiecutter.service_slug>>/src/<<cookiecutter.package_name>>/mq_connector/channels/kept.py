@@ -14,14 +14,14 @@ from ..fork import Process
 
 
 class Keeper(Protocol):
-    """Whose channel it is; hears of it on the connection's loop."""
+    """The client or publisher whose channel it is; its methods are called on the connection's loop."""
 
     @property
     def is_well(self) -> bool:
-        """Whether it does on the channel what it needs it for."""
+        """Whether it can do on the channel what it needs it for."""
 
     def on_channel(self, link: Link, channel: pika.channel.Channel) -> None:
-        """There is another channel, just opened."""
+        """A channel was opened, the first one or another."""
 
     def on_closed(self, reason: ChannelClosedByBroker) -> None:
         """The broker has closed the channel; `KeptChannel.open_again` gets another one."""
@@ -33,7 +33,7 @@ class Keeper(Protocol):
         """The channel is gone with its link; the next link brings another one."""
 
     def on_refused(self, error: StartError) -> None:
-        """The broker says no, and time doesn't heal that; there will be no channel."""
+        """The broker refuses us for good; there will be no channel."""
 
 
 class KeptChannel:

@@ -43,9 +43,9 @@ class Address:
         return self._parameters
 
     def ask_again(self) -> None:
-        """Read the configuration anew, as the broker refuses what it said: a password may have changed.
+        """Read the configuration again, as the broker refuses what it said: a password may have changed.
 
-        What was known stays where it can't be read now.
+        If it can't be read now, the old parameters stay.
         """
         if self._ask is not None:
             with suppress(ConfigurationError):

@@ -1,4 +1,4 @@
-"""What has come of trying again and again: how long to wait before the next attempt, and what a no means."""
+"""Counts attempts: how long to wait before the next one, and whether a refusal is final."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _log = Logger(__name__)
 #: Seconds of the first pause, after all that can be tried was tried once, and of the longest: short
 #: enough for a service to consume again within a second of the broker's coming back.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.8
-#: The same for links that open, do nothing useful and are lost again: these loop.
+#: The same for links that open and are lost again before they were of use, which would go on without end.
 _FIRST_REST, _LONGEST_REST = 0.025, 2.5
 #: Seconds after which a link has proved useful by its age.
 _AGE_OF_PROOF = 10.0
 
 
 class Attempts:
-    """Attempts in a row at one thing; lives as long as somebody tries.
+    """Attempts in a row at one thing.
 
-    The broker's no is final before the first success. Afterwards it is taken for an accident, such as a
-    broker that is being set up anew.
+    A refusal by the broker is final before the first success. Afterwards it is taken for an accident, such as a
+    broker that is being set up again.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Attempts:
         self.ever_succeeded = False
 
     def succeeded(self) -> None:
-        """This one has done what it is for: the next failure begins with the shortest pause again."""
+        """An attempt was of use: the next failure begins with the shortest pause again."""
         self.ever_succeeded = True
         self.failed = 0
 
@@ -47,11 +47,11 @@ class Attempts:
 
 
 class LinkAttempts(Attempts):
-    """Those at a link, over all hosts in turn, with what came of the links that opened."""
+    """Attempts at a link, over all hosts in turn, and what became of the links that opened."""
 
     def __init__(self) -> None:
         super().__init__()
-        #: How often another host's turn has come: what was lost or didn't answer is tried again last.
+        #: Counts the turns of the hosts: the one that was lost or didn't answer is tried again last.
         self.turn = 0
         #: Links in a row that were lost before they were of use.
         self.useless = 0
@@ -61,24 +61,24 @@ class LinkAttempts(Attempts):
         self._complaints = Complaints()
 
     def opened(self) -> None:
-        """A link has opened, which proves nothing yet."""
+        """A link has opened, which doesn't prove yet that it is of use."""
         self.links += 1
         self._opened_at = time.monotonic()
 
     def missed(self) -> None:
-        """No link has opened."""
+        """An attempt has failed: no link has opened."""
         self.failed += 1
         self.turn += 1
 
     def succeeded(self) -> None:
-        """It was of use."""
+        """The link was of use."""
         super().succeeded()
         self.useless = 0
 
     def lost(self, by_accident: bool) -> None:
-        """The link that was open is gone.
+        """An open link was lost.
 
-        :param by_accident: and we didn't close it
+        :param by_accident: whether it wasn't closed by us
         """
         if time.monotonic() - self._opened_at >= _AGE_OF_PROOF:
             self.failed = self.useless = 0
@@ -88,7 +88,7 @@ class LinkAttempts(Attempts):
             self.useless += 1
 
     def pause_with(self, hosts: int) -> float:
-        """Seconds until the next attempt, drawn at random so that services don't come back in step.
+        """Seconds until the next attempt, drawn at random so that services don't all come back at once.
 
         :param hosts: how many are tried in turn
         """

@@ -1,4 +1,4 @@
-"""Who shares a connection."""
+"""The members of a connection: consumers, clients and publishers that share it."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ _log = Logger(__name__)
 
 
 class Member(Protocol):
-    """Who shares a connection; hears of its fate on its loop."""
+    """One that shares a connection; its methods are called on the connection's loop."""
 
     @property
     def is_well(self) -> bool:
-        """Whether it does on the link what it has joined for."""
+        """Whether it can do on the link what it has joined for."""
 
     def on_open(self, link: Link) -> None:
-        """There is a link."""
+        """The connection is open."""
 
     def on_lost(self, error: BaseException) -> None:
-        """The link is gone, and another is sought."""
+        """The connection is lost; another attempt follows."""
 
     def on_refused(self, reason: str) -> None:
-        """The broker says no, and time doesn't heal that; the connection has given up."""
+        """The broker refuses us for good, and the connection has given up."""
 
 
 class Members:
-    """Those of one connection, and which of them know of its link.
+    """The members of one connection, and which of them were told of its link.
 
-    Whoever owns the connection guards with a lock who is one of them; all else is for the loop.
+    The connection guards with a lock who is a member; everything else is for the loop.
     """
 
     def __init__(self) -> None:
@@ -40,30 +40,30 @@ class Members:
         self.greeted: list[Member] = []
 
     def __len__(self) -> int:
-        """How many there are."""
+        """The number of members."""
         return len(self._all)
 
     def add(self, member: Member) -> None:
-        """One more."""
+        """Add a member."""
         self._all.append(member)
 
     def remove(self, member: Member) -> None:
-        """One less; twice does no harm."""
+        """Remove a member; a second time it does nothing."""
         if member in self._all:
             self._all.remove(member)
 
     def take(self) -> list[Member]:
-        """All of them; none is left."""
+        """Remove and return all members."""
         members, self._all = self._all, []
         return members
 
     def forget(self, member: Member) -> None:
-        """It is told nothing more of the link."""
+        """Note that a member has left, so that it is told nothing more of the link."""
         if member in self.greeted:
             self.greeted.remove(member)
 
     def greet(self, link: Link | None, member: Member) -> None:
-        """Tell one of the link, unless it knows; where there is none, it is told with the others."""
+        """Tell a member of the open link, unless it was told; without one it is told later, with the others."""
         if link is None or not link.is_open or member in self.greeted:
             return
         if member in self._all:
@@ -71,21 +71,21 @@ class Members:
             member.on_open(link)
 
     def greet_all(self, link: Link) -> None:
-        """There is a link."""
+        """Tell all members of the open link."""
         tell(list(self._all), lambda member: self.greet(link, member))
 
     def lost(self, error: BaseException) -> None:
-        """It is gone."""
+        """Tell those that know of the link that it is lost."""
         greeted, self.greeted = self.greeted, []
         tell(greeted, lambda member: member.on_lost(error))
 
     def are_well_without(self, member: Member) -> bool:
-        """Whether another one does on the link what it has joined for."""
+        """Whether another member can do on the link what it has joined for."""
         return any(each.is_well for each in self.greeted if each is not member)
 
 
 def tell(members: list[Member], how: Callable[[Member], object]) -> None:
-    """Tell members something; what one of them makes of it costs the others nothing."""
+    """Tell members something; if one of them raises, the others are told all the same."""
     for member in members:
         try:
             how(member)

@@ -1,4 +1,4 @@
-"""A service's life beside its messages: what it does before the first, after the last, and now and then."""
+"""What a service does beside handling messages: before the first, after the last, and periodically."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ _log = Logger(__name__)
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
-#: Attribute of a method that is called now and then: seconds from one beginning to the next.
+#: Attribute of a method that is called periodically: seconds from one beginning to the next.
 _SECONDS = "_mq_every"
-#: Seconds that what runs now and then gets to end once it was cancelled, and `on_stop` at the least.
+#: Seconds that a periodic method gets to end once it was cancelled, and `on_stop` at the least.
 _AT_LEAST = 1.0
 
 
 def every(seconds: float) -> Callable[[_Method], _Method]:
     """Have a method of a service called again and again while it runs, first after this time.
 
-    It never overlaps itself: where it takes longer, the next time begins when it is over. What it raises is
-    logged, and it goes on. It may be async. No time begins once the service is asked to stop, and one
-    that runs then has as long as the messages in hand.
+    Its calls never overlap: if one takes longer, the next begins when it has ended. What it raises is logged, and
+    the next call comes all the same. It may be async. No call begins once the service is asked to stop, and one
+    that runs then has as long as the messages that are being handled.
 
-    :raises ValueError: it isn't more than 0 s
+    :param seconds: from the beginning of one call to that of the next
+    :raises ValueError: that isn't more than 0 s
     """
     if not seconds > 0:
         raise ValueError(f"every({seconds}): it must be more than 0 s")
@@ -43,9 +44,9 @@ def every(seconds: float) -> Callable[[_Method], _Method]:
 
 
 class Life:
-    """Calls what a service has of `on_start`, `on_stop`, `worker_context` and methods that are `every`.
+    """Calls a service's `on_start`, `on_stop`, `worker_context` and the methods marked with `every`.
 
-    :param service: whose methods they are; it needs none of them
+    :param service: needs to have none of them
     """
 
     def __init__(self, service: object) -> None:
@@ -62,9 +63,9 @@ class Life:
             self.around = self._around
 
     def begin(self) -> None:
-        """See that the handlers' types can be read, and call `on_start`.
+        """Check that the handlers' types can be read, and call `on_start`.
 
-        :raises StartError: it has failed
+        :raises StartError: `on_start` has raised
         :raises ConfigurationError: a type can't be read
         """
         for name in dir(type(self._service)):
@@ -83,7 +84,7 @@ class Life:
         self._has_begun = True
 
     def go_on(self) -> None:
-        """Begin what is done now and then."""
+        """Begin to call the periodic methods."""
         for name in dir(type(self._service)):
             seconds = getattr(getattr(type(self._service), name), _SECONDS, None)
             if seconds is not None:
@@ -93,16 +94,16 @@ class Life:
             each.start()
 
     def ask_to_stop(self) -> None:
-        """Begin nothing any more; an async `on_start` is cancelled."""
+        """Call nothing any more; cancel an async `on_start`."""
         self._stopping.set()
         errand = self._errand
         if self.is_starting and errand is not None:
             errand.cancel()
 
     def end(self, consumers: list[Any], timeout: float) -> bool:
-        """Wait for what runs now and then, and for the workers' contexts; then call `on_stop`.
+        """Wait for the periodic methods, and for the workers' contexts; then call `on_stop`.
 
-        :param consumers: which have been stopped
+        :param consumers: the service's, which have been stopped
         :param timeout: seconds
         :returns: whether all is well
         """
@@ -150,7 +151,7 @@ class Life:
 
 
 class _Periodic(threading.Thread):
-    """Calls a method now and then."""
+    """Calls one method periodically, on a thread of its own."""
 
     def __init__(
         self, name: str, method: Callable[[], Any], seconds: float, stopping: threading.Event
@@ -178,7 +179,7 @@ class _Periodic(threading.Thread):
             pause = max(0.0, self._seconds - (time.monotonic() - began))
 
     def end(self, deadline: float) -> None:
-        """Wait until it is over, and cancel it if that is later than the deadline (`time.monotonic`)."""
+        """Wait until it has ended, and cancel it if that is later than the deadline (`time.monotonic`)."""
         if self is threading.current_thread():
             return
         self.join(max(0.0, deadline - time.monotonic()))

@@ -1,4 +1,4 @@
-"""What a callback's channel does on another one: whatever the broker may refuse."""
+"""What a callback's channel does on another channel: whatever the broker may refuse."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ Got = tuple["Basic.GetOk | None", "pika.BasicProperties | None", "bytes | None"]
 
 
 class Apart:
-    """Those of pika's methods that run on another channel, so that their refusal can't cost this one.
+    """Those of pika's methods that run on another channel, so that a refusal can't close the consumer's.
 
-    They return before the broker has answered, but for `basic_get`, and where a `callback` is given: it is
-    called before they return. What is done on yet another channel finds
-    it done nevertheless, as on one channel, see `_catch_up`.
+    They return before the broker has answered, except `basic_get`, and where a `callback` is given: it is
+    called before they return. What the callback does afterwards finds their work done nevertheless, as on one
+    channel, see `_catch_up`.
     """
 
     __slots__ = ("_asked", "_opened", "_outbox")
@@ -61,7 +61,7 @@ class Apart:
         arguments: Arguments | None = None,
         callback: Callback | None = None,
     ) -> Result:
-        """Declare a queue; the result's ``method.queue`` waits for the broker, ignoring it doesn't."""
+        """Declare a queue; reading the result's ``method.queue`` waits for the broker, ignoring it doesn't."""
 
         def operation(channel: pika.channel.Channel, done: Callable[[Any], None]) -> None:
             if set(queue) & {"\r", "\n"}:
@@ -205,8 +205,8 @@ class Apart:
         """Take the next message of a queue; waits for the broker.
 
         :param given: `auto_ack`, or `callback` and `auto_ack`, as pika's two kinds of channels have them
-        :param auto_ack: has to be true, as the message comes by another channel than what is settled here:
-            it is the broker's no longer
+        :param auto_ack: has to be true, as the message comes by another channel than that on which the callback
+            settles; it is acknowledged by being delivered
         :param callback: called with channel, method, properties and body, where there is a message
         :returns: method, properties and body, or thrice None where the queue is empty
         :raises NotInCallback: `auto_ack` is false
@@ -253,7 +253,7 @@ class Apart:
         return result
 
     def _catch_up(self, but: Scratch | None = None) -> None:
-        """Wait until what was asked for is done, as the broker keeps no order between channels.
+        """Wait until the last of these operations is done, as the broker keeps no order between channels.
 
         :param but: what is done there keeps its order by itself
         """

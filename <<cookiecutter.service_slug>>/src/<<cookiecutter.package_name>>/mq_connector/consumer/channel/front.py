@@ -22,11 +22,11 @@ _new = tuple.__new__
 
 
 class Channel(Apart):
-    """What the callback that handles one message sees of the channel that the message came by.
+    """What a callback gets of the channel by which its message came.
 
-    It has the methods of pika's ``BlockingChannel``. What the broker may refuse runs on another channel,
-    so it can't cost the consumer this one; what would cost it raises `NotInCallback`, which says what to
-    use instead.
+    It has the methods of pika's ``BlockingChannel``. What the broker may refuse runs on another channel, so that
+    a refusal doesn't close the consumer's; what would stop the consumer raises `NotInCallback`, which says what
+    to use instead.
     """
 
     __slots__ = ("_delivery", "_on_close", "_process")
@@ -88,14 +88,15 @@ class Channel(Apart):
     ) -> None:
         """Publish a message; returns before it is sent.
 
-        To the default exchange it goes as mandatory, so that a reply whose queue isn't there yet
-        comes back and is sent again. What goes to another exchange is confirmed by the broker before the
-        message that is being handled is acknowledged; if it is refused, that message is dead-lettered.
-        After the loss of the connection it is held for the next one.
+        A message to the default exchange is mandatory, so that a reply whose queue isn't there yet is returned,
+        and sent again. A message to another exchange is confirmed by the broker before the message that is being
+        handled is acknowledged; if it is refused, that message is dead-lettered. While the connection is lost,
+        messages are held for the next one.
 
-        :raises NotConnected: in a forked child, or more is waiting for a lost connection than may be held
+        :raises NotConnected: in a forked child, or more messages are held than may be, and there was no room
+            within 30 s
         :raises ValueError: the broker wouldn't take it: a name of more than 255 bytes, an expiration
-            that is no number, a foreign user id, headers that don't fit
+            that is no number, another user's id, headers that don't fit
         """
         self._process.check()
         if isinstance(body, str):
@@ -123,7 +124,7 @@ class Channel(Apart):
             confirms.then(lambda: opened.ack(delivery_tag, multiple), lambda _: None)
 
     def basic_reject(self, delivery_tag: int = 0, requeue: bool = True) -> None:
-        """Reject: back into the queue, or to the dead letters; twice does no harm."""
+        """Reject: back into the queue, or to the dead letters; a second time it does nothing."""
         if self._opened.reject(delivery_tag, requeue):
             lines.rejected(self._delivery, delivery_tag, requeue)
 
@@ -144,13 +145,13 @@ class Channel(Apart):
         global_qos: bool = False,
         callback: Callable[[Any], object] | None = None,
     ) -> None:
-        """Say how many messages the broker sends this consumer ahead; ``MQ_PREFETCH`` comes before it.
+        """Set how many messages the broker sends this consumer ahead; ``MQ_PREFETCH`` has precedence.
 
-        It counts for the whole consumer, whatever `global_qos` is, and from the time on when that has in hand
-        all that it gets, as the broker must make another one.
+        It counts for the whole consumer, whatever `global_qos` is, and only once the consumer has all the
+        messages in hand that it may have, as the broker must then make another one.
 
         :param prefetch_size: has to be 0, as RabbitMQ counts no bytes
-        :param prefetch_count: 0 leaves it to the connector, which AMQP hasn't
+        :param prefetch_count: 0 leaves it to the connector (in AMQP, 0 would set no limit)
         :param callback: called at once
         :raises ValueError: one of the two is out of its range
         """
@@ -171,11 +172,11 @@ class Channel(Apart):
             raise NotInCallback(*CONFIRMS)
 
     def close(self, reply_code: int = 0, reply_text: str = "Normal shutdown") -> None:
-        """Let this callback do nothing further here; a second time, it does nothing.
+        """Close the channel for this callback only; a second time it does nothing.
 
         The consumer's channel stays. What was published and settled before counts, and the message is
         settled as if this had not been called: acknowledged when the callback returns, dead-lettered when
-        it raises. Without ``ack_on_return`` it comes again after a second, if nobody has settled it by then.
+        it raises. Without ``ack_on_return`` it is delivered again after a second, if it isn't settled by then.
 
         Publishing, settling and declaring raise pika's ``ChannelWrongStateError`` afterwards.
         """

@@ -23,11 +23,11 @@ from .retries import Retries
 
 
 class OpenedChannel:
-    """Lives until pika's channel is closed.
+    """An open channel of a consumer, until it is closed.
 
     :param amqp: pika's channel
-    :param inbox: takes what is delivered; while something waits there, sending can wait too
-    :param sizes: how large messages are, as far as earlier channels have told
+    :param inbox: takes what is delivered; while something waits there, sending may wait too
+    :param sizes: how large messages are, as seen on earlier channels
     """
 
     def __init__(
@@ -38,20 +38,20 @@ class OpenedChannel:
         self.broker = link.broker
         #: As the broker says; asked for each message.
         self.fears_reply_to = link.broker.fears_reply_to
-        #: For what the broker may refuse.
+        #: Other channels, for what the broker may refuse.
         self.scratch = Scratch(link)
-        #: The same for transient queues, which some brokers refuse in a way that costs a connection.
+        #: The same for transient queues, which some brokers refuse by closing the connection.
         self.scratch_for_transient = link.apart if self.broker.may_deny_transient else self.scratch
         self._transport = link.transport
         self._reader = link.transport.reader
         self._frame_max: int = link.amqp.params.frame_max
-        #: What the workers have before them.
+        #: Takes deliveries for the workers.
         self.inbox = inbox
-        #: What has come last.
+        #: The latest delivery.
         self.latest: Delivery | None = None
-        #: What stands for a message that has come.
+        #: Class of the objects that stand for deliveries; an observer may put another one here.
         self.delivery_type: type[Delivery] = Delivery
-        #: Who is told what becomes of it, if anybody.
+        #: Is told what becomes of messages, if that is counted or traced.
         self.observer: Listener | None = None
         self._encode = link.encoder
         self._process = Process()
@@ -59,9 +59,9 @@ class OpenedChannel:
         self._lock = threading.Lock()
         self._acks = Acks()
         self.collected = Collected(link, self.number, self._acks, self._lock, inbox)
-        #: What waits for its retry.
+        #: Messages that wait for their retry.
         self.retries = Retries(link, self.reject)
-        #: What is large.
+        #: Counts large messages.
         self.bulk = Bulk(sizes, lambda tag: tag in self.retries or self.is_settled(tag))
         self._reader.attach(self.number, self)
 
@@ -102,7 +102,7 @@ class OpenedChannel:
         return self._transport.has_room
 
     def wait_for_room(self) -> None:
-        """Wait while too much is waiting for the socket; never on the loop, which alone makes room."""
+        """Block while too much is waiting for the socket; never call this on the loop, which alone makes room."""
         while self._transport.size >= HIGH_WATER and not self._transport.wait_for_room(1.0):
             if not self.is_open:
                 return
@@ -111,12 +111,12 @@ class OpenedChannel:
 
     @property
     def outstanding(self) -> int:
-        """Deliveries that nobody has settled yet."""
+        """The number of deliveries that aren't settled yet."""
         with self._lock:
             return self._acks.outstanding
 
     def is_settled(self, tag: int) -> bool:
-        """Whether somebody has acknowledged or rejected this delivery."""
+        """Whether this delivery was acknowledged or rejected."""
         with self._lock:
             return self._acks.is_settled(tag)
 
@@ -147,7 +147,7 @@ class OpenedChannel:
             return self._acks.unsettled(tag)
 
     def reject_later(self, tag: int, seconds: float) -> None:
-        """Put a message back after a while; until then it counts as outstanding."""
+        """Put a message back after some seconds; until then it counts as outstanding."""
         self._process.check()
         with self._lock:
             if self.is_open and not self._acks.is_settled(tag):
@@ -176,7 +176,7 @@ class OpenedChannel:
             self.inbox.put(delivery)
 
     def closing(self) -> None:
-        """The channel ends: a frame sent on it from now on would cost the whole connection."""
+        """The broker closes the channel: a frame sent on it from now on would cost the whole connection."""
         with self._lock:
             self.is_open = False
             self.collected.forget()
@@ -202,7 +202,7 @@ class OpenedChannel:
         self.scratch.abandon()
 
     def put_back_excess(self) -> int:
-        """Put back what was too much to be kept, now that no consumer is there that it would come to.
+        """Put back the messages that were too much to keep, now that there is no consumer to get them at once.
 
         :returns: the number of messages
         """
@@ -215,13 +215,13 @@ class OpenedChannel:
 
     @property
     def last_tag(self) -> int:
-        """The tag of what has come last; 0 before that."""
+        """The tag of the latest delivery; 0 before the first."""
         return 0 if self.latest is None else self.latest.tag
 
     def hold(self) -> list[int]:
-        """Tell the broker of nothing that is settled, so that it sends no more than the prefetch.
+        """Hold back acks and rejects, so that the broker sends no more than the prefetch.
 
-        :returns: the tags of what is in hand
+        :returns: the tags of the messages in hand
         """
         with self._lock:
             self.collected.flush()
@@ -229,7 +229,7 @@ class OpenedChannel:
             return self._acks.unsettled(0)
 
     def release(self) -> None:
-        """Tell it of all that was settled meanwhile."""
+        """Send the acks and rejects that were held back."""
         with self._lock:
             self.collected.is_held = False
             self.collected.flush()

@@ -1,4 +1,4 @@
-"""Another consumer in the place of the one that there is, so that another prefetch counts."""
+"""Exchanges the consumer for another one, so that another prefetch counts."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ _STEP, _LOOKS = 0.003, 10
 
 
 class Exchange:
-    """One consumer is cancelled, for another to follow it; two at a time would share the messages out in
-    no certain order.
+    """Cancels a consumer, for another to follow it; two at a time would get the messages in no certain order.
 
-    What is on its way to a consumer when it is cancelled comes again, behind others. So it is cancelled
-    once it has as many messages as it gets; where it doesn't get them, it doesn't need more either.
-    Meanwhile the broker is told of nothing that is settled. Lives on the loop, until another consumer is
-    there or this one stays.
+    What is on its way to a consumer when it is cancelled is delivered again, behind others. So it is cancelled once
+    it has as many messages as its prefetch allows; if there aren't so many, it doesn't need a larger prefetch either.
+    Meanwhile the broker isn't told of what is settled, so that it sends no more. Used on the loop, until the consumer
+    is cancelled or stays.
 
     :param amqp: pika's channel
-    :param consumer_tag: of the consumer that there is
-    :param prefetch: messages that it gets
-    :param began_at: tag of the last delivery before it was there
-    :param on_end: told whether the consumer is cancelled, otherwise it stays
+    :param consumer_tag: the present consumer's
+    :param prefetch: the present consumer's
+    :param began_at: tag of the last delivery before the present consumer was made
+    :param on_end: called with whether the consumer was cancelled; otherwise it stays
     """
 
     def __init__(
@@ -45,7 +44,7 @@ class Exchange:
         self._consumer_tag = consumer_tag
         self._prefetch = prefetch
         self._on_end = on_end
-        #: Whether the consumer has been cancelled; there is no way back from that.
+        #: Whether the consumer has been cancelled, which can't be called off.
         self._is_cancelled = False
         self._is_off = False
         in_hand = opened.hold()
@@ -54,7 +53,7 @@ class Exchange:
 
     @property
     def taken(self) -> int:
-        """Messages of the consumer that the broker takes to be in hand."""
+        """The consumer's messages that are in hand, as far as the broker knows."""
         return self._in_hand + self._opened.last_tag - self._held_at
 
     def begin(self) -> None:
@@ -62,7 +61,7 @@ class Exchange:
         self._look(_LOOKS)
 
     def hurry(self) -> None:
-        """Cancel it at once, as too much is coming to it; what is on its way comes again."""
+        """Cancel it at once, as too much is coming to it; what is on its way is delivered again."""
         if not self._is_cancelled and not self._is_off and self._opened.is_open:
             self._cancel()
 

@@ -1,4 +1,4 @@
-"""What is told of one message: lines of the log, which call it by its id, and to who counts."""
+"""Lines of the log about one message, which name it by its id, and the observer's share in them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .messages import Delivery
 
 _log = Logger(__name__)
 
-#: Whether there are lines of a level, to be asked before one is put together.
+#: Whether lines of a level are logged; ask before making one.
 is_said = _log.is_enabled
-#: Bytes of a body that are decoded for its id where nobody may be kept waiting, as a body can be made so
-#: that decoding it takes a second.
+#: Bytes of a body that are decoded for its id on the loop, which may not be blocked: there are bodies whose decoding
+#: takes a second.
 SHORT = 64 * 1024
 
 
@@ -61,7 +61,7 @@ def handled(delivery: Delivery, took: float, outcome: str) -> None:
 
 
 def retried(delivery: Delivery, pause: float, before: int | None) -> None:
-    """It comes again.
+    """It will be delivered again.
 
     :param pause: seconds until then
     :param before: how often it was delivered before, as far as that is known
@@ -75,7 +75,7 @@ def retried(delivery: Delivery, pause: float, before: int | None) -> None:
 
 
 def rejected(delivery: Delivery | None, tag: int, requeue: bool) -> None:
-    """A callback has rejected a message, its own or another one in hand.
+    """A callback has rejected a message, its own or another one that was delivered.
 
     :param delivery: the callback's own
     :param tag: of the message that is rejected

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Message(NamedTuple):
-    """What is to be published, and where."""
+    """A message to be published, and where to."""
 
     exchange: str
     routing_key: str
@@ -25,21 +25,21 @@ class Message(NamedTuple):
     mandatory: bool = False
 
     def kept(self) -> Message:
-        """For later: with the properties as they are now, tables in its headers included, as they are the caller's."""
+        """A copy for later, with the properties (tables in headers included) as they are now."""
         return self._replace(properties=copy.deepcopy(self.properties))
 
 
 class Prefetch(NamedTuple):
-    """A handler wants that many messages to be sent ahead; 0 for as many as are best."""
+    """The prefetch that a handler wants; 0 for the best one."""
 
     messages: int
 
 
 class Confirms:
-    """What was published for one delivery and must be confirmed first, and what has to wait for that.
+    """The confirms that are pending for one delivery, and what waits for them.
 
-    :param call: runs a function on the loop of the consumer's connection, where all that waits has its
-        turn, in order
+    :param call: runs a function on the loop of the consumer's connection, on which everything that waits is
+        called, in order
     """
 
     __slots__ = ("_call", "_error", "_lock", "_pending", "_waiting")
@@ -53,19 +53,19 @@ class Confirms:
         self._waiting: deque[tuple[Callable[[], object], Callable[[Exception], object]]] = deque()
 
     def expect(self) -> None:
-        """One more publish has to be confirmed."""
+        """Note another publish that has to be confirmed."""
         with self._lock:
             self._pending += 1
 
     def outcome(self, error: Exception | None) -> None:
-        """One is confirmed, or refused."""
+        """Note that one was confirmed, or refused."""
         with self._lock:
             self._pending -= 1
             self._error = self._error or error
         self._call(self._run)
 
     def then(self, confirmed: Callable[[], object], refused: Callable[[Exception], object]) -> None:
-        """Call one of the two when all that was expected so far is confirmed, or one of it was refused."""
+        """Call the first when all publishes noted so far are confirmed, or the second when one was refused."""
         with self._lock:
             self._waiting.append((confirmed, refused))
         self._call(self._run)
@@ -84,7 +84,7 @@ class Confirms:
 
 
 class Delivery:
-    """A message in hand.
+    """A delivered message.
 
     :ivar confirms: what its callback has published that has to be confirmed before it is acknowledged;
         None for most

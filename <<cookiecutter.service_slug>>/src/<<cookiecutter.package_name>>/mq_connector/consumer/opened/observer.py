@@ -1,4 +1,4 @@
-"""Who watches the messages of one consumer, in order to count them or to make spans of them."""
+"""Observes the messages of one consumer, in order to count them or to make spans."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from .channel import OpenedChannel
     from .messages import Delivery
 
-#: Seconds up to which callbacks are told from each other by nothing but their sum.
+#: Seconds up to which a callback counts as quick: of these only number and sum are kept.
 QUICK = 0.001
 
 
 class Tally:
-    """How long the callbacks of one thread took: the one that makes it, which alone adds to it; anybody may look.
+    """How long the callbacks of one thread took. Only that thread adds to it; any thread may read it.
 
-    Most callbacks are quick, and then two numbers grow and no lock is taken: it is told of each.
+    It is told of each callback. Most are quick, and then two numbers grow and no lock is taken.
 
     :param slow: gets the seconds of each that took longer than `QUICK`
     """
@@ -35,7 +35,7 @@ class Tally:
         self.seconds = 0.0
 
     def add(self, took: float) -> None:
-        """Another one is over.
+        """Count another callback.
 
         :param took: seconds
         """
@@ -47,10 +47,9 @@ class Tally:
 
 
 class Observer(Protocol):
-    """Watches from the start on; mostly nobody does, and then nothing is called.
+    """Observes one consumer from its start on; without an observer nothing is called.
 
-    What happens to each message is not told: the observer puts something in the place of what does it.
-    Nothing of it may raise.
+    It isn't called for each message: instead, it replaces the classes that handle them. None of its methods may raise.
     """
 
     def outbox(self, connection: Connection) -> Outbox:
@@ -63,14 +62,14 @@ class Observer(Protocol):
         """That of the thread that calls this, if anybody wants to know."""
 
     def on_opened(self, opened: OpenedChannel) -> None:
-        """There is another channel, on which nothing has come yet; on the loop."""
+        """Another channel was opened, and nothing has come on it yet; called on the loop."""
 
 
 class Listener(Protocol):
-    """Is told what is rare of one channel's messages; mostly there is none."""
+    """Is told of rare events of one channel's messages; there may be none."""
 
     def retried(self) -> None:
-        """A message comes again later, as its callback has asked for."""
+        """A message will be delivered again later, as its callback has asked for."""
 
     def rejected(self, requeue: bool) -> None:
         """A callback has rejected a message: back into the queue, or to the dead letters."""

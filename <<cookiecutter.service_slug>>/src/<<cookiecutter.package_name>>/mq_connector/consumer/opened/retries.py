@@ -8,7 +8,7 @@ from ...connection.link import Link
 
 
 class Retries:
-    """Puts messages back when their time has come; a message is added from any thread, all else is for the loop.
+    """Puts messages back when their pause is over. Messages are added from any thread, all else is for the loop.
 
     :param reject: puts one back, by its tag
     """
@@ -23,16 +23,16 @@ class Retries:
         return len(self._tags)
 
     def __contains__(self, tag: int) -> bool:
-        """Whether this one does."""
+        """Whether the message with this tag waits."""
         return tag in self._tags
 
     def add(self, tag: int, seconds: float) -> None:
-        """One more waits, for so long."""
+        """Have a message wait for so many seconds."""
         self._tags.add(tag)
         self._link.call(lambda: self._link.later(seconds, lambda: self._put_back({tag})))
 
     def put_back(self) -> None:
-        """Put back at once what was to wait; for the end of the consumer."""
+        """Put all waiting messages back at once; for the end of the consumer."""
         self._put_back(set(self._tags))
 
     def _put_back(self, tags: set[int]) -> None:
