@@ -275,7 +275,7 @@ def test_a_service_that_only_listens_has_a_place_for_what_it_cant_handle(
 def test_what_neon_needs_names_the_vhosts_of_those_who_are_asked(project: BakedProject) -> None:
     add(project, 'class More(MQConnector):\n    calls = (("far", "/there"),)\n')
     provision(project)
-    printed = project.run("python", "rabbitmq/provision.py", "--print", "neon").stdout
+    printed = project.script("rabbitmq/provision.py", "--print", "neon").stdout
     assert printed.count('"vhost": "/there"') >= 2
     assert '{\n      "name": "/there"' not in printed, "who is asked has the vhost already"
 
