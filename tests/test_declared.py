@@ -6,7 +6,6 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,9 @@ def say(made: BakedProject, monkeypatch: pytest.MonkeyPatch) -> Callable[..., di
         module.write_text(textwrap.dedent(text))
         queues, exchanges = named or ((), ())
         try:
-            found: dict[str, Any] = asdict(declared.Reader(queues, exchanges, "/neon_echo").read())
+            found: dict[str, Any] = (
+                declared.Reader(queues, exchanges, "/neon_echo").read()._asdict()
+            )
             return found
         finally:
             module.unlink()
