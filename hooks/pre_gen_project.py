@@ -9,9 +9,7 @@ import json
 import re
 import reprlib
 import shlex
-import subprocess
 import sys
-from pathlib import Path
 
 #: JSON in a raw string keeps the answers data, whatever they hold: inside it every quote of theirs
 #: has a backslash before it, and the closing brace keeps three quotes from meeting at the end.
@@ -64,6 +62,9 @@ def trouble(name: str, text: str) -> str | None:
 
 def remove_parents_later(slug: str) -> None:
     """A slug with slashes made folders above this one too: remove them once this one is gone."""
+    import subprocess  # only here: a rendering doesn't wait for what a refusal needs
+    from pathlib import Path
+
     here, depth = Path.cwd(), len(Path(slug).parts) - 1
     if depth > 0:  # from outside: Windows removes no folder that a process is in
         words = [sys.executable, "-c", LATER, str(here), *map(str, here.parents[:depth])]

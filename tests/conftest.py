@@ -27,6 +27,7 @@ sys.dont_write_bytecode = True
 sys.path[:0] = [str(Path(__file__).resolve().parent)]
 
 import bytecode  # noqa: E402
+import forks  # noqa: E402
 from baked import IMPORTABLE, TEMPLATE, BakedProject, bake_into  # noqa: E402
 
 sys.path[:0] = IMPORTABLE
@@ -40,8 +41,9 @@ pytest_plugins = ["side_by_side"]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def hooks_removed() -> Iterator[None]:
-    """Remove the copies of hooks that cookiecutter renders into the temporary folder and leaves there."""
+def quick_hooks() -> Iterator[None]:
+    """Start hooks in little time, and remove the copies that cookiecutter renders into the temporary folder
+    and leaves there."""
     runs = hooks.run_script
 
     def run_once(script: str, *rest: Any) -> None:
@@ -50,7 +52,10 @@ def hooks_removed() -> Iterator[None]:
         finally:
             Path(script).unlink()
 
-    with mock.patch.object(hooks, "run_script", run_once):
+    with (
+        mock.patch.object(hooks, "run_script", run_once),
+        mock.patch.object(hooks, "subprocess", forks.HOOKS),
+    ):
         yield
 
 

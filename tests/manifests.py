@@ -76,7 +76,7 @@ def kubectl() -> Path:
 
 def copy_secrets(project: BakedProject, *words: str) -> str:
     """Run the folder's own script; returns what it prints."""
-    return project.run("python", "-B", f"{FOLDER}/copy_secrets.py", *words).stdout
+    return project.script(f"{FOLDER}/copy_secrets.py", *words).stdout
 
 
 def kustomize(project: BakedProject, overlay: str) -> subprocess.CompletedProcess[str]:

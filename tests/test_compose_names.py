@@ -100,7 +100,7 @@ def test_the_image_has_a_name_and_a_tag_that_one_can_choose(project: BakedProjec
 
 
 def provision_print(project: BakedProject) -> list[Any]:
-    done = project.run("python", "rabbitmq/provision.py", "--print", "neon")
+    done = project.script("rabbitmq/provision.py", "--print", "neon")
     return list(yaml.safe_load_all(done.stdout))
 
 

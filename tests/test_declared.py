@@ -6,7 +6,6 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,9 @@ def say(made: BakedProject, monkeypatch: pytest.MonkeyPatch) -> Callable[..., di
         module.write_text(textwrap.dedent(text))
         queues, exchanges = named or ((), ())
         try:
-            found: dict[str, Any] = asdict(declared.Reader(queues, exchanges, "/neon_echo").read())
+            found: dict[str, Any] = (
+                declared.Reader(queues, exchanges, "/neon_echo").read()._asdict()
+            )
             return found
         finally:
             module.unlink()
@@ -275,7 +276,7 @@ def test_a_service_that_only_listens_has_a_place_for_what_it_cant_handle(
 def test_what_neon_needs_names_the_vhosts_of_those_who_are_asked(project: BakedProject) -> None:
     add(project, 'class More(MQConnector):\n    calls = (("far", "/there"),)\n')
     provision(project)
-    printed = project.run("python", "rabbitmq/provision.py", "--print", "neon").stdout
+    printed = project.script("rabbitmq/provision.py", "--print", "neon").stdout
     assert printed.count('"vhost": "/there"') >= 2
     assert '{\n      "name": "/there"' not in printed, "who is asked has the vhost already"
 

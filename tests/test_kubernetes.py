@@ -438,7 +438,7 @@ def test_a_password_of_signs_stays_one(project: BakedProject) -> None:
 
 def test_what_is_printed_for_an_existing_neon_fits_as_well(rendered: Rendered) -> None:
     project, check = rendered[0], manifests.validator()
-    printed = project.run("python", "-B", "rabbitmq/provision.py", "--print", "neon").stdout
+    printed = project.script("rabbitmq/provision.py", "--print", "neon").stdout
     things = [each for each in yaml.safe_load_all(printed) if "apiVersion" in (each or {})]
     assert [each["kind"] for each in things] == ["Secret", "Deployment"]
     for thing in things:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -17,8 +16,7 @@ Edit = Callable[[BakedProject], object]
 
 
 def printed(project: BakedProject, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-B", "rabbitmq/provision.py", "--print", "neon", *words]
-    return subprocess.run(command, cwd=project.path, capture_output=True, text=True)
+    return project.script("rabbitmq/provision.py", "--print", "neon", *words, check=False)
 
 
 def write(name: str, content: object) -> Edit:

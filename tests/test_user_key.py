@@ -39,7 +39,7 @@ def test_the_user_gets_the_services_rights_and_its_password(named: BakedProject)
     [rights] = load(named, DEFINITIONS)["permissions"]
     assert rights["user"] == KEY
     assert rf"{KEY}\.reply\." in rights["read"]
-    printed = named.run("python", "rabbitmq/provision.py", "--print", "neon").stdout
+    printed = named.script("rabbitmq/provision.py", "--print", "neon").stdout
     assert f'"{KEY}": [' in printed and '"neon_metrics_service"' in printed
 
 

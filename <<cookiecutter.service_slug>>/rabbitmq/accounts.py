@@ -8,7 +8,6 @@ import hmac
 import os
 import secrets
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from typing import Any
 
 from declared import Declared
@@ -105,7 +104,7 @@ def complete_definitions(file: Document, logins: Mapping[str, tuple[str, str]]) 
     known = made_for(file, definitions) if definitions else names
     definitions = definitions or topology()
     if MADE_FOR not in definitions or known != names:
-        definitions[MADE_FOR] = {key: list(each) for key, each in asdict(names).items()}
+        definitions[MADE_FOR] = {key: list(each) for key, each in names._asdict().items()}
     update_objects(file, definitions, topology(known), topology(names))
     for name, password in logins.values():
         user = entry(file, definitions, "users", name=name)
@@ -126,7 +125,7 @@ def made_for(file: Document, definitions: dict[str, Any]) -> Declared:
     """The names that definitions were made for; where they don't say it, as of an earlier version, those of
     the queues whose dead letters they keep."""
     noted = file.typed(definitions.get(MADE_FOR, {}), dict, MADE_FOR)
-    kinds = Declared.__dataclass_fields__
+    kinds = Declared._fields
     if not noted:
         queues = file.typed(definitions.get("queues", []), list, "queues")
         names = [str(each.get("name")) for each in queues if isinstance(each, dict)]

@@ -11,10 +11,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 
 from documents import ROOT, Broken
+from owners import NUMBERED
 
 SLUG = "<< cookiecutter.service_slug >>"
 #: Seconds that the engine gets to answer, and a container to become healthy.
@@ -42,6 +42,30 @@ def patiently(what: str) -> Iterator[None]:
         yield
     finally:
         late.cancel()
+
+
+@contextmanager
+def alone(refusal: str = "") -> Iterator[None]:
+    """Keep a second run out: the two would make the password of one and the configuration of the other.
+
+    :param refusal: what is said where another one is at it; without, it is waited for
+    :raises Broken: another one is at it
+    """
+    if not NUMBERED:  # Windows can't lock a folder.
+        yield
+        return
+    import fcntl
+
+    handle = os.open(ROOT / "rabbitmq", os.O_RDONLY)
+    try:
+        try:
+            with patiently("another run of this to end"):
+                fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if refusal else 0))
+        except BlockingIOError:
+            raise Broken(refusal) from None
+        yield
+    finally:
+        os.close(handle)
 
 
 def docker(*words: str) -> str:
@@ -89,6 +113,8 @@ def restart(container: str, since: float) -> bool:
     :returns: whether it was restarted
     :raises Broken: it doesn't become healthy again
     """
+    from datetime import datetime
+
     started = docker("inspect", "--format", "{{.State.StartedAt}}", container)
     if datetime.fromisoformat(f"{started[:19]}+00:00").timestamp() > since:
         return False

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from documents import ROOT, Broken
 
@@ -28,8 +28,7 @@ THREAD = "ConsumerThread"
 PUBLISHES, CALLS = "publishes", "calls"
 
 
-@dataclass(frozen=True)
-class Declared:
+class Declared(NamedTuple):
     """Names, each once, in the order in which they stand."""
 
     #: Queues that it consumes.
@@ -42,18 +41,18 @@ class Declared:
     vhosts: tuple[str, ...] = ()
 
 
-@dataclass
 class Module:
     """One file of the service, and the names of text in it."""
 
-    path: Path
-    tree: ast.Module
-    constants: dict[str, ast.expr] = field(default_factory=dict)
-    #: By the name of the class.
-    attributes: dict[str, dict[str, ast.expr]] = field(default_factory=dict)
-    #: Classes that inherit from others, as a service does.
-    derived: set[str] = field(default_factory=set)
-    parents: dict[ast.AST, ast.AST] = field(default_factory=dict)
+    def __init__(self, path: Path, tree: ast.Module) -> None:
+        self.path = path
+        self.tree = tree
+        self.constants: dict[str, ast.expr] = dict(assigned(tree.body))
+        #: By the name of the class.
+        self.attributes: dict[str, dict[str, ast.expr]] = {}
+        #: Classes that inherit from others, as a service does.
+        self.derived: set[str] = set()
+        self.parents: dict[ast.AST, ast.AST] = {}
 
     def where(self, node: ast.AST) -> str:
         """File and line, for a message."""
@@ -266,7 +265,6 @@ def parse(path: Path) -> Module:
         raise Broken(f"{name}{line}: isn't valid Python ({error}): repair it first") from None
     except OSError as error:
         raise Broken(f"{name} can't be read ({error.strerror})") from None
-    module.constants = dict(assigned(module.tree.body))
     for node in ast.walk(module.tree):
         if isinstance(node, ast.ClassDef):
             module.attributes[node.name] = dict(assigned(node.body))

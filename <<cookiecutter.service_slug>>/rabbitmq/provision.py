@@ -26,15 +26,12 @@ if __name__ == "__main__":
     # What root leaves in somebody else's folder could not be removed by him.
     sys.dont_write_bytecode = True
 
-import at_broker
 import at_engine
 import cookie
-import neon
 from accounts import complete_config, complete_definitions, differences, ours
 from documents import CONFIG, DEFINITIONS, ROOT, SETTINGS, Broken, Document, Patient
 from env_file import EnvFileError, read
 from owners import KEEP, NUMBERED, Ids, give, is_root, whose
-from rotation import alone, rotate
 from topology import CLIENT_KEY, CLIENT_USER, SERVICE
 
 #: Without a secret in them, and mounted into the broker's container, where another user reads them.
@@ -121,7 +118,11 @@ def provision(client: str | None, only_check: bool, command: str | None = None) 
     config, logins = complete_config(config_file, client)
     before = definitions_file.load()
     definitions = complete_definitions(definitions_file, logins)
-    broker = None if not before and command is None else at_broker.running(command, only_check)
+    broker = None
+    if before or command is not None:
+        import at_broker  # as all that isn't needed at generation, where it takes time
+
+        broker = at_broker.running(command, only_check)
 
     complete = True
     # The passwords before their hashes: what is interrupted in between is mended by another run.
@@ -273,12 +274,16 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with contextlib.redirect_stdout(Patient(sys.stdout)):
             if options.print:
+                import neon
+
                 neon.show(name or CLIENT_USER)
                 return 0
             if options.rotate:
+                from rotation import rotate
+
                 rotate(options.broker)
                 return 0
-            with contextlib.nullcontext() if options.check else alone():
+            with contextlib.nullcontext() if options.check else at_engine.alone():
                 complete = provision(name, options.check, options.broker)
     except (Broken, OSError) as error:
         print(f"provision.py: {error}", file=sys.stderr)

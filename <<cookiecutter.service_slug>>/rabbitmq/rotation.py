@@ -12,7 +12,6 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import at_broker
@@ -21,7 +20,7 @@ from accounts import HASHING, credentials, fits, hashed
 from at_broker import Broker
 from documents import CONFIG, DEFINITIONS, ROOT, SETTINGS, Broken, Document
 from env_file import EnvFileError, read
-from owners import KEEP, NUMBERED, give, is_root
+from owners import KEEP, give, is_root
 from topology import SERVICE
 
 #: What the second user's name ends with.
@@ -47,32 +46,8 @@ def rotate(command: str | None) -> None:
     :param command: see `at_broker.find`
     :raises Broken: something is in the way; whoever has logged in so far still can
     """
-    with alone("another run is at it: wait for its end"):
+    with at_engine.alone("another run is at it: wait for its end"):
         rotate_alone(command)
-
-
-@contextlib.contextmanager
-def alone(refusal: str = "") -> Iterator[None]:
-    """Keep a second run out: the two would make the password of one and the configuration of the other.
-
-    :param refusal: what is said where another one is at it; without, it is waited for
-    :raises Broken: another one is at it
-    """
-    if not NUMBERED:  # Windows can't lock a folder.
-        yield
-        return
-    import fcntl
-
-    handle = os.open(ROOT / "rabbitmq", os.O_RDONLY)
-    try:
-        try:
-            with at_engine.patiently("another run of this to end"):
-                fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if refusal else 0))
-        except BlockingIOError:
-            raise Broken(refusal) from None
-        yield
-    finally:
-        os.close(handle)
 
 
 def rotate_alone(command: str | None) -> None:

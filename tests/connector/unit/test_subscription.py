@@ -136,10 +136,12 @@ def test_workers_and_prefetch_of_a_consumers_own_come_before_those_of_all() -> N
     def start(handling: Handling) -> None:
         started.append(handling.limits)
         handling.workers.stop()
+        one._supervision.over.set()
 
     one._supervision.start = start  # type: ignore[method-assign]
     one.start()
     one.join(30)
+    assert not one.is_alive()
     assert [(each.workers, each.prefetch) for each in started] == [(3, 9)]
 
 
