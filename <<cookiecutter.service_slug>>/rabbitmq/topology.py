@@ -16,8 +16,8 @@ from declared import Declared, Reader
 SERVICE = "<< cookiecutter.__user_key >>"
 #: VHOST in service.py: another one is written into both.
 VHOST = "<< cookiecutter.vhost >>"<< '  # fmt: skip' if cookiecutter.vhost[45:] else '' >>
-#: Beside what the source of the service says, such as where a library makes the consumers: queues that it
-#: consumes, and exchanges that it hears or publishes to. Neon's are of the kind `fanout`.
+#: What the service's source doesn't name, as where a library makes the consumers: queues that the service
+#: consumes, and exchanges that it hears or publishes to. Neon's exchanges are of the type `fanout`.
 QUEUES: tuple[str, ...] = ()
 EXCHANGES: tuple[str, ...] = ()
 
@@ -26,8 +26,8 @@ CLIENT_KEY = "mq_handler"
 CLIENT_USER = "neon_api_utils"
 
 _UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-#: How Neon's clients call the queues at which they wait for replies: regular expressions for whole names.
-#: Theirs is whatever fits, but for the service's own queues. Add one if a client is refused (403).
+#: Names of the queues at which Neon's clients wait for replies: regular expressions for whole names. The clients
+#: may use every queue that matches, except the service's own. Add a pattern if a client is refused (403).
 REPLY_QUEUES = (
     "[0-9a-f]{32}",  # a UUID, as most clients do
     _UUID,
@@ -36,14 +36,14 @@ REPLY_QUEUES = (
     "neon_chat_api_error",
 )
 
-#: A queue for replies goes when nobody has waited at it for so long, in milliseconds: a process that is killed
-#: leaves its own. Neon's services declare it, too, so that this can only be a policy.
+#: The service's own queue for replies is deleted when it had no consumer for so long, in milliseconds, as a process
+#: that is killed leaves it behind. Neon's services declare the queue, too, so this has to be a policy.
 REPLIES = {"expires": 300_000}
 DAY = 24 * 60 * 60 * 1000  # Milliseconds, as the broker counts.
 #: Bounds of an input queue. Unbounded, a backlog would fill the disk, and then the broker would
 #: block everybody; a full queue refuses further requests (basic.nack where the client asked for it).
 BACKLOG = {"max-length": 1_000_000, "max-length-bytes": 2**30, "overflow": "reject-publish"}
-#: Bounds of the dead-letter queue, beyond which the oldest go. They are to be looked at, not kept.
+#: Bounds of the dead-letter queue, beyond which the oldest are deleted: dead letters aren't an archive.
 KEPT_DEAD = {
     "max-length": 100_000,
     "max-length-bytes": 2**28,
