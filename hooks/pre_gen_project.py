@@ -1,8 +1,7 @@
-"""Refuse, before a file is written, answers that the generated repository could not live with.
+"""Refuse, before a file is written, answers with which the generated repository could not work.
 
-cookiecutter renders the answers into this script and runs it in the new, empty folder, which goes
-when it fails. A line for each problem says where, what, and what to do; then stands the command that
-asks again and proposes what was good.
+cookiecutter renders the answers into this script and runs it in the new, empty folder, which it
+removes if this fails. Each problem is a line; then comes the command that asks again.
 """
 
 import json

@@ -18,7 +18,7 @@ import at_broker
 import at_engine
 from accounts import HASHING, credentials, fits, hashed
 from at_broker import Broker
-from documents import CONFIG, DEFINITIONS, ROOT, SETTINGS, Broken, Document
+from documents import CONFIG, DEFINITIONS, SETTINGS, Broken, Document
 from env_file import EnvFileError, read
 from owners import KEEP, give, is_root
 from topology import SERVICE
