@@ -61,14 +61,13 @@ def trouble(name: str, text: str) -> str | None:
 
 def remove_parents_later(slug: str) -> None:
     """A slug with slashes made folders above this one too: remove them once this one is gone."""
-    import subprocess  # only here: a rendering doesn't wait for what a refusal needs
-    from pathlib import Path
+    from pathlib import Path  # only here: what is rendered doesn't wait for these
+    from subprocess import DEVNULL, Popen
 
     here, depth = Path.cwd(), len(Path(slug).parts) - 1
     if depth > 0:  # from outside: Windows removes no folder that a process is in
         words = [sys.executable, "-c", LATER, str(here), *map(str, here.parents[:depth])]
-        no = subprocess.DEVNULL
-        subprocess.Popen(words, cwd=here.parents[depth], stdin=no, stdout=no, stderr=no)
+        Popen(words, cwd=here.parents[depth], stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
 
 
 # For consoles that can't show what was typed.

@@ -15,6 +15,7 @@ import contextlib
 import functools
 import gc
 import importlib
+import io
 import json
 import os
 import runpy
@@ -223,15 +224,17 @@ def _be(words: Sequence[str], cwd: str) -> None:
             os.environ.get("PYTHONDONTWRITEBYTECODE")
         )
         words = words[1:] if words[0] == "-B" else words
-        for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        for number, (name, mode) in enumerate(
+            (("stdin", "rb"), ("stdout", "wb"), ("stderr", "wb"))
+        ):
             as_ever = getattr(sys, f"__{name}__")
-            stream = open(  # noqa: SIM115
-                number,
-                mode,
+            at_once = as_ever.write_through and mode == "wb"
+            stream = io.TextIOWrapper(
+                open(number, mode, buffering=0 if at_once else -1, closefd=False),  # noqa: SIM115
                 encoding=as_ever.encoding,
                 errors=as_ever.errors,
-                buffering=1 if name == "stderr" else -1,
-                closefd=False,
+                line_buffering=name == "stderr",
+                write_through=at_once,
             )
             setattr(sys, name, stream)
         code = _ended(functools.partial(_program, words))

@@ -98,16 +98,16 @@ class Import:
 def imports(module: str) -> Iterator[Import]:
     """What a module imports of the connector, wherever in it that stands."""
     path = MODULES[module]
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = [*ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
     typing = {
         id(each)
-        for block in ast.walk(tree)
+        for block in tree
         if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
         for statement in block.body
         for each in ast.walk(statement)
     }
     above = [*path.parent.relative_to(CONNECTOR).parts]
-    for node in ast.walk(tree):
+    for node in tree:
         if not isinstance(node, ast.ImportFrom) or not node.level:
             continue
         assert node.level <= len(above) + 1, f"{module} imports from outside the connector"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import forks
 import pytest
 from baked import TEMPLATE, TREE
 from test_stamp import git
@@ -17,8 +16,7 @@ SCRIPT = ["-B", "scripts/release.py"]
 
 def release(folder: Path, *words: str) -> tuple[int, str]:
     """Run the script; returns its exit code and what it printed."""
-    command = [sys.executable, *SCRIPT, *words]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    done = forks.run([*SCRIPT, *words], cwd=folder)
     assert not done.stderr, done.stderr
     return done.returncode, done.stdout
 
@@ -168,6 +166,5 @@ def test_a_commit_that_isn_t_there_is_named(template: Path) -> None:
 
 @pytest.mark.parametrize("text", ["1.0", "1.0.0-rc1", "", "next"])
 def test_a_version_that_is_none_is_refused(text: str) -> None:
-    command = [sys.executable, *SCRIPT, "set", text]
-    done = subprocess.run(command, cwd=TEMPLATE, capture_output=True, text=True)
+    done = forks.run([*SCRIPT, "set", text], cwd=TEMPLATE)
     assert done.returncode == 2 and "isn't like 1.2.3" in done.stderr

@@ -6,10 +6,10 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import forks
 import pytest
 from baked import TEMPLATE, BakedProject, bake_into, copy_template, settings
 
@@ -63,9 +63,10 @@ def test_a_template_that_is_named_from_where_one_stands_is_found_later(
     there.mkdir(exist_ok=True)
     template.rename(tmp_path / "template")
     config = settings(tmp_path / "settings")
-    command = [sys.executable, "-m", "cookiecutter", "--no-input", "--config-file", config, typed]
-    env = {**os.environ, "PWD": str(there)}
-    subprocess.run([*map(str, command)], cwd=there, env=env, check=True, timeout=120)
+    command = ["-m", "cookiecutter", "--no-input", "--config-file", str(config), typed]
+    env = {**os.environ, "PWD": str(there), "TMPDIR": str(config.parent)}
+    done = forks.run(command, cwd=there, env=env)
+    assert done.returncode == 0, done.stderr
     note = json.loads((there / "neon-echo" / STAMP).read_text(encoding="utf-8"))
     assert note["template"] == str(tmp_path / "template")
     assert note["commit"] == git(tmp_path / "template", "rev-parse", "HEAD")
