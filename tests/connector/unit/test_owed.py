@@ -218,7 +218,7 @@ def test_replies_that_come_back_wait_no_longer_than_that_for_the_broker_to_say_s
         eventually(lambda: consumer.is_consuming, PATIENCE)
         first = consumer._supervision._consumption
         assert first is not None
-        first._amqp.basic_qos = lambda **_: None  # type: ignore[method-assign,assignment]
+        first._amqp.basic_qos = lambda **_: None  # type: ignore[method-assign]
         on_loop(consumer.connection, lambda: first._when_answered(lambda: None))
         eventually(lambda: server.count == 2 and consumer.is_consuming, PATIENCE)
 

@@ -213,7 +213,7 @@ class Link:
             on_open(channel)
 
         def missed() -> None:
-            reason = f"no answer from the broker within {PATIENCE:g} s, when it was asked for a channel"
+            reason = f"no answer from the broker within {PATIENCE:g} s to channel.open"
             _drop(self._services, reason)
 
         come = self.owed.expect(missed)
