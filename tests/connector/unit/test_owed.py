@@ -23,7 +23,7 @@ from waiting import eventually
 from .fake_broker import PATIENCE, BrokerEnd, Gone, Script, broker
 from .fakes import FakeConnection, FakeLink
 from .members import Listener, joined, on_loop
-from .test_client import answer_all_on_channel
+from .replying import answer_all_on_channel
 
 #: Seconds for which these tests let the broker owe an answer.
 SHORTLY = 0.2

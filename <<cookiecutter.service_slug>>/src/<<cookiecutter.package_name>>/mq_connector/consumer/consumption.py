@@ -172,10 +172,7 @@ class Consumption:
         return True
 
     def _check_progress(self, owes: bool) -> None:
-        """Give up if the broker owes an answer: it may answer heartbeats only, as for a quorum queue without a leader.
-
-        :param owes: whether it has yet to answer what it was asked
-        """
+        """Give up if the broker owes an answer: it may answer heartbeats only, as for a queue without a leader."""
         if owes and not self._over and self._drain is None:
             words = f"the broker doesn't let us consume {self._owner.queue!r} within {PATIENCE:g} s"
             self._owner.on_failed(self, ChannelError(UNANSWERED, words))
