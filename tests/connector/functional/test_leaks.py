@@ -9,6 +9,7 @@ import pytest
 from mq_connector import ConsumerThread
 from mq_connector.config import Limits
 from mq_connector.connection import attempts, scratch
+from mq_connector.connection import link as link_module
 from mq_connector.consumer import consumption, handling
 from waiting import eventually
 
@@ -86,7 +87,8 @@ def test_reconnects_leave_nothing_behind(
     # Timers that remember their channels.
     monkeypatch.setattr(consumption, "PATIENCE", 1.0)
     monkeypatch.setattr(handling, "_CAREFUL_WITHIN", 1.0)
-    monkeypatch.setattr(scratch, "_PATIENCE", 1.0)
+    monkeypatch.setattr(scratch, "PATIENCE", 1.0)
+    monkeypatch.setattr(link_module, "PATIENCE", 1.0)
     consumer = consume(echo)
 
     def reconnect() -> None:

@@ -16,6 +16,9 @@ from typing import Any
 
 import pika
 import pytest
+from mq_connector.commands.session import Session
+from mq_connector.connection import input_queue
+from mq_connector.errors import ChannelError
 from waiting import eventually
 
 from .conftest import Consume
@@ -26,6 +29,9 @@ from .test_retry import DELAY, Retrying
 
 #: Seconds from the broker's cancel, or its closing the channel, until messages are consumed again.
 BOUND = 2.0
+#: Seconds for whatever has no bound of its own.
+PATIENCE = 60.0
+QUORUM = {"x-queue-type": "quorum"}
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(300)]
 
@@ -48,6 +54,27 @@ def reason(properties: pika.BasicProperties) -> Any:
     """Why the broker has dead-lettered a message."""
     headers: Any = properties.headers
     return headers["x-death"][0]["reason"]
+
+
+def test_a_trial_of_legacy_declarations_that_breaks_off_leaves_no_queue_and_finds_out_the_same(
+    broker: Newer, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(input_queue, "_SHORT_LIVED", {"x-expires": 500})
+    with Session([broker.parameters()], PATIENCE) as session:
+        first = next(input_queue.tolerates_legacy(queue))
+        name = session.do(first).method.queue
+        assert name.startswith(f"{queue}.probe.")
+        eventually(lambda: session.run(input_queue.exists(name)) is None, PATIENCE)
+        monkeypatch.undo()
+        found = session.run(input_queue.tolerates_legacy(queue))
+        session.do(input_queue.declare(queue, durable=True, arguments=QUORUM))
+        try:
+            session.do(input_queue.declare(queue))
+        except ChannelError:
+            assert found is False
+        else:
+            assert found is True
+        session.do(input_queue.delete(queue))
 
 
 def test_a_retried_message_comes_again_with_growing_pauses_and_is_dead_lettered_at_the_limit(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from mq_connector import fork
 from mq_connector.connection.broker import Broker
-from mq_connector.connection.link import Lingering
+from mq_connector.connection.link import Lingering, Owed
 from mq_connector.connection.scratch import Scratch
 from mq_connector.connection.wire.frames import PropertiesEncoder
 from mq_connector.connection.wire.transport import HIGH_WATER
@@ -183,6 +183,7 @@ class FakeLink(FakeConnection):
         self.broker = Broker(version)
         self.transport = FakeTransport()
         self.lingering = Lingering(self.call, self.later)
+        self.owed = Owed(self.later, lambda: False)
         self.amqp = FakeAMQP()
         self.encoder = PropertiesEncoder(wire.FRAME_MAX)
         self.dropped = 0

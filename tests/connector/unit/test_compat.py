@@ -14,8 +14,10 @@ from mq_connector.compat import sending
 from mq_connector.compat.connector import MQConnector
 from mq_connector.compat.utils.network_utils import b64_to_dict, dict_to_b64
 from mq_connector.compat.utils.rabbit_utils import create_mq_callback
+from mq_connector.compat.utils.thread_utils import RepeatingTimer
 from mq_connector.errors import PublishError, StartError
 from mq_connector.testing import Harness
+from waiting import eventually
 
 USERS = {"users": {"mine": {"user": "me", "password": "x"}}}
 
@@ -114,3 +116,27 @@ def test_an_exchange_that_cannot_be_made_is_told_after_one_attempt(
     with pytest.raises(PublishError, match="404"):
         sender.send(message)
     assert tried == ["make", "publish", *(["publish", "make", "publish"] if was_there else [])]
+
+
+def test_a_timer_outlives_what_its_function_raises_and_the_log_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    calls: list[int] = []
+
+    def refresh() -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise ValueError("no words")
+
+    timer = RepeatingTimer(0.01, refresh)
+    timer.start()
+    try:
+        eventually(lambda: len(calls) >= 3, 60)
+    finally:
+        timer.cancel()
+        timer.join(60)
+    assert not timer.is_alive()
+    [record] = caplog.records
+    assert record.levelname == "ERROR" and "refresh() has failed" in record.message
+    assert "it is called again in 0.01 s" in record.message
+    assert 'raise ValueError("no words")' in caplog.text

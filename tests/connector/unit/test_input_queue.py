@@ -103,7 +103,16 @@ def test_the_brokers_tolerance_is_tried_on_a_queue_made_for_it(answer: Any, tole
     assert (first, again, last) == ("declare", "declare", "delete")
     assert probe == same == gone
     assert probe.startswith("q.probe.")
-    assert (options, plain) == (QUORUM, {})
+    # Or it would stay for ever where nobody is left to delete it; and in both, as the broker compares it.
+    expires = {"x-expires": 300_000}
+    assert options == {"durable": True, "arguments": {"x-queue-type": "quorum", **expires}}
+    assert plain == {"arguments": expires}
+
+
+def test_a_queue_that_is_made_to_see_whether_it_may_be_goes_by_itself() -> None:
+    _, [(_, probe, options), (_, gone, _)] = run(input_queue.may_make("q"))
+    assert probe == gone and probe.startswith("q.probe.")
+    assert options["arguments"]["x-expires"] == 300_000
 
 
 def test_where_no_queue_may_be_made_for_it_the_tolerance_is_unknown() -> None:

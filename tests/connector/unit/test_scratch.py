@@ -178,6 +178,7 @@ def test_an_answer_that_never_comes_costs_one_operation_and_not_what_waits_behin
     scratch.do(declare("one"), ends)
     scratch.do(declare("two"), ends)
     first = link.amqp.open()
+    link.run_timers()  # that of the channel, which has come
     link.run_timers()
     assert ends.errors == ["ChannelError: 504 no answer from the broker within 30 s"]
     assert first.closed and link.dropped == 0
@@ -209,6 +210,7 @@ def test_a_second_connection_that_owes_an_answer_is_given_up(link: FakeLink, end
     second = FakeAMQP()
     link.siblings[0][0](second)
     second.open()
+    link.run_timers()  # that of the channel, which has come
     link.run_timers()
     assert ends.errors == ["ChannelError: 504 given up"]
     assert len(link.siblings) == 2, "the next operation gets another one"

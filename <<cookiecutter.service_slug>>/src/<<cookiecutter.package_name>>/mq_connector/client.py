@@ -17,7 +17,7 @@ from .channels.pending import Pending, PendingRequests
 from .channels.replies import ReplyChannel, ReplyQueue
 from .connection import Connection, input_queue
 from .connection.attempts import Attempts
-from .connection.broker import INTERNAL_ERROR
+from .connection.broker import INTERNAL_ERROR, is_stuck
 from .connection.link import Link
 from .errors import (
     EXCERPT,
@@ -181,6 +181,7 @@ class Client:
             self._queue.is_exclusive |= denied
             if channel.is_open and not self._closed:
                 self._replies = ReplyChannel(link, channel, self._queue, self._requests, self)
+                self._kept.expect()
 
         if self._queue.is_exclusive or not link.broker.may_deny_transient:
             use(None, None)
@@ -199,11 +200,12 @@ class Client:
         # After a half-open loss the broker takes our exclusive queue for somebody else's (405), until it
         # notices.
         text = f"{reason.reply_code} {reason.reply_text}"
-        self._on_no(f"reply queue {self.reply_queue!r}: {text}")
+        self._on_no(StartError(f"reply queue {self.reply_queue!r}: {text}"))
 
     def on_none_left(self, error: ChannelError) -> None:
-        """The connection has no channel left for us."""
-        self._on_no(str(error))
+        """There is no channel for us."""
+        self._replies = None
+        self._on_no(error)
 
     def on_lost(self, error: BaseException) -> None:
         """The link is gone; requests that wait are sent again on the next one."""
@@ -224,13 +226,13 @@ class Client:
         self._left.set()
         self._kept.leave()
 
-    def _on_no(self, text: str) -> None:
-        """The broker has refused a reply queue: give up if it never had one, or else try again."""
-        error = StartError(text)
-        if self._attempts.is_final(error):
-            self.on_refused(error)
+    def _on_no(self, error: MQError) -> None:
+        """There is no reply queue: give up if the broker refuses the first one, or else try again."""
+        refusal = StartError(str(error))
+        if self._attempts.is_final(refusal) and not is_stuck(error):
+            self.on_refused(refusal)
         else:
-            self.connection.last_error = text
+            self.connection.last_error = str(error)
             self._kept.open_again(_CHANNEL_PAUSE)
 
     def _send(self, message_id: str) -> None:
@@ -248,6 +250,7 @@ class Client:
 
     def on_ready(self) -> None:
         """The consumer of the reply queue is there: send the requests that wait."""
+        self._kept.has_all()
         self._attempts.succeeded()
         self.connection.used()
         for message_id in self._requests.ids():

@@ -131,6 +131,8 @@ class MQConnector(Calling):
             queue, or spans are wanted and can't be made
         """
         self._check_queues()
+        for sentence in configuration.mistaken():
+            _log.warning("%s", sentence)
         tracing = self._load_tracing()
         self._life.begin()
         if tracing is not None:

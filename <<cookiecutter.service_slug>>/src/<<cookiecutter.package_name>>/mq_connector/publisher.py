@@ -163,9 +163,10 @@ class Publisher:
         """A channel was opened: switch on confirms."""
         channel.add_on_return_callback(self._on_return)
         channel.confirm_delivery(self._on_confirm, lambda _: self._on_ready(link, channel))
+        self._kept.expect()
 
     def on_none_left(self, error: ChannelError) -> None:
-        """The connection has no channel left for us."""
+        """There is no channel for us."""
         level = self._complaints.level(str(error))
         _log.log(level, "can't publish: %s; trying again", error)
         self._kept.open_again(_CHANNEL_PAUSE)
@@ -217,6 +218,7 @@ class Publisher:
             self._opened = None
 
     def _on_ready(self, link: Link, channel: pika.channel.Channel) -> None:
+        self._kept.has_all()
         self.connection.used()
         with self._room:
             self._opened = (link, channel)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import pika
 from pika.exceptions import ChannelClosedByBroker
 
 from ..connection import Connection
+from ..connection.broker import PATIENCE, UNANSWERED
 from ..connection.link import Link
 from ..errors import ChannelError, StartError
 from ..fork import Process
@@ -27,7 +29,8 @@ class Keeper(Protocol):
         """The broker has closed the channel; `KeptChannel.open_again` gets another one."""
 
     def on_none_left(self, error: ChannelError) -> None:
-        """The connection has no channel left for us; `KeptChannel.open_again` asks once more."""
+        """The connection has no channel left for us, or the broker owes an answer on the one that there was
+        (`mq_connector.connection.broker.is_stuck`); `KeptChannel.open_again` asks once more."""
 
     def on_lost(self, error: BaseException) -> None:
         """The channel is gone with its link; the next link brings another one."""
@@ -49,6 +52,8 @@ class KeptChannel:
         #: Open, or closed and not replaced yet.
         self._channel: pika.channel.Channel | None = None
         self._is_opening = False
+        #: To be called when the broker has answered what the keeper has asked.
+        self._answered: Callable[[], object] = lambda: None
         self._process: Process | None = None
 
     # ---- from any thread
@@ -106,6 +111,25 @@ class KeptChannel:
         else:
             self._open(link)
 
+    def expect(self) -> None:
+        """The keeper has asked for all that it needs on the channel: the broker has to answer in time."""
+        link, channel = self._link, self._channel
+        if link is not None and channel is not None:
+            self._answered = link.owed.expect(lambda: self._on_no_answer(channel))
+
+    def has_all(self) -> None:
+        """The broker has answered that."""
+        self._answered()
+
+    def _on_no_answer(self, channel: pika.channel.Channel) -> None:
+        if channel is not self._channel or not channel.is_open:
+            return
+        self.close()
+        self._keeper.on_none_left(
+            ChannelError(UNANSWERED, f"no answer from the broker within {PATIENCE:g} s")
+        )
+        self.connection.suspect(self)
+
     def _give_up(self) -> None:
         """On a connection that others share it would stay open, and with it what it consumes."""
         self.close()
@@ -113,6 +137,7 @@ class KeptChannel:
 
     def close(self) -> None:
         """Give up the channel; the keeper hears no more of it."""
+        self._answered()
         channel, self._channel = self._channel, None
         if channel is not None and channel.is_open:
             channel.close()

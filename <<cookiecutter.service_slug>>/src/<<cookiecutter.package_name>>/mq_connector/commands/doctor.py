@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .. import health
-from ..config import Limits, environment, metrics_port, tracing
+from ..config import Limits, environment, metrics_port, mistaken, tracing
 from ..connection import input_queue
 from ..connection.scratch import Steps
 from ..errors import ChannelError, MQError, NotConnected, printable
@@ -124,6 +124,30 @@ def _examine_variables(report: _Report) -> None:
         except MQError as error:
             report.bad(str(error))
             return
+    for sentence in mistaken():
+        report.note(sentence)
+    _examine_extras(report)
+
+
+def _examine_extras(report: _Report) -> None:
+    """What a setting needs may be installed where the service runs, as in its image, and not here."""
+
+    def counting() -> None:
+        from ..metrics.metrics import exposition
+
+        exposition()
+
+    def spans() -> None:
+        from ..tracing.tracing import check
+
+        check()
+
+    for is_wanted, look in ((metrics_port() is not None, counting), (tracing(), spans)):
+        try:
+            if is_wanted:
+                look()
+        except MQError as error:
+            report.note(f"{error}; here the service wouldn't start")
 
 
 def _examine_others(report: _Report, service: MQConnector, first: tuple[str, int]) -> None:

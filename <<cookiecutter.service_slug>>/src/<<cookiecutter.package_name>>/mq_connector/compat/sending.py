@@ -238,7 +238,7 @@ def emit(
 
 def _emit_on_loop(connection: Connection, message: Message) -> None:
     if connection.link is not None and connection.link.is_open:
-        connection.link.amqp.channel(on_open_callback=_Emission(message))
+        connection.link.channel(_Emission(message))
 
 
 def _emit_blocking(connection: pika.BlockingConnection, message: Message) -> None:

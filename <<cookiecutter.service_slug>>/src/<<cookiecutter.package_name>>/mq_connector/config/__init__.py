@@ -3,6 +3,7 @@
 from .environment import environment
 from .files import FILE_NAME, look_up, places, read, unwrap
 from .limits import KINDS, Limits, metrics_port, tracing
+from .names import mistaken
 from .settings import Settings, load
 from .tls import TLS
 
@@ -16,6 +17,7 @@ __all__ = [
     "load",
     "look_up",
     "metrics_port",
+    "mistaken",
     "places",
     "read",
     "tracing",

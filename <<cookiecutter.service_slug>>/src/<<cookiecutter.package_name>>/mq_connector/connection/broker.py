@@ -86,6 +86,10 @@ def is_refused_publish(closed: exceptions.ChannelClosed) -> bool:
     return closed.reply_code == PRECONDITION_FAILED and "delivery tag" not in closed.reply_text
 
 
+#: Seconds after which an answer is given up that the broker owes, and with it what owes it.
+PATIENCE = 30.0
+
+
 class Broker(NamedTuple):
     """The broker at the other end of a connection."""
 

@@ -25,6 +25,9 @@ from .scratch import Done, Operation, Scratch, Steps
 _log = Logger(__name__)
 
 _QUORUM = {"x-queue-type": "quorum"}
+#: A queue that is only tried goes by itself, should nobody be left to delete it (rabbitmq.com/docs/ttl):
+#: milliseconds, by far more than such a trial takes.
+_SHORT_LIVED = {"x-expires": 300_000}
 #: Reply codes for which a consumer that has never consumed gives up.
 _FORBIDDEN = frozenset((ACCESS_REFUSED, RESOURCE_LOCKED, NOT_ALLOWED))
 
@@ -106,20 +109,21 @@ def tolerates_legacy(queue: str) -> Steps:
     """Whether this broker lets a legacy client re-declare a quorum queue as a transient one.
 
     RabbitMQ 4 does with ``quorum_queue.property_equivalence.relaxed_checks_on_redeclaration``. No
-    client can read that setting, so it is tried on a queue made for it.
+    client can read that setting, so it is tried on a queue made for it. Both declarations say when that
+    queue expires, as the checks of that argument are never relaxed.
 
     :returns: None where we may not even make such a queue
     """
     probe = _probe(queue)
     try:
-        yield declare(probe, durable=True, arguments=_QUORUM)
+        yield declare(probe, durable=True, arguments={**_QUORUM, **_SHORT_LIVED})
     except ChannelError as error:
         if error.code == UNANSWERED:
             raise  # a lost connection says nothing about the queue
         _log.debug("no probe queue: %s", error)
         return None
     try:
-        yield declare(probe)
+        yield declare(probe, arguments=_SHORT_LIVED)
     except ChannelError as error:
         if error.code == UNANSWERED:
             raise
@@ -137,7 +141,7 @@ def may_make(queue: str) -> Steps:
     :raises ChannelError: we may not
     """
     probe = _probe(queue)
-    yield declare(probe, durable=True, arguments=_QUORUM)
+    yield declare(probe, durable=True, arguments={**_QUORUM, **_SHORT_LIVED})
     yield delete(probe)
 
 

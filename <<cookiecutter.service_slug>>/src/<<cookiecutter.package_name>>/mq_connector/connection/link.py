@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections import deque
 from collections.abc import Callable
 from functools import cached_property
@@ -14,7 +15,7 @@ from pika.exceptions import NoFreeChannels
 
 from ..errors import ChannelError, printable
 from ..logs import Logger
-from .broker import NOT_ALLOWED, Broker, describe
+from .broker import NOT_ALLOWED, PATIENCE, Broker, describe
 from .scratch import Scratch
 from .wire.frames import PropertiesEncoder
 from .wire.transport import Services, Transport
@@ -66,6 +67,55 @@ class Lingering:
             self._set()
 
 
+class Owed:
+    """Answers that the broker owes: one timer for all looks whether they come in time.
+
+    :param later: runs a function on the loop after some seconds
+    :param is_excused: whether the broker may owe them for longer, as while an alarm holds it up
+    """
+
+    def __init__(
+        self,
+        later: Callable[[float, Callable[[], object]], None],
+        is_excused: Callable[[], bool],
+    ) -> None:
+        self._later = later
+        self._is_excused = is_excused
+        #: When each is given up (`time.monotonic`), and what is called then.
+        self._due: dict[object, tuple[float, Callable[[], object]]] = {}
+        self._is_set = False
+
+    def expect(self, on_none: Callable[[], object]) -> Callable[[], object]:
+        """One more is owed from now on.
+
+        :param on_none: called once, if it hasn't come within `PATIENCE`
+        :returns: a function to be called when it comes; twice does no harm
+        """
+        mark = object()
+        self._due[mark] = time.monotonic() + PATIENCE, on_none
+        if not self._is_set:
+            self._set(PATIENCE)
+        return lambda: self._due.pop(mark, None)
+
+    def _set(self, seconds: float) -> None:
+        self._is_set = True
+        self._later(seconds, self._check)
+
+    def _check(self) -> None:
+        self._is_set = False
+        now, excused = time.monotonic(), self._is_excused()
+        for mark, (due, on_none) in list(self._due.items()):
+            if excused:
+                self._due[mark] = now + PATIENCE, on_none
+            elif due > now:
+                break  # all have the same time, so the others came later
+            elif self._due.pop(mark, None):
+                on_none()
+        if self._due and not self._is_set:
+            first, _ = next(iter(self._due.values()))
+            self._set(max(0.0, first - now))
+
+
 class Link:
     """An attempt at a connection and, if it opens, the connection until its loss; used on its loop.
 
@@ -98,6 +148,8 @@ class Link:
         self.blocked = ""
         #: For channels that collect what they send.
         self.lingering = Lingering(call, self.later)
+        #: What the broker is to answer in time.
+        self.owed = Owed(self.later, lambda: bool(self.blocked))
         self._services = Services(loop)  # type: ignore[arg-type]  # generic in stubs only
         #: pika's connection.
         self.amqp = SelectConnection(
@@ -151,11 +203,24 @@ class Link:
     def channel(self, on_open: Callable[[pika.channel.Channel], None]) -> None:
         """Open a channel.
 
+        The broker asks nobody else before it answers, so where no answer comes, the link is given up.
+
         :raises ChannelError: 530, the connection has as many channels as the broker allows
         """
+
+        def opened(channel: pika.channel.Channel) -> None:
+            come()
+            on_open(channel)
+
+        def missed() -> None:
+            reason = f"no answer from the broker within {PATIENCE:g} s to channel.open"
+            _drop(self._services, reason)
+
+        come = self.owed.expect(missed)
         try:
-            self.amqp.channel(on_open_callback=on_open)
+            self.amqp.channel(on_open_callback=opened)
         except NoFreeChannels:
+            come()
             raise ChannelError(
                 NOT_ALLOWED,
                 f"the broker allows {self.amqp.params.channel_max} channels on a connection, and all are "
@@ -190,12 +255,16 @@ class Link:
         """Give up this link without closing it politely; for a peer that doesn't answer."""
         _drop(self._services)
 
-    def end(self) -> None:
-        """The link is lost or about to be closed: end what waits on it."""
+    def end(self) -> bool:
+        """The link is lost or about to be closed: end what waits on it.
+
+        :returns: whether a second connection is still closing
+        """
         if "apart" in vars(self):
             self.apart.abandon()
             if self._siblings and not self._is_shut:
                 self.later(_CLOSE_PATIENCE, self._drop_siblings)
+        return bool(self._siblings)
 
     def shut(self) -> None:
         """Close the sockets and nothing else, when the loop has ended already."""
@@ -221,6 +290,6 @@ class Link:
             _drop(services)
 
 
-def _drop(services: Services) -> None:
+def _drop(services: Services, reason: str = "given up") -> None:
     if services.transport is not None:
-        services.transport.fail(ConnectionAbortedError("given up"))
+        services.transport.fail(ConnectionAbortedError(reason))

@@ -18,7 +18,7 @@ from pika.adapters.select_connection import SelectConnection
 from pika.exceptions import ChannelClosed
 
 from ..errors import ChannelError, MQError, NotConnected
-from .broker import UNANSWERED
+from .broker import PATIENCE, UNANSWERED
 
 if TYPE_CHECKING:
     from .link import Link
@@ -32,8 +32,6 @@ Done = Callable[[Any, "MQError | None"], None]
 
 #: Seconds for which an unused second connection stays open.
 _IDLE = 30.0
-#: Seconds after which the broker's answer is given up, and with it the channel that owes it.
-_PATIENCE = 30.0
 
 
 class Result:
@@ -174,16 +172,20 @@ class Scratch:
             return
         operation = self._operation
         assert operation is not None
-        self._count += 1
-        number = self._count
-        self._due = time.monotonic() + _PATIENCE
-        if not self._is_watched:
-            self._watch(_PATIENCE)
+        number = self._expect()
         try:
             operation(self._channel, lambda frame: self._on_ok(number, frame))
         except Exception as error:  # pika refuses arguments in many ways before they leave
             self._operation = None
             self._advance(None, ChannelError(400, f"{type(error).__name__}: {error}"))
+
+    def _expect(self) -> int:
+        """The broker owes an answer from now on; returns its number."""
+        self._count += 1
+        self._due = time.monotonic() + PATIENCE
+        if not self._is_watched:
+            self._watch(PATIENCE)
+        return self._count
 
     def _watch(self, seconds: float) -> None:
         """Look after so long what has become of the operation: one timer for all, as there may be many."""
@@ -211,7 +213,7 @@ class Scratch:
         if channel is not None and channel.is_open:
             channel.close()  # which leaves when the answer has come after all
         self._advance(
-            None, ChannelError(UNANSWERED, f"no answer from the broker within {_PATIENCE:g} s")
+            None, ChannelError(UNANSWERED, f"no answer from the broker within {PATIENCE:g} s")
         )
 
     def _on_ok(self, number: int, frame: Any) -> None:
@@ -223,6 +225,7 @@ class Scratch:
 
     def _open(self) -> None:
         self._opening = True
+        self._expect()
         if not self._apart:
             try:
                 self._link.channel(self._on_channel_open)

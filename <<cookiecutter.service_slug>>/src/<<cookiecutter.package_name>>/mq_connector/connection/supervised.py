@@ -38,6 +38,8 @@ class Connection:
         self.address = address if isinstance(address, Address) else Address(address)
         #: The present link, open or not; for the loop.
         self.link: Link | None = None
+        #: What there was before, where a second connection of its is still closing.
+        self._lost_link: Link | None = None
         #: Why the last attempt to connect failed, in words.
         self._last_error = ""
         #: Called on the loop, with the number of attempts in a row that have failed, after each.
@@ -193,8 +195,10 @@ class Connection:
         )
 
     def _shut(self) -> None:
-        if self.link is not None:
-            self.link.shut()
+        for link in (self.link, self._lost_link):
+            if link is not None:
+                link.shut()
+        self._lost_link = None
 
     def _is_done(self) -> bool:
         """Whether the last member has left, and with it the thread may go."""
@@ -258,7 +262,7 @@ class Connection:
     def _tell_lost(self, error: BaseException) -> None:
         link, self.link = self.link, None
         if link is not None:
-            link.end()
+            self._lost_link = link if link.end() else None
         self._members.lost(error)
 
     def _close(self) -> None:

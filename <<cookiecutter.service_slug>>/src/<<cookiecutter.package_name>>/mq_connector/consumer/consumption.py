@@ -84,7 +84,10 @@ class Consumption:
 
         self._preparations += 1
         number = self._preparations
-        self._link.later(PATIENCE, lambda: self._check_progress(number))
+        self._link.later(
+            PATIENCE,
+            lambda: self._check_progress(number == self._preparations and not self.is_consuming),
+        )
         self._owner.ready_queue(self.opened, ready)
 
     def _consume(self) -> None:
@@ -114,7 +117,7 @@ class Consumption:
             self._exchange.begin()
 
     def _exchange_of(self, tag: str) -> Exchange:
-        return Exchange(
+        exchange = Exchange(
             self._link,
             self._amqp,
             self.opened,
@@ -123,6 +126,8 @@ class Consumption:
             self._began_at,
             self._on_exchange,
         )
+        self._link.owed.expect(lambda: self._check_progress(exchange is self._exchange))
+        return exchange
 
     def _on_too_much(self) -> None:
         """More bytes have come than may be in hand: take no more, and exchange the consumer for one that gets fewer
@@ -166,16 +171,11 @@ class Consumption:
             self._exchange = None
         return True
 
-    def _check_progress(self, number: int) -> None:
-        """Give up if nothing is consumed yet: a broker may answer heartbeats only, as for a quorum queue without
-        a leader."""
-        if self._over or self._drain is not None or self.is_consuming:
-            return
-        if number == self._preparations:
-            message = (
-                f"the broker doesn't let us consume {self._owner.queue!r} within {PATIENCE:g} s"
-            )
-            self._owner.on_failed(self, ChannelError(UNANSWERED, message))
+    def _check_progress(self, owes: bool) -> None:
+        """Give up if the broker owes an answer: it may answer heartbeats only, as for a queue without a leader."""
+        if owes and not self._over and self._drain is None:
+            words = f"the broker doesn't let us consume {self._owner.queue!r} within {PATIENCE:g} s"
+            self._owner.on_failed(self, ChannelError(UNANSWERED, words))
 
     def _on_consuming(self, frame: Any) -> None:
         if self._over:
@@ -321,6 +321,10 @@ class Consumption:
         """
         self.opened.flush()
         if self._amqp.is_open:
-            self._amqp.basic_qos(
-                prefetch_count=self._workers.prefetch, callback=lambda _: answered()
-            )
+            come = self._link.owed.expect(lambda: self._check_progress(True))
+
+            def answer(_: Any) -> None:
+                come()
+                answered()
+
+            self._amqp.basic_qos(prefetch_count=self._workers.prefetch, callback=answer)

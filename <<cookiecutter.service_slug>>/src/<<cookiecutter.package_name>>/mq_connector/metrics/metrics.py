@@ -15,10 +15,29 @@ from .endpoint import Endpoint, Reply
 
 if TYPE_CHECKING:
     from ..consumer import ConsumerThread
+    from .collector import Exposition
 
 #: What ends the name of a queue that each process draws anew: as a label it would never come again.
 _DRAWN = re.compile(r"[0-9a-f]{6,}$")
 _PLAIN, _JSON = "text/plain; charset=utf-8", "application/json"
+
+
+def exposition() -> type[Exposition]:
+    """What writes down what was counted.
+
+    :raises ConfigurationError: prometheus-client isn't installed
+    """
+    try:
+        from .collector import Exposition
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "prometheus_client":
+            raise
+        raise ConfigurationError(
+            "MQ_METRICS_PORT is set, but prometheus-client isn't installed: "
+            "pip install '.[metrics]'; an image has it when it is built with --build-arg METRICS=1, as by "
+            "`docker compose up --build` with MQ_METRICS_PORT in .env"
+        ) from None
+    return Exposition
 
 
 class Metrics:
@@ -36,20 +55,10 @@ class Metrics:
         look: Callable[[Callable[[str], None]], None],
         port: int,
     ) -> None:
-        try:
-            from .collector import Exposition
-        except ImportError as error:
-            if (error.name or "").partition(".")[0] != "prometheus_client":
-                raise
-            raise ConfigurationError(
-                "MQ_METRICS_PORT is set, but prometheus-client isn't installed: "
-                "pip install '.[metrics]'; an image has it when it is built with --build-arg METRICS=1, as by "
-                "`docker compose up --build` with MQ_METRICS_PORT in .env"
-            ) from None
         self._look = look
         #: With the consumer that it counts for, as another one may take its name.
         self._counts: list[tuple[ConsumerThread, Counts]] = []
-        self._exposition = Exposition(self.by_queue)
+        self._exposition = exposition()(self.by_queue)
         for consumer in consumers.values():
             consumer.observer = counts = Counts()
             self._counts.append((consumer, counts))

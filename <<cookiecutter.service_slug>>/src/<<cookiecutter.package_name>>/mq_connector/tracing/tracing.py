@@ -15,6 +15,22 @@ if TYPE_CHECKING:
 _log = Logger(__name__)
 
 
+def check() -> None:
+    """Look whether spans can be made.
+
+    :raises ConfigurationError: opentelemetry-api isn't installed
+    """
+    try:
+        from . import spans  # noqa: F401
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "opentelemetry":
+            raise
+        raise ConfigurationError(
+            "MQ_TRACING is set, but opentelemetry-api isn't installed: pip install '.[tracing]'; for an image, "
+            "put it into `dependencies` of pyproject.toml, then `make lock`, and build it anew"
+        ) from None
+
+
 class Tracing:
     """Makes spans for a service, from before its `on_start` on, which may set a provider of tracers.
 
@@ -23,15 +39,9 @@ class Tracing:
     """
 
     def __init__(self, caller: Caller) -> None:
-        try:
-            from . import called, consumed, spans
-        except ImportError as error:
-            if (error.name or "").partition(".")[0] != "opentelemetry":
-                raise
-            raise ConfigurationError(
-                "MQ_TRACING is set, but opentelemetry-api isn't installed: pip install '.[tracing]'; for an image, "
-                "put it into `dependencies` of pyproject.toml, then `make lock`, and build it anew"
-            ) from None
+        check()
+        from . import called, consumed, spans
+
         self._spans, self._consumed = spans, consumed.Consumed
         called.Called(caller, spans.tracer())
 
