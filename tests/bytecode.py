@@ -1,9 +1,12 @@
 """Bytecode: of the tests it is kept, for each of several processes imports them all; beside what is copied or
-rendered there may be none, the connector above all."""
+rendered there may be none, the connector above all. A generated service that is run gets some."""
 
 from __future__ import annotations
 
+import py_compile
 import sys
+import tempfile
+from importlib.util import cache_from_source
 from importlib.machinery import SOURCE_SUFFIXES, FileFinder, SourceFileLoader
 from pathlib import Path
 from typing import Any
@@ -32,3 +35,37 @@ def keep(folder: Path, *others: Path) -> None:
     sys.path_hooks.insert(0, unkept)
     sys.path_importer_cache.clear()
     sys.dont_write_bytecode = False
+
+
+#: Bytecode, by the source that it was made of.
+_made: dict[bytes, bytes] = {}
+
+
+def lend(package: Path) -> None:
+    """Put bytecode beside the modules of a generated service, as there is where one is at home.
+
+    Tests run it hundreds of times, each time from another folder and without leaving any: to compile it is a
+    third of the processor time of a start. Python compares this with the source itself, not with its time,
+    so whatever a test changes afterwards counts.
+
+    :param package: its folder, below which there is none yet, or nothing happens
+    """
+    if Path(cache_from_source(str(package / "__init__.py"))).exists():
+        return
+    for source in package.rglob("*.py"):
+        text = source.read_bytes()
+        if text not in _made:
+            try:
+                _made[text] = _compiled(source)
+            except py_compile.PyCompileError:
+                continue  # a test's own fault, which the service is to find
+        kept = Path(cache_from_source(str(source)))
+        kept.parent.mkdir(exist_ok=True)
+        kept.write_bytes(_made[text])
+
+
+def _compiled(source: Path) -> bytes:
+    with tempfile.NamedTemporaryFile(suffix=".pyc") as file:
+        mode = py_compile.PycInvalidationMode.CHECKED_HASH
+        py_compile.compile(str(source), file.name, doraise=True, invalidation_mode=mode)
+        return Path(file.name).read_bytes()

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import bytecode
 import pika
 from baked import BakedProject, incumbent_python
 from incumbent import INCUMBENT, GaveNothing, tried
@@ -99,6 +100,7 @@ class Service:
 
     def command(self, *words: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Run one of the service's commands, such as ``request``."""
+        bytecode.lend(self.project.package)
         return subprocess.run(
             [sys.executable, "-B", "-m", self.project.answers["package_name"], *words],
             cwd=self.project.path,
@@ -110,6 +112,7 @@ class Service:
 
     def launch(self) -> None:
         """Start the process."""
+        bytecode.lend(self.project.package)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-B", "-m", self.project.answers["package_name"]],

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import bytecode
 import pytest
 from baked import outside
 from estimate import Left, read
@@ -29,6 +30,7 @@ COMMAND = ["--numprocesses", "3", "--dist", "loadgroup"]
 #: two tests that want to be alone; and some others.
 SUITE = """
 import os, time
+import bytecode
 import pytest
 
 HERE = os.path.dirname(__file__)
@@ -212,6 +214,33 @@ def test_bytecode_is_kept_of_tests_and_never_beside_what_is_rendered(tmp_path: P
     subprocess.run(command, cwd=tmp_path, env={**outside(), "PYTHONPATH": str(TESTS)}, check=True)
     kept = {path.parent.name for path in tmp_path.rglob("__pycache__")}
     assert kept == {"tests", "elsewhere"}
+
+
+def test_a_service_has_bytecode_lent_and_what_changes_afterwards_counts(tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "broken.py").write_text("def")
+    source = package / "one.py"
+    source.write_text("VALUE = 1")
+    times = source.stat()
+    bytecode.lend(package)
+    code = (
+        "import importlib.util as util, package.one as one\n"
+        "print(one.VALUE, one.__file__, sep='|')\n"
+        "kept = open(util.cache_from_source(one.__file__), 'rb').read()\n"
+        "print(util.source_hash(open(one.__file__, 'rb').read()) == kept[8:16])"
+    )
+
+    def run() -> list[str]:
+        words = [sys.executable, "-B", "-c", code]
+        return subprocess.check_output(words, cwd=tmp_path, text=True).splitlines()
+
+    assert run() == [f"1|{source}", "True"]
+    # As long as before, and at the same time.
+    source.write_text("VALUE = 2")
+    os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert run() == [f"2|{source}", "False"]
 
 
 def test_a_file_of_results_keeps_what_each_of_several_processes_adds(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import bytecode
 import pytest
 from baked import BakedProject
 from mq_connector import payload
@@ -33,6 +34,7 @@ class Service:
     """`python -m neon_echo` of a project, with its own configuration and its own runtime folder."""
 
     def __init__(self, project: BakedProject, folder: Path, port: int, password: str) -> None:
+        bytecode.lend(project.package)
         user = {"username": SERVICE, "password": password}
         config = {"server": "127.0.0.1", "port": port, "users": {SERVICE: user}}
         self.config = folder / "config.json"
