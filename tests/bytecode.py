@@ -6,8 +6,8 @@ from __future__ import annotations
 import py_compile
 import sys
 import tempfile
-from importlib.util import cache_from_source
 from importlib.machinery import SOURCE_SUFFIXES, FileFinder, SourceFileLoader
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any
 
