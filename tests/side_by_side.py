@@ -15,6 +15,11 @@ from outcome import FILE, Outcome
 DURATIONS = Path(__file__).with_name("durations.json")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Two more than there are processors, as `make quick` has it: some tests only wait, however few."""
+    return (os.cpu_count() or 1) + 2
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """See to it that no process disturbs another, say how long all will take, leave nothing behind."""
     if hasattr(config, "workerinput"):

@@ -85,6 +85,7 @@ def run(tmp_path: Path) -> Run:
     }
     env = {
         **outside(), **who, "HOME": str(tmp_path), "PYTHONPATH": "",
+        "TMPDIR": str(tmp_path / "settings"),  # cookiecutter leaves its copies of the hooks there
         "COOKIECUTTER_CONFIG": str(tmp_path / "settings" / "cookiecutter.yaml"),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }  # fmt: skip

@@ -76,10 +76,11 @@ def test_definitions_of_another_group_are_given_to_the_brokers(clone: BakedProje
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_a_group_that_one_doesnt_belong_to_is_named() -> None:
+def test_a_group_that_one_doesnt_belong_to_is_named(tmp_path: Path) -> None:
     # Not below pytest's own folder, which nobody else may enter.
     with tempfile.TemporaryDirectory() as folder:
-        made = provisioning.clone(bake_into(Path(folder)))
+        baked = bake_into(Path(folder), settings_folder=tmp_path / "settings")
+        made = provisioning.clone(baked)
         (made / ".env").write_text("SERVICE_GID=4712\n")
         for path in [Path(folder), *Path(folder).rglob("*")]:
             os.chown(path, 4711, 4711, follow_symlinks=False)
