@@ -91,7 +91,12 @@ def rendered(
     """What somebody gets who has this version."""
     folder.mkdir()
     home = str(folder.parent)  # where its copies of the hooks stay, too
-    env = {**outside(), "HOME": home, "TMPDIR": home, "PYTHONPATH": str(cookiecutter(version, more))}
+    env = {
+        **outside(),
+        "HOME": home,
+        "TMPDIR": home,
+        "PYTHONPATH": str(cookiecutter(version, more)),
+    }
     command = [sys.executable, "-m", "cookiecutter", "--no-input", "-o", str(folder), str(template)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
     seen = subprocess.run(
