@@ -132,6 +132,11 @@ def by_replay(folder: Path, answers: Mapping[str, str]) -> BakedProject:
     return project_at(path, folder)
 
 
+def gone(folder: Path) -> bool:
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()
+
+
 def project_at(path: str, folder: Path) -> BakedProject:
     noted = (folder / "s" / "replay" / f"{TEMPLATE.name}.json").read_text("utf-8")
     return BakedProject(Path(path), json.loads(noted)["cookiecutter"])
@@ -172,7 +177,7 @@ def test_an_answer_is_refused_in_a_line_or_arrives_whole(
             look_at(project, answers)
     finally:
         # What a refusal leaves to remove the folders of a slug with slashes may come in between.
-        eventually(lambda: shutil.rmtree(folder, ignore_errors=True) or not folder.exists())
+        eventually(lambda: gone(folder))
 
 
 def look_at(project: BakedProject, answers: Mapping[str, str]) -> None:
