@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from mq_connector.connection import Connection
 from mq_connector.connection.link import Link
 
-from .fake_broker import PATIENCE, BrokerEnd, FakeBroker
+from .fake_broker import PATIENCE, BrokerEnd, FakeBroker, Gone
 
 
 class Listener:
@@ -88,6 +88,12 @@ def joined(*brokers: FakeBroker, count: int = 1) -> Iterator[list[Listener]]:
 def serve(peer: BrokerEnd) -> None:
     peer.open()
     peer.farewell()
+
+
+def serve_in_haste(peer: BrokerEnd) -> None:
+    """The client may leave before it is connected."""
+    with suppress(Gone, ConnectionResetError):
+        serve(peer)
 
 
 def hang_up(peer: BrokerEnd) -> None:

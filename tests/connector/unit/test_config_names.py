@@ -18,7 +18,7 @@ from mq_connector.errors import ConfigurationError
 from waiting import eventually
 
 from .fake_broker import PATIENCE, broker
-from .members import serve
+from .members import serve_in_haste
 
 GENERATED = CONNECTOR.parents[2]
 SECRET = "s3cret-value"
@@ -103,7 +103,7 @@ def test_workers_for_whom_the_broker_sends_nothing_are_one_warning_in_the_log(
 ) -> None:
     monkeypatch.setenv("MQ_WORKERS", "4")
     monkeypatch.setenv("MQ_PREFETCH", "2")
-    with broker(serve) as server:
+    with broker(serve_in_haste) as server:
         consumer = ConsumerThread(Connection([server.parameters()]), "input", lambda *_: None)
         consumer.start()
         eventually(lambda: "never have anything to do" in caplog.text, PATIENCE)

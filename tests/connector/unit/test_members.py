@@ -12,7 +12,16 @@ from pika import spec
 from waiting import eventually
 
 from .fake_broker import PATIENCE, BrokerEnd, broker
-from .members import Listener, hang_up, joined, on_loop, refuse, serve, thread_of
+from .members import (
+    Listener,
+    hang_up,
+    joined,
+    on_loop,
+    refuse,
+    serve,
+    serve_in_haste,
+    thread_of,
+)
 
 
 def test_all_share_one_link_and_one_thread() -> None:
@@ -103,7 +112,7 @@ def test_who_joins_while_it_closes_gets_another_link() -> None:
 
 
 def test_joining_and_leaving_at_any_moment_ends_in_good_order() -> None:
-    with broker(serve) as server:
+    with broker(serve_in_haste) as server:
         connection = Connection([server.parameters()])
 
         def come_and_go(number: int) -> None:
