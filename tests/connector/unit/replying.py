@@ -83,10 +83,16 @@ def refused_login(peer: BrokerEnd) -> None:
     peer.close(403, "ACCESS_REFUSED")
 
 
-def refused_queue(peer: BrokerEnd) -> None:
+def locked_queue(peer: BrokerEnd) -> None:
+    """To a client that then drops the connection."""
     peer.open()
     channel = peer.open_channel()
     peer.confirm(channel)
     peer.expect(spec.Queue.Declare)
     peer.close_channel(channel, 405, "RESOURCE_LOCKED - cannot obtain exclusive access")
+
+
+def refused_queue(peer: BrokerEnd) -> None:
+    """The same, to one that closes it."""
+    locked_queue(peer)
     peer.farewell()

@@ -127,18 +127,19 @@ def test_a_late_reply_disturbs_nobody(client: Ask) -> None:
         asking.close()
 
 
+def refuse_the_first(peer: BrokerEnd) -> None:
+    channel, _ = ready(peer)
+    requested(peer)
+    peer.close_channel(channel, 406, "PRECONDITION_FAILED - message size is larger than max")
+    answer_all_on_channel(peer)
+
+
 def test_a_request_that_comes_while_a_channel_is_closed_waits_for_the_next_one(
     client: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client_module, "_CHANNEL_PAUSE", 0.3)
 
-    def close(peer: BrokerEnd) -> None:
-        channel, _ = ready(peer)
-        requested(peer)
-        peer.close_channel(channel, 406, "PRECONDITION_FAILED")
-        answer_all_on_channel(peer)
-
-    with broker(close) as server:
+    with broker(refuse_the_first) as server:
         asking = client(server)
         with pytest.raises(PublishError, match="406"):
             asking.request("input", {}, PATIENCE)
@@ -170,13 +171,7 @@ def test_a_message_that_amqp_can_t_hold_fails_alone_and_takes_nobody_s_confirm(
 
 
 def test_a_message_that_costs_the_channel_is_reported_and_not_sent_again(client: Ask) -> None:
-    def refuse(peer: BrokerEnd) -> None:
-        channel, _ = ready(peer)
-        requested(peer)
-        peer.close_channel(channel, 406, "PRECONDITION_FAILED - message size is larger than max")
-        answer_all_on_channel(peer)
-
-    with broker(refuse) as server:
+    with broker(refuse_the_first) as server:
         asking = client(server)
         with pytest.raises(PublishError, match="406 PRECONDITION_FAILED"):
             asking.request("input", {"text": "large"}, timeout=PATIENCE)

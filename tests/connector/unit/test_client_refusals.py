@@ -19,7 +19,17 @@ from pika import spec
 
 from .fake_broker import PATIENCE, BrokerEnd, broker
 from .members import Listener, on_loop
-from .replying import Ask, answer_all, client, ready, refused_login, refused_queue, reply, requested
+from .replying import (
+    Ask,
+    answer_all,
+    client,
+    locked_queue,
+    ready,
+    refused_login,
+    refused_queue,
+    reply,
+    requested,
+)
 
 __all__ = ["client"]
 
@@ -38,15 +48,6 @@ def test_a_broker_that_says_no_ends_this_request_and_those_after_it(
                 asking.request("input", {}, timeout=PATIENCE)
             assert time.monotonic() - began < PATIENCE / 2
         asking.close()
-
-
-def locked_queue(peer: BrokerEnd) -> None:
-    """As `refused_queue`, to a client that then drops the connection."""
-    peer.open()
-    channel = peer.open_channel()
-    peer.confirm(channel)
-    peer.expect(spec.Queue.Declare)
-    peer.close_channel(channel, 405, "RESOURCE_LOCKED - cannot obtain exclusive access")
 
 
 @pytest.mark.parametrize("no", [refused_login, locked_queue])

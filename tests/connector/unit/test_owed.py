@@ -22,7 +22,7 @@ from waiting import eventually
 
 from .fake_broker import PATIENCE, BrokerEnd, Gone, Script, broker
 from .fakes import FakeConnection, FakeLink
-from .members import Listener, joined, on_loop
+from .members import Listener, joined, on_loop, serve
 from .replying import answer_all_on_channel
 
 #: Seconds for which these tests let the broker owe an answer.
@@ -91,7 +91,7 @@ def silent_after_tuning(peer: BrokerEnd) -> None:
 def test_a_broker_that_falls_silent_before_the_connection_is_open_is_left_for_the_next(
     script: Script,
 ) -> None:
-    with broker(script) as mute, broker(lambda peer: (peer.open(), peer.farewell())[1]) as well:  # type: ignore[func-returns-value]
+    with broker(script) as mute, broker(serve) as well:
         parameters = mute.parameters()
         parameters.stack_timeout = SHORTLY
         member = Listener(Connection([parameters, well.parameters()])).join()
@@ -259,12 +259,8 @@ def test_a_second_connection_that_never_comes_to_a_channel_is_given_up(owed: str
             peer.open()
         silent(peer)
 
-    def first(peer: BrokerEnd) -> None:
-        peer.open()
-        peer.farewell()
-
     ends: list[Any] = []
-    with broker(first, mute, after(spec.Channel.Open, spec.Queue.Declare)) as server:
+    with broker(serve, mute, after(spec.Channel.Open, spec.Queue.Declare)) as server:
         parameters = server.parameters()
         parameters.stack_timeout = SHORTLY / 2
         member = Listener(Connection([parameters])).join()

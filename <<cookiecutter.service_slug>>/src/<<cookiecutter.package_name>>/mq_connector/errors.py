@@ -3,6 +3,9 @@ outside may stand in their messages."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 #: Characters of a text from outside that a message or a log line repeats.
 EXCERPT = 200
 
@@ -160,3 +163,19 @@ class WouldWait(MQError, RuntimeError):
 
     def __init__(self, name: str, where: str, instead: str) -> None:
         super().__init__(f"{name}() was called on {where}, which it would hold up: {instead}")
+
+
+@contextmanager
+def needing(package: str, remedy: str) -> Iterator[None]:
+    """Import what an extra brings.
+
+    :param package: its name in an import; what else can't be imported is a fault and raised as it is
+    :param remedy: what isn't installed, and how it is
+    :raises ConfigurationError: the package isn't installed
+    """
+    try:
+        yield
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != package:
+            raise
+        raise ConfigurationError(remedy) from None

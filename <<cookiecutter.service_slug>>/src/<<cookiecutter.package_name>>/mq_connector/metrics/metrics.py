@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from ..connection.supervised import is_responsive
-from ..errors import ConfigurationError
+from ..errors import needing
 from ..health import ANSWER_WITHIN, CONSUMING, answer
 from .counts import Counts
 from .endpoint import Endpoint, Reply
@@ -27,16 +27,13 @@ def exposition() -> type[Exposition]:
 
     :raises ConfigurationError: prometheus-client isn't installed
     """
-    try:
+    with needing(
+        "prometheus_client",
+        "MQ_METRICS_PORT is set, but prometheus-client isn't installed: "
+        "pip install '.[metrics]'; an image has it when it is built with --build-arg METRICS=1, as by "
+        "`docker compose up --build` with MQ_METRICS_PORT in .env",
+    ):
         from .collector import Exposition
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] != "prometheus_client":
-            raise
-        raise ConfigurationError(
-            "MQ_METRICS_PORT is set, but prometheus-client isn't installed: "
-            "pip install '.[metrics]'; an image has it when it is built with --build-arg METRICS=1, as by "
-            "`docker compose up --build` with MQ_METRICS_PORT in .env"
-        ) from None
     return Exposition
 
 

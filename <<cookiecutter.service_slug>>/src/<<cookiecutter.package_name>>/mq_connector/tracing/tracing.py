@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ..calling import Caller
-from ..errors import ConfigurationError
+from ..errors import needing
 from ..logs import Logger
 
 if TYPE_CHECKING:
@@ -20,15 +20,12 @@ def check() -> None:
 
     :raises ConfigurationError: opentelemetry-api isn't installed
     """
-    try:
+    with needing(
+        "opentelemetry",
+        "MQ_TRACING is set, but opentelemetry-api isn't installed: pip install '.[tracing]'; for an image, "
+        "put it into `dependencies` of pyproject.toml, then `make lock`, and build it anew",
+    ):
         from . import spans  # noqa: F401
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] != "opentelemetry":
-            raise
-        raise ConfigurationError(
-            "MQ_TRACING is set, but opentelemetry-api isn't installed: pip install '.[tracing]'; for an image, "
-            "put it into `dependencies` of pyproject.toml, then `make lock`, and build it anew"
-        ) from None
 
 
 class Tracing:

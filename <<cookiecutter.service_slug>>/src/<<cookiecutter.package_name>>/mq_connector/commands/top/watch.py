@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ...config import metrics_port
 from ...connection import input_queue
 from ...consumer.outbox.dead_letters import DEAD
-from ...errors import ConfigurationError, MQError
+from ...errors import ConfigurationError, MQError, needing
 from .replica import Address, Replica, resolve
 from .view import Depth, View, view
 
@@ -45,15 +45,12 @@ def watch(service: MQConnector, options: Options, session: Callable[[], Session]
     :returns: exit code: 0, or 1 where no process has answered and it was to be shown once
     :raises ConfigurationError: rich isn't installed, or it isn't known where to ask
     """
-    try:
+    with needing(
+        "rich",
+        "top needs rich: pip install '.[top]'; an image has it when it is built with --build-arg METRICS=1, as by "
+        "`docker compose up --build` with MQ_METRICS_PORT in .env",
+    ):
         from .screen import Live, console, drawn
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] != "rich":
-            raise
-        raise ConfigurationError(
-            "top needs rich: pip install '.[top]'; an image has it when it is built with --build-arg METRICS=1, as by "
-            "`docker compose up --build` with MQ_METRICS_PORT in .env"
-        ) from None
     asked = _Asked(service, _places(options), session)
     where = console()
     try:
