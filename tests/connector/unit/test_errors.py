@@ -1,9 +1,11 @@
-"""Text from outside, in messages and log lines."""
+"""Text from outside, in messages and log lines; and an extra that is missing."""
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
-from mq_connector.errors import EXCERPT, printable
+from mq_connector.errors import EXCERPT, ConfigurationError, needing, printable
 
 
 @pytest.mark.parametrize(
@@ -26,3 +28,16 @@ def test_a_long_text_is_cut_before_it_is_looked_at() -> None:
     assert printable("x" * EXCERPT) == "x" * EXCERPT
     assert printable("\x00" * 10_000_000) == r"\x00" * EXCERPT + "…"
     assert printable("abcdef", 3) == "abc…"
+
+
+@pytest.mark.parametrize(
+    ("module", "kind"),
+    [
+        ("there_is_no_such_extra.part", ConfigurationError),
+        ("there_is_something_else_missing", ModuleNotFoundError),
+    ],
+)
+def test_only_a_missing_extra_is_said_to_be_missing(module: str, kind: type[Exception]) -> None:
+    """What else can't be imported is a fault, and not to be taken for that."""
+    with pytest.raises(kind), needing("there_is_no_such_extra", "install it"):
+        importlib.import_module(module)
