@@ -51,6 +51,19 @@ def _many(self: {name}, config: Mapping[str, Any] | None = None) -> None:
 
 {name}.__init__ = _many
 """
+_SOME = """
+
+_serve = {name}._serve_metrics
+
+
+def _serve_some(self: {name}) -> Any:
+    served = _serve(self)
+    self.consumers[[*self.consumers][{number}]].observer = None
+    return served
+
+
+{name}._serve_metrics = _serve_some
+"""
 _REST = """\
         if {seconds}:
             await asyncio.sleep({seconds})
@@ -111,7 +124,7 @@ class Service:
 
         :param task: ``echo`` for the handler as generated, or ``sleep SECONDS``, ``spin SECONDS``,
             ``pace SECONDS`` (waits, and counts), ``event`` (publishes one), ``async SECONDS`` (is async, and
-            sleeps)
+            sleeps), ``uncounted NUMBER`` (the metrics leave out that queue)
         :param consumers: queues that it consumes, each on a thread of its own
         :param is_told: it reads the name of its queue from ``BENCH_QUEUE``
         """
@@ -126,7 +139,9 @@ class Service:
         shutil.copytree(self.project / "src", folder)
         file = folder / PACKAGE / "service.py"
         text = file.read_text(encoding="utf-8")
-        if kind != "echo":
+        if kind == "uncounted":
+            text += _SOME.format(name=CLASS, number=seconds)
+        elif kind != "echo":
             before = _ASKED if kind == "event" else _ANSWER
             if text.count(before) != 1:
                 raise RenderFailed(f"{file} has no line {before.strip()!r} to put work before")

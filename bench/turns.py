@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .contenders import Contender
@@ -117,6 +117,34 @@ def take_turns(lab: Lab, parties: Sequence[Party], turns: int) -> dict[str, Take
                 _turn(lab, client, reader, party, running[party.name], taken[party.name])
         for party in parties:
             taken[party.name].peak_mb = sum(each.peak() for each in running[party.name])
+    return taken
+
+
+def take_turns_within(lab: Lab, party: Party, turns: int) -> list[Taken]:
+    """Have each queue of one process that many turns, pair by pair; by the party's order of queues."""
+    parts = [
+        replace(party, name=f"{party.name}.{number}" if number else party.name, consumers=1)
+        for number in range(party.consumers)
+    ]
+    with lab.client() as client, lab.client() as reader, ExitStack() as stack:
+        lab.replies(client)
+        reader.consume(REPLIES)
+        for queue in party.queues:
+            client.delete(queue)
+            lab.declare(client, queue, party.contender, False)
+            stack.callback(_delete, lab, queue)
+        processes, started = _start(lab, client, party, stack)
+        for queue in party.queues:
+            client.fill(queue, lab.bodies(party.contender, party.warm), consumed=True)
+        _wait(reader, party.warm * party.consumers, {party.name: processes})
+        time.sleep(SETTLED)
+        for process in processes:
+            process.freeze()
+        taken = [replace(started, cpu_us=[], rate=[]) for _ in parts]
+        for number in range(turns):
+            order = [*zip(parts, taken, strict=True)]
+            for part, its in order if number % 2 else order[::-1]:
+                _turn(lab, client, reader, part, processes, its)
     return taken
 
 

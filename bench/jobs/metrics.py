@@ -12,13 +12,12 @@ from ..contenders import BY_NAME, OURS
 from ..environment import WITH_METRICS
 from ..job import Job, Metric, Values
 from ..lab import PREFETCH, Lab
-from ..turns import Party, take_turns
+from ..turns import Party, take_turns_within
 
-#: Requests of a turn, turns of each process, and requests that it has answered before.
-REQUESTS, TURNS, WARM = 2500, 4, 500
-#: Of each kind: where two processes of the same kind have things in memory makes a twentieth.
+#: Requests of a turn, turns of each queue, and requests that it has had before.
+REQUESTS, TURNS, WARM = 3000, 8, 500
+#: In each round: where two processes of the same kind have things in memory makes a twentieth.
 PROCESSES = 12
-_COUNTED = "counted"
 
 
 class Metrics(Job):
@@ -26,14 +25,15 @@ class Metrics(Job):
     slug = "metrics"
     title = "Metrics: counted, or not"
     text = (
-        "The reference job by processes of the service, half of them as it comes, half with the extra "
-        "`metrics` and `MQ_METRICS_PORT`, which counts each request, how long its handler took and how long "
-        "its reply. What is looked for is less than what two measurements differ by, and even than what two "
-        f"processes of the same do. So {PROCESSES} of each take turns, {TURNS} times {REQUESTS} requests each, "
-        "while the others are frozen (SIGSTOP). One that counts has its turn before or after one that doesn't: "
-        "the ratio is the median of those of such pairs, as the machine's speed changes meanwhile. "
+        "The reference job by the service with the extra `metrics` and `MQ_METRICS_PORT`, which counts each "
+        "request, how long its handler took and how long its reply. What is looked for is less than what two "
+        "processes of the same kind differ by, so both are in one: it consumes two queues, and leaves one of them "
+        f"out of its metrics. The two take turns, {TURNS} times {REQUESTS} requests each, while nothing waits in "
+        f"the other; so in each of {PROCESSES} processes, of which every other one leaves out the other queue. The "
+        "ratio is the median of those of neighbouring turns, as the machine's speed changes meanwhile. "
         f"All have {PREFETCH} messages ahead (`MQ_PREFETCH`). Nobody asks for the numbers meanwhile: a page of "
-        "them costs for each question, not for each request."
+        "them costs for each question, not for each request. What the port takes in memory and at the start isn't "
+        "in it either."
     )
     metrics = (
         Metric("counted_us", "CPU µs per request, counted", 1),
@@ -55,33 +55,27 @@ class Metrics(Job):
         return WITH_METRICS
 
     def measure(self, lab: Lab, case: str, row: str, quick: bool) -> Values:
-        plain = BY_NAME[OURS]
-        counting = replace(plain, peer=WITH_METRICS)
-        fixed = {"MQ_PREFETCH": str(PREFETCH)}
-        kinds = [
-            [
-                Party(
-                    f"{name}-{number}", contender, REQUESTS, env={**fixed, **_port(name)}, warm=WARM
-                )
-                for number in range(PROCESSES)
-            ]
-            for name, contender in (("not-counted", plain), (_COUNTED, counting))
-        ]
-        taken = take_turns(
-            lab, [party for pair in zip(*kinds, strict=True) for party in pair], TURNS
-        )
-        without, counted = (
-            [us for party in parties for us in taken[party.name].cpu_us] for parties in kinds
-        )
+        contender = replace(BY_NAME[OURS], peer=WITH_METRICS)
+        counted: list[float] = []
+        without: list[float] = []
+        for number in range(PROCESSES):
+            party = Party(
+                f"metrics-{number}",
+                contender,
+                REQUESTS,
+                task=f"uncounted {number % 2}",
+                consumers=2,
+                env={"MQ_PREFETCH": str(PREFETCH), "MQ_METRICS_PORT": str(_free_port())},
+                warm=WARM,
+            )
+            taken = take_turns_within(lab, party, TURNS)
+            without += taken[number % 2].cpu_us
+            counted += taken[1 - number % 2].cpu_us
         return {
             "cpu_us": statistics.median(without),
             "counted_us": statistics.median(counted),
             "ratio": statistics.median(map(operator.truediv, counted, without)),
         }
-
-
-def _port(name: str) -> dict[str, str]:
-    return {"MQ_METRICS_PORT": str(_free_port())} if name == _COUNTED else {}
 
 
 def _free_port() -> int:

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -18,26 +17,18 @@ from typing import Any
 
 import pytest
 from baked import CONNECTOR
-from mq_connector.config import Limits, metrics_port
+from mq_connector.config import metrics_port
 from mq_connector.connection import Connection
 from mq_connector.connection.address import Address
 from mq_connector.connection.supervised import is_responsive
-from mq_connector.consumer.opened import Delivery, Message
-from mq_connector.consumer.opened.observer import QUICK
-from mq_connector.consumer.workers import Suspicion, Workers
 from mq_connector.errors import ConfigurationError, RetryMessage
 from mq_connector.metrics import Metrics
-from mq_connector.metrics.counts import BOUNDS, Counts, Durations
 from mq_connector.metrics.endpoint import Endpoint, _Handler
-from mq_connector.testing import Outcome
-from mq_connector.testing.recording import RecordingChannel
-from pika import BasicProperties
-from pika.spec import Basic
 from prometheus_client.parser import text_string_to_metric_families
 from running import free_port
 from waiting import eventually
 
-from .working import Opened
+from .working import count_handled
 
 #: A queue's name as a label, with what a line of Prometheus' would break at.
 QUEUE = 'odd "queue"\\'
@@ -103,44 +94,13 @@ def serve() -> Iterator[Callable[..., Served]]:
         each.metrics.close()
 
 
-def working(counts: Counts, callback: Callable[..., object], *bodies: bytes) -> list[Opened]:
-    """Have a consumer's worker handle messages, one of each body."""
-    opened_by: list[Opened] = []
-    channels: dict[Delivery, Any] = {}
-
-    def no_error(_: Exception) -> None:
-        pass
-
-    def call(channel: Any, *given: Any) -> None:
-        callback(channel, *given)
-
-    workers = Workers(Limits(), "test", call, channels.__getitem__, no_error, Suspicion())
-    workers.observer = counts
-    counts.begin(workers)
-    for tag, body in enumerate(bodies, 1):
-        outcome = Outcome()
-        opened: Any = Opened(outcome)
-        opened.observer = counts
-        opened_by.append(opened)
-        method = Basic.Deliver("ctag", tag, False, "", "input")
-        delivery = Delivery(opened, method, BasicProperties(message_id="id"), body)
-        channels[delivery] = RecordingChannel(outcome)
-        workers.inbox.put(delivery)
-    workers.inbox.put(None)
-    thread = threading.Thread(target=workers.work)
-    thread.start()
-    thread.join(30)
-    assert not thread.is_alive()
-    return opened_by
-
-
 # ---- what is counted
 
 
 def test_the_time_of_each_callback_is_counted(serve: Callable[..., Served]) -> None:
     consumer = Consumer()
     served = serve(consumer)
-    working(consumer.observer, lambda *_: None, b"", b"", b"")
+    count_handled(consumer.observer, lambda *_: None, b"", b"", b"")
     assert served.value("mq_handler_seconds_count", queue=QUEUE) == 3
     assert served.value("mq_handler_seconds_bucket", queue=QUEUE, le="+Inf") == 3
     assert served.value("mq_messages_failed_total", queue=QUEUE) == 0
@@ -152,7 +112,7 @@ def test_a_failed_message_is_counted_and_remembered(serve: Callable[..., Served]
 
     consumer = Consumer()
     served = serve(consumer)
-    working(consumer.observer, fail, b"x")
+    count_handled(consumer.observer, fail, b"x")
     assert served.value("mq_messages_failed_total", queue=QUEUE) == 1
     assert served.value("mq_messages_dead_lettered_total", queue=QUEUE) == 1
     [error] = json.loads(served.get("/errors")[1])
@@ -170,7 +130,7 @@ def test_a_message_that_its_callback_has_settled_before_it_failed_is_no_dead_let
         channel.basic_ack()
         raise ValueError("late")
 
-    working(consumer.observer, ack_and_fail, b"x")
+    count_handled(consumer.observer, ack_and_fail, b"x")
     assert served.value("mq_messages_failed_total", queue=QUEUE) == 1
     assert served.value("mq_messages_dead_lettered_total", queue=QUEUE) == 0
 
@@ -181,7 +141,7 @@ def test_a_retry_is_counted(serve: Callable[..., Served]) -> None:
 
     consumer = Consumer()
     served = serve(consumer)
-    working(consumer.observer, retry, b"x", b"y")
+    count_handled(consumer.observer, retry, b"x", b"y")
     assert served.value("mq_messages_retried_total", queue=QUEUE) == 2
     assert served.value("mq_messages_failed_total", queue=QUEUE) == 0
 
@@ -192,97 +152,10 @@ def test_the_last_errors_are_few(serve: Callable[..., Served]) -> None:
 
     consumer = Consumer()
     served = serve(consumer)
-    working(consumer.observer, fail, *(str(number).encode() for number in range(30)))
+    count_handled(consumer.observer, fail, *(str(number).encode() for number in range(30)))
     assert [error["text"] for error in json.loads(served.get("/errors")[1])] == [
         str(number) for number in range(20, 30)
     ]
-
-
-@pytest.mark.parametrize("took", [QUICK / 2, 0.25])
-def test_what_each_thread_has_noted_is_counted_once(took: float) -> None:
-    """Also while it goes on, and after it has ended."""
-    counts = Counts()
-    seen: list[int] = []
-
-    def work() -> None:
-        tally = counts.tally()
-        for _ in range(2000):
-            tally.add(took)
-
-    def look() -> None:
-        seen.append(sum(counts.durations()[0].classes))
-
-    for _ in range(2):
-        threads = [threading.Thread(target=work) for _ in range(4)]
-        for each in threads:
-            each.start()
-        while any(each.is_alive() for each in threads):
-            look()
-        look()
-    assert seen == sorted(seen)
-    handled, answers = counts.durations()
-    assert sum(handled.classes) == 16_000
-    assert handled.classes[0] == (16_000 if took <= QUICK else 0)
-    assert handled.total == pytest.approx(16_000 * took)
-    assert sum(answers.classes) == 0
-    assert len(counts._tallies) <= 8  # those that were there when the last one began
-
-
-def test_a_thread_has_one_tally() -> None:
-    """Where tasks end it asks for it each time."""
-    counts = Counts()
-    assert counts.tally() is counts.tally()
-
-
-def test_a_callback_that_takes_as_long_as_a_bound_is_below_it() -> None:
-    counts = Counts()
-    tally = counts.tally()
-    for bound in (0.0, *BOUNDS, BOUNDS[-1] + 1):
-        tally.add(bound)
-    handled = counts.durations()[0]
-    assert handled.classes == [2, *[1] * len(BOUNDS)]
-    assert handled.total == sum(BOUNDS) + BOUNDS[-1] + 1
-
-
-def test_what_one_message_is_answered_with_is_classed_before_it_grows() -> None:
-    """A reply may have any number of parts, and nothing else may come meanwhile."""
-    counts = Counts()
-    connection: Any = None
-    outbox = counts.outbox(connection)
-    opened: Any = SimpleNamespace(
-        wait_for_room=lambda: None,
-        encode=lambda _: b"",
-        send=lambda _: True,
-        fears_reply_to=False,
-    )
-    method = Basic.Deliver("ctag", 1, False, "", "input")
-    delivery = Delivery(opened, method, BasicProperties(), b"")
-    delivery.arrived = time.monotonic() - 0.3
-    for _ in range(5000):
-        outbox.publish(opened, Message("", "reply", b""), delivery)
-        assert len(counts._noted) <= 1000
-    cumulated = dict(counts.durations()[1].cumulated())
-    assert (cumulated["0.25"], cumulated["60.0"]) == (0, 5000)
-
-
-def test_a_number_of_deliveries_never_falls_when_a_channel_follows_another() -> None:
-    counts = Counts()
-    for last_tag in (7, 0, 5):
-        opened: Any = SimpleNamespace(last_tag=last_tag)
-        counts.on_opened(opened)
-    assert counts.received == 12
-
-
-def test_durations_are_classed_by_their_upper_bound() -> None:
-    durations = Durations()
-    noted = [BOUNDS[-1] + 1, 0.0, BOUNDS[0], BOUNDS[0] + 1e-9]
-    durations.take(noted)
-    assert noted == []
-    cumulated = dict(durations.cumulated())
-    assert cumulated["0.001"] == 2
-    assert cumulated["0.0025"] == 3
-    assert cumulated["60.0"] == 3
-    assert cumulated["+Inf"] == 4
 
 
 def test_a_queue_that_each_process_names_anew_has_one_label(serve: Callable[..., Served]) -> None:

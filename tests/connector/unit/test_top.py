@@ -23,7 +23,8 @@ from mq_connector.metrics import Metrics
 from rich.console import Console
 from running import free_port
 
-from .test_metrics import Consumer, working
+from .test_metrics import Consumer
+from .working import count_handled
 
 QUEUE = 'odd "queue"\\'
 
@@ -43,7 +44,7 @@ def test_what_a_process_tells_is_read_as_it_was_meant() -> None:
     replica = Replica(Address("127.0.0.1", port))
     try:
         replica.ask()
-        working(consumer.observer, fail, b"x", b"y")
+        count_handled(consumer.observer, fail, b"x", b"y")
         replica.ask()
     finally:
         metrics.close()

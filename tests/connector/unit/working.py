@@ -12,6 +12,7 @@ from mq_connector.config import Limits
 from mq_connector.consumer.opened import Delivery
 from mq_connector.consumer.workers import Workers
 from mq_connector.consumer.workers.suspicion import Suspicion
+from mq_connector.metrics.counts import Counts
 from mq_connector.testing import Outcome
 from mq_connector.testing.recording import RecordingChannel, RecordingOpened
 from pika.spec import Basic
@@ -136,3 +137,34 @@ def make(errors: list[Exception]) -> Iterator[Make]:
 def idle(callback: Callback, errors: list[Exception] | None = None) -> Running:
     """Workers that haven't begun."""
     return Running(callback, [] if errors is None else errors, Limits(workers=1))
+
+
+def count_handled(counts: Counts, callback: Callable[..., object], *bodies: bytes) -> list[Opened]:
+    """Have a consumer's worker handle messages, one of each body."""
+    opened_by: list[Opened] = []
+    channels: dict[Delivery, Any] = {}
+
+    def no_error(_: Exception) -> None:
+        pass
+
+    def call(channel: Any, *given: Any) -> None:
+        callback(channel, *given)
+
+    workers = Workers(Limits(), "test", call, channels.__getitem__, no_error, Suspicion())
+    workers.observer = counts
+    counts.begin(workers)
+    for tag, body in enumerate(bodies, 1):
+        outcome = Outcome()
+        opened: Any = Opened(outcome)
+        opened.observer = counts
+        opened_by.append(opened)
+        method = Basic.Deliver("ctag", tag, False, "", "input")
+        delivery = Delivery(opened, method, pika.BasicProperties(message_id="id"), body)
+        channels[delivery] = RecordingChannel(outcome)
+        workers.inbox.put(delivery)
+    workers.inbox.put(None)
+    thread = threading.Thread(target=workers.work)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    return opened_by

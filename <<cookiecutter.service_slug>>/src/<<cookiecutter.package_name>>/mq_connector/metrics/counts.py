@@ -1,28 +1,29 @@
 """What becomes of the messages of one consumer, in numbers.
 
-A lock or a look into classes for each message would cost more than all else. So each thread has a `Tally` of
-what its callbacks took, and delays of replies are noted in a list and classed together, a few hundred at a time.
+A lock, a clock or a look into classes for each message would cost more than all else. So what callbacks took is
+noted in a list, replies are timed together as they leave together, and all of it is classed a few hundred at a time.
 """
 
 from __future__ import annotations
 
 import threading
-from bisect import bisect_left, bisect_right
+import time
+from bisect import bisect_right
 from collections import Counter, deque
 from datetime import datetime, timezone
 
 from ..connection import Connection
 from ..consumer.opened import Delivery, OpenedChannel
 from ..consumer.opened.lines import SHORT, Named
-from ..consumer.opened.observer import QUICK, Tally
 from ..consumer.outbox import Outbox
 from ..consumer.workers import Workers
-from ..consumer.workers.busy import is_alive
 from ..errors import EXCERPT, printable
 from ..logs import text_of
 
 #: Upper bounds in seconds of the classes that durations are counted in; above the last one there is another.
-BOUNDS = (QUICK, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+#: Callbacks, and bursts of replies, that are noted before they are classed.
+_CALLBACKS, _BURSTS = 512, 64
 #: Errors that are remembered.
 _ERRORS = 10
 
@@ -36,28 +37,21 @@ class Durations:
         self.classes = [0] * (len(BOUNDS) + 1)
         self.total = 0.0
 
-    def take(self, noted: list[float]) -> None:
-        """Class what was noted, and take it out of there; meanwhile others may note more."""
-        taken = noted[:]
-        del noted[: len(taken)]
-        self.total += sum(taken)
-        taken.sort()
+    def take(self, seconds: list[float]) -> None:
+        """Class these."""
+        self.total += sum(seconds)
+        quick = BOUNDS[0]
+        slow = [each for each in seconds if each > quick]  # most callbacks are quick
+        self.classes[0] += len(seconds) - len(slow)
+        slow.sort()
         below = 0
-        for number, bound in enumerate(BOUNDS):
-            upto = bisect_right(taken, bound, below)
+        for number, bound in enumerate(BOUNDS[1:], 1):
+            if below == len(slow):
+                return
+            upto = bisect_right(slow, bound, below)
             self.classes[number] += upto - below
             below = upto
-        self.classes[-1] += len(taken) - below
-
-    def add(self, seconds: float) -> None:
-        """One more."""
-        self.total += seconds
-        self.classes[bisect_left(BOUNDS, seconds)] += 1
-
-    def add_tally(self, tally: Tally) -> None:
-        """Those that were quick."""
-        self.total += tally.seconds
-        self.classes[0] += tally.quick
+        self.classes[-1] += len(slow) - below
 
     def add_all(self, others: Durations) -> None:
         """All of another one."""
@@ -82,16 +76,15 @@ class Counts:
         self.workers: Workers | None = None
         #: The last that callbacks have raised, the latest at the end.
         self.errors: deque[dict[str, str | None]] = deque(maxlen=_ERRORS)
-        #: Seconds from a message's arrival to each reply, as they come: any thread adds.
-        self._noted: list[float] = []
-        #: The tally of each thread.
-        self._mine = threading.local()
+        #: What callbacks took: any thread adds.
+        self._took: list[float] = []
+        #: When a burst of replies left, and when their messages had arrived: any thread adds.
+        self._replied: list[tuple[float, list[float]]] = []
+        self.note = self._took.append
         # Guards all below.
         self._lock = threading.Lock()
         self._delays = Durations()
-        #: Of callbacks that were slow, and of all whose thread has ended.
         self._handled = Durations()
-        self._tallies: list[Tally] = []
         self._rare: Counter[str] = Counter()
         self._opened: OpenedChannel | None = None
         #: Deliveries of earlier channels.
@@ -102,31 +95,23 @@ class Counts:
     def outbox(self, connection: Connection) -> Outbox:
         """What callbacks publish by."""
         outbox = Outbox(connection)
-        outbox.delays, outbox.on_many = self._noted, self._sort_in
+        outbox.on_replied = self._on_replied
         return outbox
 
     def begin(self, workers: Workers) -> None:
         """The workers are about to start."""
         self.workers = workers
 
-    def tally(self) -> Tally:
-        """That of the thread that calls this."""
-        tally: Tally | None = getattr(self._mine, "tally", None)
-        if tally is not None:
-            return tally
-        tally = self._mine.tally = Tally(self._slow)
-        with self._lock:
-            tallies, self._tallies = self._tallies, [tally]
-            for each in tallies:
-                if is_alive(each.thread):
-                    self._tallies.append(each)
-                else:
-                    self._handled.add_tally(each)
-        return tally
+    def sort_in(self) -> None:
+        """Class what was noted if it is much."""
+        if len(self._took) > _CALLBACKS:
+            self._sort_in()
 
     def on_opened(self, opened: OpenedChannel) -> None:
         """There is another channel."""
         opened.observer = self
+        opened.note_reply = opened.collected.arrivals.append
+        opened.collected.on_replied = self._on_replied
         with self._lock:
             if self._opened is not None:
                 self._received += self._opened.last_tag
@@ -185,8 +170,6 @@ class Counts:
         with self._lock:
             handled.add_all(self._handled)
             delays.add_all(self._delays)
-            for tally in self._tallies:
-                handled.add_tally(tally)
         return handled, delays
 
     # ---- from any thread
@@ -195,10 +178,15 @@ class Counts:
         with self._lock:
             self._rare.update(what)
 
-    def _slow(self, seconds: float) -> None:
-        with self._lock:
-            self._handled.add(seconds)
+    def _on_replied(self, arrivals: list[float]) -> None:
+        self._replied.append((time.monotonic(), arrivals))
+        if len(self._replied) > _BURSTS:
+            self._sort_in()
 
     def _sort_in(self) -> None:
         with self._lock:
-            self._delays.take(self._noted)
+            # Meanwhile others may note more.
+            took, replied = self._took[:], self._replied[:]
+            del self._took[: len(took)], self._replied[: len(replied)]
+            self._handled.take(took)
+            self._delays.take([left - each for left, arrivals in replied for each in arrivals])

@@ -14,7 +14,6 @@ from opentelemetry.trace import Span, SpanKind, Tracer
 from ..connection import Connection
 from ..consumer.opened import Delivery, Message, Observer, OpenedChannel
 from ..consumer.opened.lines import SHORT
-from ..consumer.opened.observer import Tally
 from ..consumer.outbox import Outbox
 from ..consumer.workers import Workers
 from ..consumer.workers.workers import AWAITED
@@ -79,9 +78,15 @@ class Consumed:
         workers.settling.raised = self.raised  # type: ignore[method-assign]
         workers.was_away = self.was_away  # type: ignore[method-assign]
 
-    def tally(self) -> Tally | None:
+    @property
+    def note(self) -> Callable[[float], object] | None:
         """As who has watched so far wants it."""
-        return None if self._observer is None else self._observer.tally()
+        return None if self._observer is None else self._observer.note
+
+    def sort_in(self) -> None:
+        """There may be something to count up."""
+        if self._observer is not None:
+            self._observer.sort_in()
 
     def on_opened(self, opened: OpenedChannel) -> None:
         """There is another channel."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
@@ -53,6 +54,8 @@ class OpenedChannel:
         self.delivery_type: type[Delivery] = Delivery
         #: Is told what becomes of messages, if that is counted or traced.
         self.observer: Listener | None = None
+        #: Is told when each message came that is replied to, if that is counted.
+        self.note_reply: Callable[[float], object] | None = None
         self._encode = link.encoder
         self._process = Process()
         # Guards which deliveries are settled and what is collected, and that what is sent keeps its order.
@@ -84,14 +87,18 @@ class OpenedChannel:
             self._frame_max,
         )
 
-    def send(self, publish: bytes) -> bool:
+    def send(self, publish: bytes, delivery: Delivery | None = None) -> bool:
         """Publish what was encoded.
 
+        :param delivery: the message that it replies to
         :returns: False, with nothing done, where the channel is gone
         """
         with self._lock:
             if self.is_open:
                 self.collected.publishes.append(publish)
+                note = self.note_reply  # not called at once: see `Workers.handle`
+                if note is not None and delivery is not None:
+                    note(delivery.arrived)
                 self.collected.send_or_linger()
                 return True
         return False

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
 from ...connection.link import Link
 from ...connection.wire import frames
 from .acks import Acks
+
+#: Gets when the messages arrived (`time.monotonic`) whose replies leave now; from any thread.
+OnReplied = Callable[[list[float]], object]
 
 
 class Collected:
@@ -28,6 +32,10 @@ class Collected:
         self.burst = 1
         self.publishes: list[bytes] = []
         self.rejects: list[bytes] = []
+        #: When the messages arrived that some of `publishes` reply to, if that is counted.
+        self.arrivals: list[float] = []
+        #: Is told of them as they leave.
+        self.on_replied: OnReplied = lambda _: None
         #: Whether the broker is told of nothing that is settled.
         self.is_held = False
         self._link = link
@@ -50,6 +58,9 @@ class Collected:
         """Publishes first, so that no reply can be lost behind its ack; rejects before the acks that
         cover their tags (`Acks.take`)."""
         burst, self.publishes = self.publishes, []
+        if self.arrivals:
+            self.on_replied(self.arrivals[:])
+            self.arrivals.clear()
         if self.is_held:
             self._transport.send(burst)
             return
@@ -64,6 +75,7 @@ class Collected:
     def forget(self) -> None:
         """Nothing more can leave: the channel ends."""
         self.publishes, self.rejects = [], []
+        self.arrivals.clear()
         self._acks.take()
 
     # ---- on the loop

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,38 +11,6 @@ if TYPE_CHECKING:
     from ..workers import Workers
     from .channel import OpenedChannel
     from .messages import Delivery
-
-#: Seconds up to which a callback counts as quick: of these only number and sum are kept.
-QUICK = 0.001
-
-
-class Tally:
-    """How long the callbacks of one thread took. Only that thread adds to it; any thread may read it.
-
-    It is told of each callback. Most are quick, and then two numbers grow and no lock is taken.
-
-    :param slow: gets the seconds of each that took longer than `QUICK`
-    """
-
-    __slots__ = ("quick", "seconds", "slow", "thread")
-
-    def __init__(self, slow: Callable[[float], object]) -> None:
-        self.slow = slow
-        self.thread = threading.current_thread()
-        #: How many were quick, and what these took together.
-        self.quick = 0
-        self.seconds = 0.0
-
-    def add(self, took: float) -> None:
-        """Count another callback.
-
-        :param took: seconds
-        """
-        if took <= QUICK:
-            self.quick += 1
-            self.seconds += took
-        else:
-            self.slow(took)
 
 
 class Observer(Protocol):
@@ -58,8 +25,12 @@ class Observer(Protocol):
     def begin(self, workers: Workers) -> None:
         """The workers are about to start."""
 
-    def tally(self) -> Tally | None:
-        """That of the thread that calls this, if anybody wants to know."""
+    @property
+    def note(self) -> Callable[[float], object] | None:
+        """Gets the seconds that each callback took, from any thread; None where nobody wants to know."""
+
+    def sort_in(self) -> None:
+        """Called by a worker after a few messages, so that what was noted doesn't grow."""
 
     def on_opened(self, opened: OpenedChannel) -> None:
         """Another channel was opened, and nothing has come on it yet; called on the loop."""

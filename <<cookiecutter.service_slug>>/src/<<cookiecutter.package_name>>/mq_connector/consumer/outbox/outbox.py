@@ -17,6 +17,7 @@ from ...errors import MQError, PublishError, Unroutable
 from ...logs import Complaints, Logger
 from ...publisher import Publisher
 from ..opened import Confirms, Delivery, Message, OpenedChannel
+from ..opened.collected import OnReplied
 from .returned import ReturnedReplies
 from .room import Room
 
@@ -29,8 +30,6 @@ _ROOM_WITHIN = 30.0
 _LARGE = 4 * 1024 * 1024
 #: What an address of direct reply-to begins with.
 _DIRECT_REPLY = "amq.rabbitmq.reply-to."
-#: Delays of replies that are collected before they are counted.
-MANY = 512
 #: Seconds between two warnings that a queue isn't bound.
 _WARN_EVERY = 10.0
 
@@ -60,10 +59,8 @@ class Outbox:
         self._warned_at = 0.0
         #: Whether to publish everything with confirms, as a message in hand has just cost a channel.
         self.is_careful = False
-        #: Gets the seconds from a message's arrival to each reply, if that is counted.
-        self.delays: list[float] | None = None
-        #: Called when there are more than `MANY`; empties `delays`.
-        self.on_many: Callable[[], object] = list
+        #: Is told when messages came that are replied to, if that is counted; see `Collected`.
+        self.on_replied: OnReplied | None = None
 
     # ---- from any thread
 
@@ -97,13 +94,14 @@ class Outbox:
             delivery.confirms.then(
                 lambda: self._send_or_hold(message), lambda _: self.let_go(message)
             )
-        elif self._coming or message.routing_key in self._returned.queues or not opened.send(data):
+        elif self._coming or message.routing_key in self._returned.queues:
             self._hold(message)
-        delays = self.delays
-        if delays is not None and delivery is not None and not exchange:
-            delays.append(time.monotonic() - delivery.arrived)
-            if len(delays) > MANY:
-                self.on_many()
+        elif opened.send(data, delivery):
+            return  # the channel tells when it leaves
+        else:
+            self._hold(message)
+        if self.on_replied is not None and delivery is not None and not exchange:
+            self.on_replied([delivery.arrived])
 
     def may_have_to_wait(self, opened: OpenedChannel) -> bool:
         """Whether `publish` might wait for room."""

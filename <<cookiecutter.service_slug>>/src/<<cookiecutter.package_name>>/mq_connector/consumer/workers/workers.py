@@ -20,7 +20,6 @@ from ...handlers.shapes import is_async
 from ...payload import Bounds, bounds
 from ..channel import Channel
 from ..opened import Delivery, Observer, OpenedChannel, Prefetch, Sizes, lines
-from ..opened.observer import QUICK
 from .busy import Busy, all_busy_for, latest, why_unhealthy
 from .current import expired_for, in_hand
 from .pace import SOON, TOGETHER, Pace
@@ -196,7 +195,8 @@ class Workers:
         pace, is_said, debug = self.pace, lines.is_said, logging.DEBUG
         process, turns = self._process, self._turns
         spent, longest, messages = 0.0, 0.0, 0  # since the last `pace.note`
-        tally = None if self.observer is None else self.observer.tally()
+        observer = self.observer
+        note = None if observer is None else observer.note
         kind = Delivery  # what deliveries are: an observer may have put another class there
         while not worker.is_replaced:
             if turns is not None and turns.holder is not worker:
@@ -241,14 +241,12 @@ class Workers:
                 # One of them may have waited for the processor, which says nothing of the callback.
                 pace.note(spent - longest, messages)
                 spent, longest, messages = 0.0, 0.0, 0
+                if observer is not None:
+                    observer.sort_in()
             else:
                 messages += 1
-            if tally is not None:
-                if took <= QUICK:  # as `Tally.add` does it, without calling it
-                    tally.quick += 1
-                    tally.seconds += took
-                else:
-                    tally.slow(took)
+            if note is not None:
+                note(took)
             if is_said(debug):
                 lines.handled(delivery, took, outcome)
         self._workers.remove(worker)
@@ -322,8 +320,8 @@ class Workers:
     def was_away(self, busy: Busy, delivery: Delivery, took: float) -> None:
         """A task has ended."""
         self.pace.note(took)
-        tally = None if self.observer is None else self.observer.tally()
-        if tally is not None:
-            tally.add(took)
+        if self.observer is not None and self.observer.note is not None:
+            self.observer.note(took)
+            self.observer.sort_in()
         if self._suspicion.is_alert and delivery.opened.is_open:
             self._was_careful(busy, delivery, self._suspicion.is_careful)
