@@ -94,13 +94,15 @@ class Load:
     What isn't confirmed is sent again, as a careful client does. Replies go to a queue that outlives a broker.
 
     :param nodes: whose connections it uses, the first that answers
+    :param piles_up: whether some requests take long, so that others wait behind them all the time
     """
 
-    def __init__(self, cluster: Cluster, nodes: Sequence[str]) -> None:
+    def __init__(self, cluster: Cluster, nodes: Sequence[str], piles_up: bool = False) -> None:
         self.confirmed: list[str] = []
         #: Replies to each request.
         self.replies: Counter[str] = Counter()
         self._takes = 0.0
+        self._piles_up = piles_up
         self._where = [cluster.parameters(node) for node in nodes]
         self._queue = cluster.project.answers["input_queue"]
         self._reply_queue = f"{cluster.project.answers['package_name']}.reply.{uuid.uuid4().hex}"
@@ -160,6 +162,9 @@ class Load:
         peer = Peer(self._where)
         while not self._over.wait(_PAUSE):
             name = uuid.uuid4().hex
+            if self._piles_up:
+                waiting = len(self.confirmed) - len(self.replies)
+                self._takes = 0.0 if waiting > _WAITING else _WORK
             request = {
                 "message_id": name,
                 "routing_key": self._reply_queue,

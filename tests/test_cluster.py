@@ -147,7 +147,7 @@ def test_killing_any_of_the_three_under_load_loses_nothing(three: Cluster, victi
 
 def test_a_rolling_restart_as_the_page_has_it_loses_nothing(three: Cluster) -> None:
     [loop] = shell_blocks(section(PAGE, "Node by node"))
-    with Load(three, NODES) as load:
+    with Load(three, NODES, piles_up=True) as load:
         type_in(loop, three.project.path, {"COMPOSE_PROJECT_NAME": three.name})
     print(f"\nall three replaced, one by one: {load.figures}")
     assert not load.lost
