@@ -15,9 +15,9 @@ from ..lab import PREFETCH, Lab
 from ..turns import Party, take_turns_within
 
 #: Requests of a turn, turns of each queue, and requests that it has had before.
-REQUESTS, TURNS, WARM = 3000, 8, 500
+REQUESTS, TURNS, WARM = 2500, 8, 500
 #: In each round: where two processes of the same kind have things in memory makes a twentieth.
-PROCESSES = 12
+PROCESSES = 10
 
 
 class Metrics(Job):
