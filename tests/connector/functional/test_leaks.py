@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import time
+from typing import Any
 
 import pytest
 from mq_connector import ConsumerThread
 from mq_connector.config import Limits
 from mq_connector.connection import attempts, scratch
 from mq_connector.connection import link as link_module
+from mq_connector.connection.wire import frames
 from mq_connector.consumer import consumption, handling
 from waiting import eventually
 
@@ -111,3 +113,25 @@ def test_reconnects_leave_nothing_behind(
     eventually(lambda: objects() < known + 3000, what=f"about {known} objects", every=0.2)
     assert "echo" in peer.ask(queue)
     record(f"{times} connections dropped", bound=2.0, recovery=round(took / times, 4))
+
+
+def test_channels_that_the_broker_closes_leave_none_behind(peer: Peer, consume: Consume) -> None:
+    """On a connection that stays; it has 2047 of them at the most."""
+    consumer = consume(echo)
+    link = consumer.connection.link
+    assert link is not None
+
+    def lose() -> None:
+        channel = consumer.channel
+        assert channel is not None
+        opened: Any = channel._opened
+        # An unknown delivery tag, which the broker answers by closing the channel (406).
+        opened._transport.send([frames.ack(opened.number, 2**32, False)])
+        eventually(lambda: channel.is_closed and consumer.is_consuming, every=0.001)
+
+    lose()
+    before = len(link.amqp._channels)
+    for _ in range(10):
+        lose()
+    assert consumer.connection.link is link
+    eventually(lambda: len(link.amqp._channels) <= before, what=lambda: len(link.amqp._channels))

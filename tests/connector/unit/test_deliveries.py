@@ -437,6 +437,30 @@ def test_malformed_properties_cost_only_the_message_that_has_them() -> None:
             _ = properties.reply_to
 
 
+@pytest.mark.parametrize("more", [{}, {"content_type": "a/b"}, {"content_encoding": "utf-8"}])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        pytest.param(b"\x01tT" + b"\xff" * 8, id="a time beyond the year 9999"),
+        pytest.param(b"\x01n?" + b"\x00" * 8, id="a type that there isn't"),
+    ],
+)
+def test_pika_gets_a_content_header_without_the_headers_that_it_cannot_read(
+    more: dict[str, str], odd: bytes
+) -> None:
+    """On a channel without a sink, or of what comes back: the connection would be lost by them."""
+    others = {**more, "delivery_mode": 2, "message_id": "mine", "timestamp": 2**64 - 1}
+    headers = {"h": "0" * (len(odd) - 7)}
+    data = b"".join(wire.content(OTHER, b"body", pika.BasicProperties(headers=headers, **others)))
+    plain = b"".join(pika.BasicProperties(headers=headers).encode())[2:]
+    assert plain in data
+    data = data.replace(plain, struct.pack(">L", len(odd)) + odd)
+    before, behind = wire.method(OTHER, spec.Basic.Qos()), wire.method(OTHER, spec.Basic.QosOk())
+    forwarded, _ = fed(before, data, behind)
+    expected = wire.content(OTHER, b"body", pika.BasicProperties(**others))
+    assert b"".join(forwarded) == b"".join([before, *expected, behind])
+
+
 def test_names_that_stay_the_same_on_a_channel_are_decoded_once_however_many_channels_take_turns() -> (
     None
 ):

@@ -12,6 +12,7 @@ from typing import Any
 
 import pika
 import pytest
+from mq_connector.connection.wire.frames import PropertiesEncoder
 from mq_connector.consumer.opened import Message, OpenedChannel, Sizes
 from mq_connector.consumer.outbox import Outbox, Room
 from mq_connector.consumer.outbox import outbox as outbox_module
@@ -20,6 +21,7 @@ from mq_connector.publisher import Publisher
 from pika.spec import Basic
 from waiting import eventually
 
+from . import wire
 from .fakes import FakeLink
 
 
@@ -188,6 +190,32 @@ def test_what_the_channel_no_longer_takes_is_held_for_the_next(world: World) -> 
     assert world.connect(takes=2) == [b"0", b"1"]
     world.lose()
     assert world.connect() == [b"2", b"3", b"4"]
+
+
+@pytest.mark.parametrize("has_left", [False, True])
+def test_what_the_next_connection_can_t_send_keeps_nothing_from_leaving(
+    world: World, has_left: bool
+) -> None:
+    """As after a rotation, where our user is another, and smaller frames: it would cost each connection."""
+    world.connect()
+    mine = pika.BasicProperties(user_id="one", expiration="60000")
+    if has_left:
+        world.outbox.publish(world.opened, Message("", "reply", b"mine", mine, True))
+        method = Basic.Return(312, "NO_ROUTE", "", "reply")
+        world.outbox.on_return(None, method, mine, b"mine")
+    world.lose()
+    if not has_left:
+        world.outbox.publish(world.opened, Message("", "reply", b"mine", mine, True))
+    world.publish(b"next")
+    world.link.run_calls()
+    world.link.encoder = PropertiesEncoder(wire.FRAME_MAX, "two")
+    world.connect()
+    for _ in range(3):
+        world.link.run_calls()
+        world.turn()
+    assert world.transport.bodies[has_left:] == [b"next"]
+    assert not world.outbox.is_busy
+    assert world.outbox._room._count == 0
 
 
 def test_a_message_from_a_channel_that_has_a_successor_leaves_on_that(world: World) -> None:

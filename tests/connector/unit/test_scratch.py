@@ -285,6 +285,27 @@ def test_an_answer_after_the_end_is_ignored(link: FakeLink, ends: Ends) -> None:
     assert len(ends.all) == 1
 
 
+@pytest.mark.parametrize("answered", [True, False])
+def test_whoever_is_abandoned_leaves_no_channel_behind(
+    link: FakeLink, ends: Ends, answered: bool
+) -> None:
+    """The connection may go on: a consumer that gets another channel has another one of these, too."""
+    scratch = make(link)
+    scratch.do(declare("one"), ends)
+    channel = link.amqp.open()
+    if answered:
+        channel.answer()
+    scratch.abandon()
+    assert channel.closed
+
+
+def test_a_channel_that_opens_after_the_end_is_closed(link: FakeLink, ends: Ends) -> None:
+    scratch = make(link)
+    scratch.do(declare("one"), ends)
+    scratch.abandon()
+    assert link.amqp.open().closed
+
+
 # ---- on a connection apart, for refusals that cost a connection
 
 

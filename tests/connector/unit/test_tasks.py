@@ -87,6 +87,41 @@ def test_whatever_a_task_raises_the_next_message_is_handled(
     assert event_loop().run(asyncio.sleep(0, "turns"), PATIENCE) == "turns"
 
 
+def test_a_task_that_is_cancelled_before_it_begins_costs_its_message_only(make: Make) -> None:
+    """By whoever cancels all that there is; its place is free again."""
+
+    async def clear() -> None:
+        for each in asyncio.all_tasks() - {asyncio.current_task()}:
+            each.cancel()
+
+    async def nothing() -> None:
+        pass
+
+    one = make(lambda *rest: clear() if rest[3] == b"bad" else nothing(), 2)
+    for _ in range(3):  # more than there are places
+        goes_on = threading.Event()
+        event_loop().call(goes_on.wait)  # so that both begin together
+        bad, innocent = Delivered(1, b"bad"), Delivered(2)
+        one.put(bad, innocent)
+        eventually(lambda: one.workers.busy == 2)
+        goes_on.set()
+        assert bad.wait().settled == "ack"
+        assert innocent.wait().settled == "dead-letter"
+    eventually(lambda: one.workers.busy == 0)
+
+
+def test_what_is_cancelled_before_it_begins_keeps_nobody_waiting() -> None:
+    """As ``on_start`` is where the service is stopped just then."""
+    loop = event_loop()
+    goes_on = threading.Event()
+    loop.call(goes_on.wait)
+    errand = loop.send(asyncio.sleep(0))
+    errand.cancel()
+    goes_on.set()
+    with pytest.raises(TimeoutError, match="it was cancelled"):
+        errand.wait(PATIENCE)
+
+
 def test_a_task_that_exits_is_shown_with_the_line_where_it_did(
     make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -171,6 +171,26 @@ def test_those_who_wait_for_their_turn_end_with_the_service(
         assert not each.is_alive()
 
 
+def test_who_is_called_for_something_else_keeps_nobody_waiting(make: Make) -> None:
+    """As where what a message has published was refused, and `error_func` is slow."""
+    one = make(lambda *_: None, count=2, watch=soon)
+    handle(one, 4)
+    goes_on, called = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        called.set()
+        goes_on.wait(PATIENCE)
+
+    try:
+        one.workers.inbox.put(slow)
+        assert called.wait(PATIENCE)
+        delivered = Delivered()
+        one.put(delivered)
+        assert delivered.opened.settled.wait(5)
+    finally:
+        goes_on.set()
+
+
 def test_looking_begins_anew_where_a_loop_has_forgotten_it(make: Make) -> None:
     calls: list[float] = []
     one = make(lambda *_: None, count=2, watch=lambda seconds, _: calls.append(seconds))

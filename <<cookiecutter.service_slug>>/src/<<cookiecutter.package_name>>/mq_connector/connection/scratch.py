@@ -126,12 +126,15 @@ class Scratch:
         self.run(steps(), done)
 
     def abandon(self) -> None:
-        """The connection is lost or about to be closed: end all that waits."""
+        """The connection is lost or about to be closed, or nobody needs this any more: end all that waits."""
         self._closed = True
         self._operation = None
         while self._steps:
             _, done = self._steps.popleft()
             done(None, NotConnected("the connection was lost"))
+        channel, self._channel = self._channel, None
+        if channel is not None and channel.is_open:
+            channel.close()  # as the connection may go on without us
         if self._second is not None and self._second.is_open:
             self._second.close()
 
@@ -269,6 +272,9 @@ class Scratch:
 
     def _on_channel_open(self, channel: pika.channel.Channel) -> None:
         self._opening = False
+        if self._closed:
+            channel.close()
+            return
         self._channel = channel
         channel.add_on_close_callback(self._on_channel_closed)
         if self._operation is not None:

@@ -12,8 +12,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
-from types import FrameType
+from collections.abc import Awaitable, Callable, Generator
+from types import FrameType, coroutine
 from typing import Any, Protocol
 
 from ..fork import Process
@@ -30,11 +30,18 @@ _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 class Job(Protocol):
     """What is to run on the loop."""
 
-    #: Made on the thread that begins it.
+    #: Made on the thread that begins it, and run there up to `until_begun`.
     coroutine: Any
     context: contextvars.Context
     #: What it runs as, once it does.
     task: asyncio.Task[None] | None
+
+
+@coroutine
+def until_begun() -> Generator[None, None, None]:
+    """Awaited first by a job's coroutine, and passed by its task: of one that is cancelled before its first step,
+    asyncio would run nothing at all, not even what tells of its end."""
+    yield
 
 
 class EventLoop:
@@ -171,6 +178,7 @@ class Errand:
         self._done = threading.Event()
         self._result: Any = None
         self._error: BaseException | None = None
+        self.coroutine.send(None)
 
     def wait(self, timeout: float | None = None) -> Any:
         """Wait for its end; parameters, result and errors as of `EventLoop.run`."""
@@ -187,6 +195,7 @@ class Errand:
 
     async def _run(self, awaitable: Awaitable[Any]) -> None:
         try:
+            await until_begun()
             self._result = await awaitable
         except GeneratorExit:
             raise

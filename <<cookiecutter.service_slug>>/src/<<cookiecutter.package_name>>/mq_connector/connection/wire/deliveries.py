@@ -16,16 +16,13 @@ import pika
 from pika.exceptions import InvalidFrameError
 from pika.spec import FRAME_MAX_SIZE, Basic
 
-from .frames import BODY, END, HEADER, HEARTBEAT, HEARTBEAT_FRAME, METHOD, OVERHEAD
+from .frames import BODY, END, HEADER, HEARTBEAT, HEARTBEAT_FRAME, METHOD, OVERHEAD, is_large_header
+from .odd_headers import has_odd_headers, without_headers
 
 _BASIC_DELIVER = b"\x00\x3c\x00\x3c"
 _BASIC_GET_OK = b"\x00\x3c\x00\x47"
 _CHANNEL_CLOSE = b"\x00\x14\x00\x28"
 _TYPES = frozenset((METHOD, HEADER, BODY, HEARTBEAT))
-#: Bytes that a content header may have. RabbitMQ keeps to what was negotiated (128 KiB) in other frames,
-#: but a header is never split (AMQP 0-9-1, 4.2.6), and each death of a message adds to what its publisher
-#: may have filled; the names in a death can be as long again.
-_LARGEST_HEADER = 16 * FRAME_MAX_SIZE
 #: pika counts what it reads to notice a dead peer. While deliveries bypass it, it is given a heartbeat after so many
 #: seconds: well below the shortest time-out that it can have (6 s).
 _SIGN_OF_LIFE = 1.0
@@ -179,7 +176,7 @@ class DeliveryReader:
         while position + OVERHEAD <= end:
             kind, channel, size = _unpack_prefix(data, position)
             stop = position + OVERHEAD + size
-            if kind not in _TYPES or (size > FRAME_MAX_SIZE and not _is_large_header(kind, size)):
+            if kind not in _TYPES or (size > FRAME_MAX_SIZE and not is_large_header(kind, size)):
                 raise InvalidFrameError(f"frame of type {kind} with {size} bytes from the broker")
             if stop > end:
                 break
@@ -197,6 +194,10 @@ class DeliveryReader:
                     self._forward(data[begin:position])
                 begin = stop
                 kept = True
+            elif kind == HEADER and has_odd_headers(data[position:stop]):
+                self._forward(data[begin:position])
+                self._forward(without_headers(data[position:stop]))
+                begin = stop
             position = stop
         if begin < position:
             self._forward(data[begin:position])
@@ -309,10 +310,6 @@ def _deliver(delivery: _Delivery, data: bytes, start: int, stop: int) -> Basic.D
     delivery.around_tag = (data[start - 11 : tag], data[tag + 9 : stop + 1])
     delivery.address = (consumer_tag, exchange, routing_key)
     return Basic.Deliver(consumer_tag, delivery_tag, redelivered, exchange, routing_key)
-
-
-def _is_large_header(kind: int, size: int) -> bool:
-    return kind == HEADER and size <= _LARGEST_HEADER
 
 
 def _text(raw: bytes) -> str:

@@ -21,6 +21,11 @@ OVERHEAD = 8
 #: An empty frame of type heartbeat on channel 0.
 HEARTBEAT_FRAME = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 
+#: Bytes that a content header may have. RabbitMQ keeps to what was negotiated (128 KiB) in other frames,
+#: but a header is never split (AMQP 0-9-1, 4.2.6), and each death of a message adds to what its publisher
+#: may have filled; the names in a death can be as long again.
+_LARGEST_HEADER = 16 * FRAME_MAX_SIZE
+
 _BASIC = 60
 _CANCEL, _PUBLISH, _ACK, _REJECT, _NACK = 30, 40, 80, 90, 120
 _MANDATORY = b"\x01"
@@ -31,6 +36,11 @@ _size = struct.Struct(">Q").pack
 _method = struct.Struct(">BHLHH").pack
 _content_header = struct.Struct(">BHLHH").pack
 _settle = struct.Struct(">BHLHHQBB").pack
+
+
+def is_large_header(kind: int, size: int) -> bool:
+    """Whether a frame of a type and of so many bytes may come though it is larger than others may be."""
+    return kind == HEADER and size <= _LARGEST_HEADER
 
 
 def ack(channel: int, delivery_tag: int, multiple: bool) -> bytes:

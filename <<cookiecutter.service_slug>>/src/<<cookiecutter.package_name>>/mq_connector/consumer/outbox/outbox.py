@@ -14,7 +14,7 @@ from pika.spec import Basic
 
 from ...connection import Connection
 from ...errors import MQError, PublishError, Unroutable
-from ...logs import Complaints, Logger
+from ...logs import Complaints, Logger, text_of
 from ...publisher import Publisher
 from ..opened import Confirms, Delivery, Message, OpenedChannel
 from ..opened.collected import OnReplied
@@ -222,9 +222,22 @@ class Outbox:
     # ---- on the loop: mq_connector.consumer.outbox.returned.Sender
 
     def send_again(self, message: Message) -> bool:
-        """Publish on the channel that there is, if any."""
+        """Publish on the channel that there is, if any.
+
+        What that one can't send, though an earlier one could (the user is another, or frames are smaller), is
+        dropped: it would cost this connection, and each that follows.
+        """
         opened = self._opened
-        return opened is not None and opened.send(opened.encode(message))
+        if opened is None:
+            return False
+        try:
+            data = opened.encode(message)
+        except Exception as error:
+            _log.error(
+                "a message to %r can't be sent any more: %s", message.routing_key, text_of(error)
+            )
+            return True
+        return opened.send(data)
 
     def when_answered(self, answered: Callable[[], None]) -> None:
         """Call back when all that comes back has come back."""

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Generator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ...fork import Process
-from ...handlers.event_loop import EventLoop, event_loop
+from ...handlers.event_loop import EventLoop, event_loop, until_begun
 from ..opened import Delivery, lines
 from .aside import Aside
 from .busy import Busy
@@ -178,6 +178,7 @@ class Tasks:
         place.delivery, place.channel, place.context = one.delivery, one.channel, one.context
         place.context.run(in_hand.set, place)
         place.coroutine = self._run(place, one.delivery, one.left)
+        place.coroutine.send(None)
 
     def wait(self, timeout: float) -> bool:
         """Wait until nothing runs; for tests.
@@ -201,11 +202,14 @@ class Tasks:
                 place.task.cancel()
 
     async def _run(self, place: Place, delivery: Delivery, left: Awaitable[object]) -> None:
-        if self._is_over:
-            _drop(left)
-            return
         error: Exception | None = None
+        has_begun = False
         try:
+            await until_begun()
+            has_begun = not self._is_over
+            if not has_begun:
+                _drop(left)
+                return
             await left
         except GeneratorExit:
             raise
@@ -214,6 +218,8 @@ class Tasks:
         except (
             BaseException
         ) as raised:  # SystemExit would end the loop, CancelledError may be anybody's
+            if not has_begun:
+                _drop(left)
             if self._is_over:
                 return
             error = ended_by(raised)

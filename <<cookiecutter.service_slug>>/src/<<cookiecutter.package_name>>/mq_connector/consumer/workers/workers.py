@@ -211,6 +211,8 @@ class Workers:
                     self.pace.say(delivery.messages)
                     continue
                 else:
+                    if turns is not None:
+                        turns.give(worker)  # it may take long, and isn't looked at
                     delivery()
                     continue
             if not delivery.opened.is_open:
