@@ -46,7 +46,7 @@ def test_listing_twice_changes_nothing(
     peer.rests_at(queue, 0)
 
 
-def test_requeueing_loses_nothing_and_takes_the_obituary_away(
+def test_requeueing_loses_nothing_and_takes_the_headers_of_death_away(
     peer: Peer, bury: Callable[..., str], show: Show, queue: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     where = bury(20, headers={"mine": "kept", "x-request": 7})

@@ -131,8 +131,8 @@ class Counts:
     def failed(self, delivery: Delivery, error: Exception) -> None:
         """A message has failed."""
         opened = delivery.opened
-        buried = opened.is_open and not opened.is_settled(delivery.tag)
-        self._count("failed", *(["dead_lettered"] if buried else []))
+        dead_lettered = opened.is_open and not opened.is_settled(delivery.tag)
+        self._count("failed", *(["dead_lettered"] if dead_lettered else []))
         name = type(error).__name__
         message_id = Named(delivery, SHORT).message_id
         self.errors.append(
