@@ -134,7 +134,7 @@ class Consumed:
         return outcome
 
     def was_away(self, busy: Busy, delivery: Delivery, took: float) -> None:
-        """As `mq_connector.consumer.workers.Workers.was_away`; `took` in seconds."""
+        """As `mq_connector.consumer.workers.workers.Workers.was_away`; `took` in seconds."""
         span = _span_of(delivery)
         if span is not None:
             span.end()
