@@ -95,8 +95,8 @@ class Job(ABC):
         return (peer,) if peer else ()
 
     def together(self, case: str, row: str) -> str:
-        """What is measured in one go with others, all rounds at once, as they take turns: the same word for
-        all of them, who have as many rounds as each other. Empty for what is measured by itself.
+        """A name for the rows that are measured in turns with this one, all rounds at once: the same for all of
+        them, and they have the same number of rounds. Empty for a row that is measured by itself.
         """
         return ""
 

@@ -174,7 +174,7 @@ class Lab:
         env: Mapping[str, str] | None = None,
         program: Sequence[str] = (),
     ) -> dict[str, float]:
-        """Let a contender that consumes already loose on a full queue, and count all it does.
+        """Give a full queue to a contender that is ready to consume, and count all it does.
 
         It is frozen while that is filled, so neither its start nor what it reads ahead is left out.
 

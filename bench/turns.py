@@ -55,7 +55,7 @@ class Party:
 
 @dataclass
 class Taken:
-    """What a party's turns gave."""
+    """What was measured in a party's turns."""
 
     #: Processor time for each request, in µs, and requests a second, by turn.
     cpu_us: list[float]
@@ -68,7 +68,10 @@ class Taken:
     counts: list[Path] = field(default_factory=list)
 
     def rounds(self, number: int) -> list[dict[str, float]]:
-        """As the columns of a table, for that many rounds: the medians of as many turns each."""
+        """The columns of a table for each round: medians of its share of the turns.
+
+        :param number: of rounds
+        """
         turns = len(self.cpu_us) // number
         return [
             {
@@ -85,13 +88,16 @@ class Taken:
 def take_rounds(
     lab: Lab, parties: Mapping[Place, Party], rounds: int, turns: int = 1
 ) -> dict[Place, list[dict[str, float]]]:
-    """What each round of so many turns gave, by the places of the parties in a table."""
+    """Measure parties in turns; the columns of each round, by the parties' places in a table.
+
+    :param turns: of each party, in a round
+    """
     taken = take_turns(lab, list(parties.values()), rounds * turns)
     return {place: taken[party.name].rounds(rounds) for place, party in parties.items()}
 
 
 def take_turns(lab: Lab, parties: Sequence[Party], turns: int) -> dict[str, Taken]:
-    """Have each that many turns, in an order that changes; by the names of the parties."""
+    """Give each party that many turns, in an order that changes; what was measured, by the parties' names."""
     with lab.client() as client, lab.client() as reader, ExitStack() as stack:
         lab.replies(client)
         reader.consume(REPLIES)
@@ -121,7 +127,7 @@ def take_turns(lab: Lab, parties: Sequence[Party], turns: int) -> dict[str, Take
 
 
 def take_turns_within(lab: Lab, party: Party, turns: int) -> list[Taken]:
-    """Have each queue of one process that many turns, pair by pair; by the party's order of queues."""
+    """Give each queue of one process that many turns, pair by pair; in the party's order of queues."""
     parts = [
         replace(party, name=f"{party.name}.{number}" if number else party.name, consumers=1)
         for number in range(party.consumers)

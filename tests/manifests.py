@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pika
 import pytest
 import yaml
-from baked import BakedProject
+from baked import BakedProject, bake_into
 
 FOLDER = "deploy/kubernetes"
 #: Folders that are applied; the service is in all but the last.
@@ -146,3 +147,25 @@ def strings(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
             yield from strings(each, f"{path}/*")
     elif isinstance(value, str):
         yield path, value
+
+
+#: The oldest version that the page names, and the newest there is.
+VERSIONS = ("1.27", "1.37")
+
+
+@pytest.fixture(scope="module")
+def default(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[BakedProject, dict[str, list[Object]]]:
+    project = bake_into(tmp_path_factory.mktemp("kubernetes"))
+    copy_secrets(project)
+    return project, {overlay: render(project, overlay) for overlay in OVERLAYS}
+
+
+Rendered = tuple[BakedProject, dict[str, list[Object]]]
+
+
+def login(asked: pika.URLParameters) -> tuple[str, str]:
+    credentials = asked.credentials
+    assert isinstance(credentials, pika.PlainCredentials)
+    return credentials.username, credentials.password

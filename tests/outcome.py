@@ -1,4 +1,4 @@
-"""What came of a run, for whoever asks afterwards: `scripts/second_hearing.py` does."""
+"""What came of a run, for whoever asks afterwards: `scripts/second_run.py` does."""
 
 from __future__ import annotations
 

@@ -5,107 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import socket
 import subprocess
 import sys
-import threading
-import time
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, cast
 
 import pytest
 from baked import TEMPLATE
-from pika import frame, spec
-from waiting import eventually
 
-from bench import compiled, flame, plot, pythons, report, sampling, targets
-from bench.contenders import BY_NAME, OURS, RAW
+from bench import compiled, pythons, report, targets
+from bench.contenders import OURS, RAW
 from bench.environment import EnvironmentFailed
 from bench.job import Job, Metric, Place, Values
-from bench.jobs import JOBS, profile
-from bench.lab import Lab, request
-from bench.process import Process
+from bench.jobs import JOBS
+from bench.lab import Lab
 from bench.results import Results, Spread
 from bench.run import keys, measure, turned
 from bench.turns import Taken
-from bench.wire import TAG, Client
-
-REPLY = "IntcIm1lc3NhZ2VfaWRcIjogMX0i"
-
-
-def delivery(body: bytes, tag: int = 1, redelivered: bool = False) -> bytes:
-    """The frames of a delivery, as the broker sends them."""
-    method = spec.Basic.Deliver(TAG.decode(), tag, redelivered, "", "bench_replies")
-    head = frame.Header(1, len(body), spec.BasicProperties())
-    return method_bytes(method) + head.marshal() + frame.Body(1, body).marshal()
-
-
-def method_bytes(method: spec.Basic.Deliver) -> bytes:
-    pieces = b"".join(method.encode())
-    payload = method.INDEX.to_bytes(4, "big") + pieces
-    return b"\x01\x00\x01" + len(payload).to_bytes(4, "big") + payload + b"\xce"
-
-
-@pytest.fixture
-def wire() -> Iterator[tuple[Client, socket.socket]]:
-    """A client that is logged in already, and the broker's end of its socket."""
-    ours, theirs = socket.socketpair()
-    client = Client.__new__(Client)
-    client._socket, client._rest, client._timeout = ours, b"", 1.0
-    client.replies, client.confirmed = 0, 0
-    client.delivery_tag, client.redelivered = 0, False
-    yield client, theirs
-    ours.close()
-    theirs.close()
-
-
-@pytest.mark.parametrize("size", [1, 7, 20, 33, 1000])
-def test_replies_are_counted_wherever_the_stream_is_cut(
-    wire: tuple[Client, socket.socket], size: int
-) -> None:
-    client, broker = wire
-    stream = b"".join(delivery(REPLY.encode(), tag) for tag in range(1, 21))
-
-    def send() -> None:
-        for start in range(0, len(stream), size):
-            broker.sendall(stream[start : start + size])
-            time.sleep(0.0002)
-
-    thread = threading.Thread(target=send)
-    thread.start()
-    assert client.count_replies(20, time.monotonic() + 20) == 20
-    thread.join()
-    assert client.count_replies(21, time.monotonic() + 0.1) == 20, "one counted twice"
-
-
-def test_collected_replies_have_the_id_of_their_request(
-    wire: tuple[Client, socket.socket],
-) -> None:
-    client, broker = wire
-    key, body = request(BY_NAME[OURS], 1)
-    broker.sendall(delivery(body, 5, redelivered=True))
-    assert list(client.collect(time.monotonic() + 1)) == [key]
-    assert (client.delivery_tag, client.redelivered) == (5, True)
-    broker.sendall(delivery(body, 6))
-    assert list(client.collect(time.monotonic() + 1)) == [key]
-    assert (client.delivery_tag, client.redelivered) == (6, False)
-
-
-@pytest.mark.parametrize("size", [0, 10, 131_064, 131_065, 400_000])
-def test_published_frames_are_those_of_pika(wire: tuple[Client, socket.socket], size: int) -> None:
-    client, _ = wire
-    client._frame_max = 131_072
-    data, kinds, body = client.publisher("queue")(b"x" * size), [], b""
-    while data:
-        used, found = frame.decode_frame(data)
-        assert used <= client._frame_max
-        kinds.append(type(found).__name__)
-        body += found.fragment if isinstance(found, frame.Body) else b""
-        data = data[used:]
-    assert kinds[:2] == ["Method", "Header"]
-    assert body == b"x" * size
 
 
 def test_ratios_are_taken_within_a_round(tmp_path: Path) -> None:
@@ -363,139 +280,6 @@ def test_the_short_form_measures_all_that_it_promises(tmp_path: Path) -> None:
     page = (cache / "neon-mq-template" / "bench" / "quick" / "benchmarks.md").read_text()
     for label in ("**the generated service**", "FastStream", "aio-pika", "neon-mq-connector"):
         assert f"| {label}" in page
-
-
-def test_processor_time_is_that_of_the_process_and_its_children(tmp_path: Path) -> None:
-    burn = "import time\nend = time.process_time() + 0.3\nwhile time.process_time() < end: pass\n"
-    wait = "import time; time.sleep(30)"
-    program = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {burn + wait!r}])\n"
-    log = tmp_path / "log"
-    with Process([sys.executable, "-c", program + burn + wait], {}, tmp_path, log) as process:
-        eventually(lambda: process.cpu() >= 0.6, what="it computes")
-        time.sleep(0.2)
-        assert 0.6 <= process.cpu() < 1.2
-        pids = process.pids
-    assert len(pids) == 2
-    assert not any(Path(f"/proc/{pid}/cmdline").exists() for pid in pids[:1])
-
-
-def test_a_frozen_process_uses_no_processor_time_until_it_is_thawed(tmp_path: Path) -> None:
-    with Process(
-        [sys.executable, "-c", "while True: pass"], {}, tmp_path, tmp_path / "log"
-    ) as process:
-        eventually(lambda: process.cpu() >= 0.1, what="it computes")
-        process.freeze()
-        frozen = process.cpu()
-        time.sleep(0.3)
-        assert process.cpu() == frozen > 0
-        process.thaw()
-        time.sleep(0.5)
-        assert process.cpu() > frozen
-
-
-def test_a_frozen_process_that_is_stopped_hears_of_it(tmp_path: Path) -> None:
-    """A signal that comes before its main thread has gone on would never be handled."""
-    program = (
-        "import pathlib, signal, sys, threading, time\n"
-        "def end(*_): pathlib.Path(sys.argv[1]).write_text('ended'); sys.exit()\n"
-        "signal.signal(signal.SIGTERM, end)\n"
-        "for _ in range(3): threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
-        "pathlib.Path(sys.argv[2]).touch()\n"
-        "threading.Event().wait()\n"
-    )
-    said = [tmp_path / f"said-{number}" for number in range(6)]
-    for file in said:
-        ready = file.with_suffix(".ready")
-        command = [sys.executable, "-c", program, str(file), str(ready)]
-        with Process(command, {}, tmp_path, tmp_path / "log") as process:
-            eventually(ready.exists, what="it has begun")
-            process.freeze()
-    assert [file.exists() for file in said] == [True] * len(said)
-
-
-def test_plots_are_well_formed_and_name_every_row() -> None:
-    rows = [
-        plot.Bar("ours", Spread(1, 0.5, 2, 3), True),
-        plot.Bar("a < b & c", Spread(900, 1, 1000, 3), False),
-    ]
-    svg = plot.bars("CPU", rows, 1, [plot.Bar("the limit", Spread(5000, 5000, 5000, 3), False)])
-    texts = [each.text for each in ElementTree.fromstring(svg).iter() if each.tag.endswith("text")]
-    assert {"ours", "a < b & c", "CPU, logarithmic scale", "900.0"} <= set(texts)
-    assert "the limit 5\u202f000.0" in texts
-
-
-PERF = """
-  101
-\tffffffff81e2f5d0 __x64_sys_sendto ([kernel.kallsyms])
-\t          10a929 __libc_send (/usr/lib/libc.so.6)
-
-  101
-\tffffffff821ed4e6 do_syscall_64 ([kernel.kallsyms])
-
-  101
-\t           fd8f7 _PyEval_EvalFrameDefault (/usr/lib/libpython3.11.so.1.0)
-\t    7f14d14129c0 [unknown] ([unknown])
-
-  101
-\t           fd8f7 PyDict_GetItem (/usr/lib/libpython3.11.so.1.0)
-
-  102
-\t           fd8f7 take_gil (/usr/lib/libpython3.11.so.1.0)
-"""
-SPY = """\
-thread (101): consumer;Thread.run (threading.py:982);work (a/mq_connector/consumer/w.py:1);decode (a/mq_connector/payload/body.py:9) 3
-thread (101): consumer;Thread.run (threading.py:982);work (a/mq_connector/consumer/w.py:2) 1
-thread (103): mq-io;poll (pika/adapters/select_connection.py:7) 9
-"""
-
-
-def test_samples_of_the_processor_are_shared_out_by_those_of_the_interpreter(
-    tmp_path: Path,
-) -> None:
-    source = tmp_path / "a" / "mq_connector" / "consumer" / "w.py"
-    source.parent.mkdir(parents=True)
-    source.write_text("decode()\nwith self._lock:\n")
-    python, names = sampling.read_spy(SPY.splitlines(), tmp_path)
-    seen = sampling.read_perf(PERF.splitlines())
-    stacks = sampling.merge(seen, python, names)
-    assert stacks == pytest.approx(
-        {
-            "consumer;kernel: sendto": 0.2,
-            "consumer;kernel: interrupts, and the way into it and out": 0.2,
-            "consumer;work (consumer/w.py);decode (payload/body.py)": 0.3,
-            "consumer;work (consumer/w.py);lock or queue": 0.1,
-            "other threads;locks in C": 0.2,
-        }
-    )
-    lines = [line.split(" | ")[0] for line in profile.table(stacks, 50.0)][2:]
-    assert len(lines) == len({profile.kind(stack.split(";")) for stack in stacks})
-    assert "decoding requests | 15.0 | 30% " in "\n".join(profile.table(stacks, 50.0))
-    assert "locks, queues, the interpreter's lock | 15.0 |" in "\n".join(
-        profile.table(stacks, 50.0)
-    )
-
-
-def test_what_has_few_samples_is_counted_with_what_is_around_it() -> None:
-    few = {f"t;a;b{number}": 0.0005 for number in range(4)}
-    assert sampling.pruned({**few, "t;a": 0.1, "t;c": 0.0001}) == pytest.approx(
-        {"t;a": 0.102, "t": 0.0001}
-    )
-
-
-def test_a_flame_graph_is_drawing_alone_with_each_box_above_its_caller() -> None:
-    root = flame.tree({"t;a <b>;c": 0.5, "t;a <b>": 0.25, "t;d": 0.25}, "all")
-    svg = flame.picture("One & all", root, lambda path: "#123456", {"kind": "#123456"})
-    document = ElementTree.fromstring(svg)
-    tags = {each.tag.rpartition("}")[2] for each in document.iter()}
-    assert tags == {"svg", "title", "text", "rect", "g"}
-    boxes = {}
-    for group in document.iter("{http://www.w3.org/2000/svg}g"):
-        title, rect = group[0].text, group[1]
-        boxes[title] = [float(rect.get(name, "")) for name in ("x", "y", "width")]
-    inner, outer = boxes["c: 50.0%"], boxes["a <b>: 75.0%"]
-    assert inner[1] < outer[1] < boxes["all: 100.0%"][1]
-    assert outer[0] <= inner[0] and inner[0] + inner[2] <= outer[0] + outer[2]
-    assert inner[2] == pytest.approx(outer[2] * 2 / 3, abs=1)
 
 
 def test_a_python_that_can_t_be_had_is_left_out_with_its_name(

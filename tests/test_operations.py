@@ -29,7 +29,7 @@ OLD, NEW = "rabbitmq:4.0-management", "rabbitmq:4.3-management"
 INPUT, DEAD = "neon_echo_input", "neon_echo_input.dead"
 #: Sections whose blocks are run, each by a test below.
 SECTIONS = (
-    "At 3 a.m.",
+    "Find out what is wrong",
     "Back up",
     "Restore",
     "Upgrade the broker",
@@ -177,7 +177,7 @@ def test_each_section_with_a_block_has_its_test(default_project: BakedProject) -
 
 
 def test_the_first_look_shows_that_all_is_well(desk: Desk) -> None:
-    look, apart = desk.steps("At 3 a.m.")
+    look, apart = desk.steps("Find out what is wrong")
     assert desk.run(look).count("(healthy)") == 2
     desk.run(apart)
 

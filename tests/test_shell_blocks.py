@@ -86,8 +86,8 @@ RUN = {
     f"{TREE.name}/docs/recipes.md": {"make lock": "test_make"},
     f"{TREE.name}/docs/kubernetes.md": {
         "docker build --build-arg METRICS=yes": "test_kubernetes_pod",
-        "python3 deploy/kubernetes/copy_secrets.py": "test_kubernetes",
-        "kubectl kustomize deploy/kubernetes/base": "test_kubernetes",
+        "python3 deploy/kubernetes/copy_secrets.py": "test_kubernetes_folder",
+        "kubectl kustomize deploy/kubernetes/base": "test_kubernetes_folder",
     },
 }
 #: Blocks that no test runs, and why.

@@ -62,7 +62,7 @@ class Broker:
         self._run(IMPORT, "import_definitions", json.dumps(definitions))
 
     def remove(self, user: str) -> None:
-        """Remove a user, which ends his connections.
+        """Remove a user, which ends its connections.
 
         :raises Broken: it doesn't
         """

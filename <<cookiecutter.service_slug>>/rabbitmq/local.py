@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    # What root leaves in somebody else's folder could not be removed by him.
+    # What root leaves in somebody else's folder, its owner could not remove.
     sys.dont_write_bytecode = True
 
 from env_file import EnvFileError, decode, read

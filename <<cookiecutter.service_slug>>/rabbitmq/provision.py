@@ -23,7 +23,7 @@ import stat
 import sys
 
 if __name__ == "__main__":
-    # What root leaves in somebody else's folder could not be removed by him.
+    # What root leaves in somebody else's folder, its owner could not remove.
     sys.dont_write_bytecode = True
 
 import at_engine
@@ -162,7 +162,7 @@ def provision(client: str | None, only_check: bool, command: str | None = None) 
 
 
 def open_to_broker(only_check: bool) -> bool:
-    """Let the broker's user read its files, which a strict umask at a clone denies him."""
+    """Let the broker's user read its files, also where they were cloned with a strict umask."""
     complete = True
     for name in BROKER_FILES if NUMBERED else ():
         path = ROOT / name

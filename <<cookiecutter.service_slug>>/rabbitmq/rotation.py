@@ -1,8 +1,8 @@
 """Another password for the service, while it runs: two users in turn.
 
-RabbitMQ has one password for each user. Were it changed, whoever connects before the new one has reached him would be
-refused. So a second user is made with the same rights, the configuration names him, the service is brought to him, and
-then the first one goes. Each step can be done twice, so that a run which was interrupted is finished by the next.
+RabbitMQ has one password for each user. If that were changed, whoever connects with the old one before reading the new one
+would be refused. So a second user is made with the same rights, the configuration names it, the service logs in as it, and
+then the first one is removed. Each step can be done twice, so that the next run finishes one that was interrupted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from topology import SERVICE
 SECOND = ".second"
 #: Key under which the definitions note the new user until the old one has gone; RabbitMQ passes over it.
 TURN = "rotating_to"
-#: Lists of the definitions that have something of a user, and where his name stands in their entries.
+#: Lists of the definitions that have something of a user, and where its name stands in their entries.
 OF_A_USER = {"users": "name", "permissions": "user", "topic_permissions": "user"}
 #: Seconds within which whoever was cut off has come again.
 SETTLED = 5.0
@@ -72,13 +72,13 @@ def rotate_alone(command: str | None) -> None:
     else:
         old, new = user, other(user)
         if new in known and definitions.get(TURN) != new:
-            raise Broken(f"the broker has a user {new} already, who isn't of this copy: remove him")
+            raise Broken(f"the broker has a user {new} that isn't of this copy: remove it")
         introduce(broker, there, config_file, definitions_file, (old, new))
     move(broker, old, new)
     if old in known:
         broker.remove(old)
     forget(Document(DEFINITIONS, 0o640), old)
-    print(f"the broker: user {old} is removed, and with him the old password")
+    print(f"the broker: user {old} is removed, and with it the old password")
 
 
 def refuse_overrides() -> None:
@@ -102,9 +102,9 @@ def introduce(
     definitions_file: Document,
     names: tuple[str, str],
 ) -> None:
-    """Make the new user, with a password and the rights of the old one, and name him in the configuration.
+    """Make the new user, with a password and the rights of the old one, and name it in the configuration.
 
-    In this order: what is noted first is who may be removed again, and what names him last is what clients read.
+    In this order: the note comes first, as it says which user may be removed again, and the file that clients read last.
 
     :param there: what the broker has been told
     :param names: of the old user, and of the new one
@@ -142,7 +142,7 @@ def double(
     names: tuple[str, str],
     changed: dict[str, str],
 ) -> None:
-    """Give a second user what the first one has in a list of the definitions, in the place of what he had."""
+    """Give a second user what the first one has in a list of the definitions, in the place of what it had."""
     first, second = names
     entries = [each for each in definitions.get(kind, []) if each.get(key) != second]
     copies = [{**each, key: second, **changed} for each in entries if each.get(key) == first]
@@ -175,7 +175,7 @@ def move(broker: Broker, old: str, new: str) -> None:
         places = ", ".join(dict.fromkeys(each.rpartition(":")[0] for each in left))
         raise Broken(
             f"{len(left)} connections still come as user {old}, from {places}: give them the new {CONFIG} and "
-            "run this again, which removes him; until then both users may log in"
+            "run this again, which removes it; until then both users may log in"
         )
 
 
@@ -188,7 +188,7 @@ def containers() -> list[str]:
 
 
 def forget(file: Document, old: str) -> None:
-    """Take the old user out of the definitions, and the note of his successor."""
+    """Take the old user out of the definitions, and the note of its successor."""
     definitions = file.load()
     for kind, key in OF_A_USER.items():
         if kind in definitions:

@@ -102,7 +102,7 @@ class Bodies(Job):
 
 
 def _who(row: str) -> tuple[Contender, dict[str, str]]:
-    """Who that is, with what tells it how to."""
+    """The contender of a row, and the variables that it is started with."""
     wide = {"BENCH_RECEIVE": str(1 << 16)}
     return (BY_NAME[RAW], wide) if row == WIDE else (BY_NAME[row], {})
 

@@ -113,8 +113,8 @@ class Growth(Job):
 
 
 def longest(lab: Lab, contender: Contender, count: int) -> dict[str, float]:
-    """Watch a contender at the beginning of a queue that is too long for a frozen process, whose
-    heartbeats would be missed while it is filled. It is left for the next one, who fills it up again.
+    """Watch a contender at the beginning of a long queue. To fill it takes longer than a frozen process may miss
+    heartbeats, so it is filled first, and left for the next contender, which fills it up again.
 
     The mean of several times, each in a process of its own.
     """

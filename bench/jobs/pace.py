@@ -163,7 +163,7 @@ class Pace(Job):
 
 
 def _party(case: str, row: str) -> Party:
-    """Who takes turns at a case."""
+    """The parties that take turns at a case."""
     seconds, workers, replicas = CASES[case]
     one = round(SECOND * LENGTH[replicas]) * workers if seconds else COUNT[replicas]
     return Party(
@@ -187,7 +187,7 @@ def _env(row: str) -> dict[str, str]:
 
 
 def _shares(counts: Sequence[Path]) -> float:
-    """By how many percent of the mean those of replicas that have ended differ."""
+    """How far the counts of replicas that have ended differ, in percent of their mean."""
     shares = [int(file.read_text()) for file in counts]
     return (max(shares) - min(shares)) / (sum(shares) / len(shares)) * 100
 

@@ -91,7 +91,7 @@ class Start(Job):
 
 
 def idle(lab: Lab, contender: Contender) -> dict[str, float]:
-    """Let it wait, a second after its start."""
+    """Processor time of a contender without requests, from a second after its start, in percent of one core."""
     with lab.client() as client:
         lab.prepare(client, contender)
         with lab.start(contender) as process:

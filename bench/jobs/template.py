@@ -127,7 +127,7 @@ def build(lab: Lab) -> dict[str, float]:
 
 
 def _cpu() -> float:
-    """Seconds of processor time of all children that have ended, and theirs."""
+    """Seconds of processor time of all children that have ended, and of their children."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 

@@ -35,7 +35,7 @@ RECOVERIES = TEMPLATE / ".cache" / "recoveries.json"
 
 
 #: Modules whose measuring tests go to one process; those of the others go to another.
-_FIRST_HALF = ("test_handlers_under_load", "test_network", "test_process")
+_FIRST_HALF = ("test_handlers_under_load", "test_network", "test_process", "test_process_start")
 
 
 @pytest.fixture(autouse=True)

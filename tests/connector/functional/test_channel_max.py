@@ -9,7 +9,7 @@ import pytest
 from waiting import eventually
 
 from .broker import SERVICE_VHOST, Broker
-from .test_process import Make, make
+from .process import Make, make
 
 __all__ = ["make"]
 pytestmark = pytest.mark.timeout(300)

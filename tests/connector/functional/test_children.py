@@ -12,7 +12,7 @@ from baked import BakedProject
 
 from .broker import PASSWORD, Broker
 from .peer import Peer
-from .test_process import QUEUE, Service
+from .process import QUEUE, Service
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -16,8 +16,8 @@ from mq_connector.errors import NotConnected, RequestTimeout
 from waiting import eventually
 
 from .broker import LIMITED, PASSWORD, USER, VHOST, Broker
+from .dead_letters import service
 from .peer import Peer
-from .test_dead import service
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from waiting import eventually
 from .broker import DEAD_LETTERS, PASSWORD, SERVICE, SERVICE_VHOST, USER, VHOST
 from .conftest import Consume, Record, echo
 from .peer import Peer
-from .test_process import QUEUE, Service
+from .process import QUEUE, Service
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -18,9 +18,9 @@ from waiting import eventually
 from .broker import DEAD_LETTERS, PASSWORD, SERVICE_VHOST, VHOST, Broker
 from .conftest import Consume, Record, echo
 from .peer import Peer, first_login
+from .process import QUEUE, Service
 from .proxy import Proxy
 from .test_deaths import edit
-from .test_process import QUEUE, Service
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -22,8 +22,8 @@ from waiting import eventually
 from .broker import PASSWORD, Broker
 from .conftest import Consume
 from .peer import Peer
+from .process import QUEUE, Service
 from .test_deaths import edit
-from .test_process import QUEUE, Service
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -10,8 +10,8 @@ from baked import BakedProject
 
 from .broker import PASSWORD, Broker
 from .peer import Peer
+from .process import QUEUE, Service
 from .test_deaths import edit
-from .test_process import QUEUE, Service
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -3,135 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import bytecode
 import pytest
 from baked import BakedProject
 from mq_connector import payload
 from mq_connector.connector import DRAIN
-from running import can_be_asked
 from waiting import eventually
 
-from .broker import LIMITED, PASSWORD, SERVICE, SERVICE_QUEUE, VHOST, Broker
+from .broker import PASSWORD, SERVICE, Broker
 from .conftest import Record
 from .peer import Peer
+from .process import QUEUE, Make, Service, make
 
-QUEUE = SERVICE_QUEUE
+__all__ = ["make"]
+
 
 pytestmark = pytest.mark.timeout(300)
-
-
-class Service:
-    """`python -m neon_echo` of a project, with its own configuration and its own runtime folder."""
-
-    def __init__(self, project: BakedProject, folder: Path, port: int, password: str) -> None:
-        bytecode.lend(project.package)
-        user = {"username": SERVICE, "password": password}
-        config = {"server": "127.0.0.1", "port": port, "users": {SERVICE: user}}
-        self.config = folder / "config.json"
-        self.config.write_text(json.dumps(config), encoding="utf-8")
-        self.log = folder / "service.log"
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("MQ_")}
-        self._environment = {
-            **kept,
-            "HOME": str(folder),
-            "XDG_RUNTIME_DIR": str(folder),
-            "PYTHONPATH": str(project.path / "src"),
-            "NEON_MQ_CONFIG_PATH": str(self.config),
-        }
-        self._folder = folder
-        self._running: list[subprocess.Popen[bytes]] = []
-
-    def start(self, healthy: bool = True, **environment: str) -> subprocess.Popen[bytes]:
-        """Start the service, and wait until it is healthy."""
-        with self.log.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-B", "-m", SERVICE],
-                cwd=self._folder,
-                env={**self._environment, **environment},
-                stdout=log,
-                stderr=log,
-            )
-        self._running.append(process)
-        if healthy:
-            eventually(lambda: can_be_asked(process, self._folder), what="a health check")
-            eventually(lambda: self.is_healthy() or process.poll() is not None, what="healthy")
-            assert process.poll() is None, self.said
-        return process
-
-    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run another of the service's commands."""
-        return self.run("-m", SERVICE, *words)
-
-    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run Python in the service's surroundings."""
-        return subprocess.run(
-            [sys.executable, "-B", *words],
-            cwd=self._folder,
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            timeout=90,
-        )
-
-    def shell(self, script: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a line of a shell, in which `service` is the service's command."""
-        command = f"{sys.executable} -B -m {SERVICE}"
-        return subprocess.run(
-            ["bash", "-c", script.replace("service ", f"{command} ")],
-            cwd=self._folder,
-            env={**self._environment, "PYTHONUNBUFFERED": "", **environment},
-            capture_output=True,
-            encoding=environment.get("PYTHONIOENCODING", "utf-8"),
-            timeout=90,
-        )
-
-    def is_healthy(self) -> bool:
-        return self.command("health").returncode == 0
-
-    @property
-    def said(self) -> str:
-        return self.log.read_text(encoding="utf-8")
-
-    def end(self) -> None:
-        for process in self._running:
-            if process.poll() is None:
-                process.kill()
-                process.wait(60)
-
-
-Make = Callable[..., Service]
-
-
-@pytest.fixture
-def make(project: BakedProject, tmp_path: Path, broker: Broker) -> Iterator[Make]:
-    """A service whose handler sleeps for as long as the request asks it to."""
-    made: list[Service] = []
-    file = project.package / "service.py"
-    text = file.read_text(encoding="utf-8")
-    answer = 'return {"echo": request}'
-    assert answer in text
-    slow = f'import time; time.sleep(request.get("sleep", 0)); {answer}'
-    file.write_text(text.replace(answer, slow), encoding="utf-8")
-
-    def make(port: int | None = None, password: str = PASSWORD) -> Service:
-        folder = tmp_path / f"run-{len(made)}"
-        folder.mkdir()
-        made.append(Service(project, folder, port or broker.port, password))
-        return made[-1]
-
-    yield make
-    for service in made:
-        service.end()
 
 
 def busy(
@@ -363,87 +255,6 @@ def test_what_a_killed_service_had_in_hand_is_answered_by_the_next(
     record("service: SIGKILL, start", bound=10.0, recovery=round(answered, 3))
 
 
-def unable(
-    service: Service,
-    process: subprocess.Popen[bytes],
-    record: Record | None = None,
-    name: str = "",
-) -> str:
-    """Assert that the service ends with one clear line, unhealthy all the time; returns the line.
-
-    :param record: takes how long that took, under this name
-    """
-    began = time.monotonic()
-    while process.poll() is None:
-        assert time.monotonic() - began < 60, f"still trying: {service.said}"
-        assert not service.is_healthy()
-    assert process.returncode == 1
-    assert "Traceback" not in service.said
-    lines = [line for line in service.said.splitlines() if line.strip()]
-    assert len(lines) == 1, service.said
-    if record is not None:
-        record(f"start: {name}", bound=5.0, recovery=round(time.monotonic() - began, 3))
-    return lines[0]
-
-
-def test_a_wrong_password_ends_it_with_one_line(make: Make, record: Record) -> None:
-    service = make(password="wrong secret")
-    line = unable(service, service.start(healthy=False), record, "wrong password")
-    assert "refuses user 'neon_echo'" in line and "wrong secret" not in line
-    doctor = service.command("doctor")
-    assert doctor.returncode == 1
-    assert "refuses user 'neon_echo'" in doctor.stdout and "wrong secret" not in doctor.stdout
-
-
-def test_a_configuration_that_is_no_json_ends_it_with_one_line(make: Make) -> None:
-    service = make()
-    service.config.write_text("{", encoding="utf-8")
-    line = unable(service, service.start(healthy=False))
-    assert str(service.config) in line and "JSON" in line
-
-
-def test_settings_out_of_range_end_it_with_one_line(make: Make) -> None:
-    service = make()
-    line = unable(service, service.start(healthy=False, MQ_WORKERS="many"))
-    assert "MQ_WORKERS" in line and "many" in line
-
-
-def test_an_unknown_vhost_ends_it_with_one_line(
-    make: Make, project: BakedProject, record: Record
-) -> None:
-    file = project.package / "service.py"
-    text = file.read_text(encoding="utf-8")
-    file.write_text(text.replace('"/neon_echo"', '"/nowhere"'), encoding="utf-8")
-    service = make()
-    line = unable(service, service.start(healthy=False), record, "unknown vhost")
-    assert "'/nowhere'" in line
-
-
-def test_a_queue_that_it_may_not_have_ends_it_with_one_line(
-    make: Make, project: BakedProject, record: Record
-) -> None:
-    file = project.package / "service.py"
-    text = file.read_text(encoding="utf-8")
-    vhost, user = text.replace('"/neon_echo"', f'"{VHOST}"'), '"neon_echo"'
-    assert user in vhost
-    file.write_text(vhost.replace(f"SERVICE_NAME = {user}", f'SERVICE_NAME = "{LIMITED}"'))
-    service = make()
-    config = json.loads(service.config.read_text(encoding="utf-8"))
-    config["users"] = {LIMITED: {"username": LIMITED, "password": PASSWORD}}
-    service.config.write_text(json.dumps(config), encoding="utf-8")
-    line = unable(service, service.start(healthy=False), record, "queue forbidden (403)")
-    assert "no permission for queue 'neon_echo_input'" in line
-
-
-def test_without_a_broker_it_waits_unhealthy_and_still_ends_in_order(make: Make) -> None:
-    service = make(port=1)
-    process = service.start(healthy=False)
-    eventually(lambda: "trying again" in service.said)
-    assert not service.is_healthy()
-    process.terminate()
-    assert process.wait(60) == 0, service.said
-
-
 def test_health_follows_the_broker_through_a_freeze(
     make: Make, victim: Broker, record: Record
 ) -> None:
@@ -475,22 +286,3 @@ def test_a_request_without_the_service_says_so(make: Make, asking: Peer) -> None
     done = make().command("request", "{}", "--timeout", "2")
     assert done.returncode == 1
     assert QUEUE in done.stderr and len(done.stderr.splitlines()) == 1
-
-
-@pytest.mark.alone
-def test_start_to_consuming_takes_a_fraction_of_a_second(
-    make: Make, asking: Peer, record: Record
-) -> None:
-    service = make()
-    asking.declare(QUEUE) if not asking.has(QUEUE) else None
-    took: list[Any] = []
-    for _ in range(3):
-        began = time.monotonic()
-        process = service.start(healthy=False)
-        eventually(lambda: asking.count(QUEUE)[1] == 1, every=0.002)
-        took.append(time.monotonic() - began)
-        process.terminate()
-        assert process.wait(60) == 0
-        eventually(lambda: asking.count(QUEUE)[1] == 0)
-    record("process start to consuming", bound=1.0, recovery=round(min(took), 3))
-    assert min(took) < 1.0

@@ -21,8 +21,8 @@ from waiting import eventually
 
 from .broker import DEAD_LETTERS, Broker
 from .conftest import Consume
+from .dead_letters import service
 from .peer import Peer, death_of
-from .test_dead import service
 
 Show = Callable[..., int]
 

@@ -134,7 +134,7 @@ def test_a_handler_that_declares_what_it_may_not_is_in_the_log(
     broker: Broker, peer: Peer, queue: str, consume: Consume, caplog: pytest.LogCaptureFixture
 ) -> None:
     def plain(channel: Channel, *_: Any) -> None:
-        channel.queue_declare(queue="neon_chat_api_error").over()
+        channel.queue_declare(queue="neon_chat_api_error").wait_until_over()
 
     consume(plain, at=broker.parameters(user=LIMITED))
     for _ in range(20):

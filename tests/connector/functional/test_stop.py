@@ -271,8 +271,8 @@ def test_a_stop_right_after_a_cancel_still_finishes_what_is_in_hand(
     assert held.has_begun()
     consumption = consumer._supervision._consumption
     assert consumption is not None
-    # With the first message it may be exchanging its consumer for one with another prefetch.
-    tag = eventually(lambda: consumption._exchange is None and consumption._consumer_tag)
+    # With the first message it may be replacing its consumer by one with another prefetch.
+    tag = eventually(lambda: consumption._replacement is None and consumption._consumer_tag)
     cancel = pika.frame.Method(1, pika.spec.Basic.Cancel(consumer_tag=tag))
 
     def both() -> None:

@@ -23,8 +23,8 @@ from waiting import eventually
 from .broker import PASSWORD, SERVICE, USER, VHOST, Broker
 from .conftest import Consume, Record, echo
 from .peer import Peer
+from .process import Service, unable
 from .proxy import Proxy
-from .test_process import Service, unable
 
 pytestmark = pytest.mark.timeout(300)
 

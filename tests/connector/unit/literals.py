@@ -6,9 +6,13 @@ import ast
 import functools
 import re
 import warnings
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
+from mq_connector.errors import PayloadError
+from mq_connector.payload import MAX_DEPTH, literal, literal_parser
 
 #: What `ast.literal_eval` says of a text that isn't the literal of a dict.
 REFUSED = "refused"
@@ -241,3 +245,34 @@ fragments = st.sampled_from(
         "'a' 'b'",
     ]
 )
+
+
+Parse = Callable[[str, int], "dict[Any, Any]"]
+
+#: As messages are read, and the tokenizer alone, which otherwise sees only what isn't like JSON.
+PARSERS = [
+    pytest.param(literal.parse, id="literal"),
+    pytest.param(literal_parser.parse, id="tokenizer"),
+]
+both = pytest.mark.parametrize("parse", PARSERS)
+
+
+def read(parse: Parse, text: str) -> Any:
+    """What we make of a text: typed, or REFUSED, with an error on one short line."""
+    try:
+        return typed(parse(text, MAX_DEPTH))
+    except PayloadError as error:
+        assert "\n" not in str(error)
+        assert len(str(error)) < 200
+        return REFUSED
+
+
+def has_lone_surrogate(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def same_as_the_standard_library(text: str) -> None:
+    result = expected(text)
+    assert read(literal.parse, text) == result
+    if not has_lone_surrogate(text):
+        assert read(literal_parser.parse, text) == result

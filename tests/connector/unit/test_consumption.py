@@ -189,7 +189,7 @@ def test_a_cancel_of_another_consumer_is_none_of_ours(
     assert one.owner.heard == ["consuming"]
 
 
-# ---- an exchange of consumers, and what may come between
+# ---- a consumer is replaced by another, and what may come between
 
 
 def test_more_are_taken_by_another_consumer_which_is_no_pause(
@@ -212,7 +212,7 @@ def test_more_are_taken_by_another_consumer_which_is_no_pause(
     assert one.owner.heard == ["consuming"]
 
 
-def test_what_is_in_hand_of_a_former_consumer_does_not_count_at_the_next_exchange(
+def test_what_is_in_hand_of_a_former_consumer_does_not_count_at_the_next_replacement(
     consuming: Callable[..., Consuming],
 ) -> None:
     one = consuming(3, 13, 0)
@@ -227,11 +227,11 @@ def test_what_is_in_hand_of_a_former_consumer_does_not_count_at_the_next_exchang
     assert one.link.timers, "it looks whether the broker gives it more"
     one.link.run_timers()
     assert one.last_call() == "basic_consume", "eight are no 200"
-    exchange = one.consumption._exchange
-    assert exchange is not None and exchange.taken == 8
+    replacement = one.consumption._replacement
+    assert replacement is not None and replacement.taken == 8
 
 
-def test_a_stop_calls_an_exchange_off_that_has_yet_to_begin(
+def test_a_stop_calls_a_replacement_off_that_has_yet_to_begin(
     consuming: Callable[..., Consuming],
 ) -> None:
     one = consuming(3, 13, 0)
@@ -246,7 +246,7 @@ def test_a_stop_calls_an_exchange_off_that_has_yet_to_begin(
 
 
 @pytest.mark.parametrize("when", ["cancelling", "consuming"])
-def test_a_stop_waits_for_an_exchange_that_is_under_way(
+def test_a_stop_waits_for_a_replacement_that_is_under_way(
     consuming: Callable[..., Consuming], when: str
 ) -> None:
     one = consuming(3, 13, 0)
@@ -272,7 +272,7 @@ def test_a_stop_waits_for_an_exchange_that_is_under_way(
     assert one.amqp.closed
 
 
-def test_a_consumer_that_the_broker_cancels_before_it_is_exchanged_is_made_anew(
+def test_a_consumer_that_the_broker_cancels_before_it_is_replaced_is_made_anew(
     consuming: Callable[..., Consuming],
 ) -> None:
     one = consuming(3, 13, 0)

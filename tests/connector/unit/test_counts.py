@@ -1,4 +1,4 @@
-"""What a consumer counts: callbacks and replies in classes, deliveries over several channels."""
+"""What a consumer counts: callbacks and replies in buckets, deliveries over several channels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_what_threads_note_is_counted_once() -> None:
             counts.sort_in()
 
     def look() -> None:
-        seen.append(sum(counts.durations()[0].classes))
+        seen.append(sum(counts.durations()[0].buckets))
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for each in threads:
@@ -39,16 +39,16 @@ def test_what_threads_note_is_counted_once() -> None:
     look()
     assert seen == sorted(seen)
     handled, answers = counts.durations()
-    assert sum(handled.classes) == 16_000
+    assert sum(handled.buckets) == 16_000
     assert handled.total == pytest.approx(4000)
-    assert sum(answers.classes) == 0
+    assert sum(answers.buckets) == 0
 
 
 def test_what_callbacks_took_is_classed_before_it_grows() -> None:
     counts = Counts()
     count_handled(counts, lambda *_: None, *[b""] * 5000)
     assert len(counts._took) <= 1000
-    assert sum(counts.durations()[0].classes) == 5000
+    assert sum(counts.durations()[0].buckets) == 5000
 
 
 def test_a_callback_that_takes_as_long_as_a_bound_is_below_it() -> None:
@@ -56,7 +56,7 @@ def test_a_callback_that_takes_as_long_as_a_bound_is_below_it() -> None:
     for bound in (BOUNDS[-1] + 1, *BOUNDS, 0.0):
         counts.note(bound)
     handled = counts.durations()[0]
-    assert handled.classes == [2, *[1] * len(BOUNDS)]
+    assert handled.buckets == [2, *[1] * len(BOUNDS)]
     assert handled.total == sum(BOUNDS) + BOUNDS[-1] + 1
 
 

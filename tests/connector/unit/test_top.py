@@ -84,7 +84,7 @@ def test_labels_are_what_they_were_before_they_were_written() -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "classes", "expected"),
+    ("share", "buckets", "expected"),
     [
         (0.5, [], None),
         (0.5, [(0.1, 0.0), (math.inf, 0.0)], None),
@@ -94,9 +94,9 @@ def test_labels_are_what_they_were_before_they_were_written() -> None:
     ],
 )
 def test_a_quantile_is_reckoned_as_prometheus_does(
-    share: float, classes: list[tuple[float, float]], expected: float | None
+    share: float, buckets: list[tuple[float, float]], expected: float | None
 ) -> None:
-    found = quantile(share, classes)
+    found = quantile(share, buckets)
     assert found == (expected if expected is None else pytest.approx(expected))
 
 

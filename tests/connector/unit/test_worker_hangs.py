@@ -15,6 +15,19 @@ from .working import PATIENCE, Delivered, Make, errors, make, nothing_left
 __all__ = ["errors", "make", "nothing_left"]
 
 
+class Hanging:
+    """A callback that hangs until it is released."""
+
+    def __init__(self) -> None:
+        self.release = threading.Event()
+        #: Counts the calls that have begun.
+        self.begun = threading.Semaphore(0)
+
+    def callback(self, *_: Any) -> None:
+        self.begun.release()
+        self.release.wait(PATIENCE)
+
+
 def test_others_take_over_from_threads_whose_messages_are_late(make: Make) -> None:
     release, begun = threading.Event(), threading.Event()
 
@@ -42,94 +55,73 @@ def test_others_take_over_from_threads_whose_messages_are_late(make: Make) -> No
 
 
 def test_threads_that_hang_again_and_again_are_not_replaced_without_an_end(make: Make) -> None:
-    release = threading.Event()
-    hanging = threading.Semaphore(0)
-
-    def hang(*_: Any) -> None:
-        hanging.release()
-        release.wait(PATIENCE)
-
-    one = make(hang)
+    hanging = Hanging()
+    one = make(hanging.callback)
     for number in range(4):
         late = Delivered(number, b"%d" % number)
         one.put(late)
-        assert hanging.acquire(timeout=PATIENCE)
+        assert hanging.begun.acquire(timeout=PATIENCE)
         opened: Any = late.opened
         one.workers.replace_late(opened)
     time.sleep(0.05)
     assert len(one.threads()) == 4
-    release.set()
+    hanging.release.set()
 
 
 def test_only_the_message_that_is_late_is_struck_and_its_thread_replaced(make: Make) -> None:
     """The broker closes the channel of all; another worker was just busy."""
-    release, begun = threading.Event(), threading.Semaphore(0)
-
-    def hang(*_: Any) -> None:
-        begun.release()
-        release.wait(PATIENCE)
-
-    one = make(hang, count=2)
+    hanging = Hanging()
+    one = make(hanging.callback, count=2)
     one.suspicion.relax()
     late, innocent = Delivered(1, b"late"), Delivered(2, b"innocent")
     innocent.delivery.opened = late.delivery.opened
     one.put(late)
-    assert begun.acquire(timeout=PATIENCE)
+    assert hanging.begun.acquire(timeout=PATIENCE)
     time.sleep(0.3)
     one.put(innocent)
-    assert begun.acquire(timeout=PATIENCE)
+    assert hanging.begun.acquire(timeout=PATIENCE)
     one.workers.replace_late(late.delivery.opened)
     assert list(one.suspicion._hangs) == [_mark(late.delivery)]
     assert len(one.threads()) == 3
-    release.set()
+    hanging.release.set()
 
 
 def test_a_thread_that_came_back_may_be_replaced_again(make: Make) -> None:
     """Late is not for ever: only those that hang at the same time are counted."""
-    release, begun = threading.Event(), threading.Semaphore(0)
-
-    def hang(*_: Any) -> None:
-        begun.release()
-        release.wait(PATIENCE)
-
-    one = make(hang)
+    hanging = Hanging()
+    one = make(hanging.callback)
     for number in range(6):
         late = Delivered(number, b"%d" % number)
         one.put(late)
-        assert begun.acquire(timeout=PATIENCE)
+        assert hanging.begun.acquire(timeout=PATIENCE)
         opened: Any = late.opened
         one.workers.replace_late(opened)
         one.put(Delivered(100 + number))
-        assert begun.acquire(timeout=60), f"nobody takes over for the {number + 1}th time"
-        release.set()
+        assert hanging.begun.acquire(timeout=60), f"nobody takes over for the {number + 1}th time"
+        hanging.release.set()
         eventually(lambda: len(one.threads()) == 1, PATIENCE)
-        release.clear()
+        hanging.release.clear()
 
 
 def test_it_says_so_when_every_worker_hangs_and_none_can_be_replaced(make: Make) -> None:
-    release, begun = threading.Event(), threading.Semaphore(0)
-
-    def hang(*_: Any) -> None:
-        begun.release()
-        release.wait(PATIENCE)
-
-    one = make(hang)
+    hanging = Hanging()
+    one = make(hanging.callback)
     for number in range(4):
         assert one.workers.why_unhealthy == ""
         late = Delivered(number, b"%d" % number)
         one.put(late)
-        assert begun.acquire(timeout=PATIENCE)
+        assert hanging.begun.acquire(timeout=PATIENCE)
         opened: Any = late.opened
         one.workers.replace_late(opened)
     eventually(lambda: one.workers.why_unhealthy, PATIENCE)
     assert "longer than the broker waits" in one.workers.why_unhealthy
-    release.set()
+    hanging.release.set()
     eventually(lambda: not one.workers.why_unhealthy, PATIENCE)
 
 
 def test_it_says_so_when_every_worker_is_stuck_or_dead(make: Make) -> None:
-    release = threading.Event()
-    one = make(lambda *_: release.wait(PATIENCE), limits=Limits(workers=2, stuck=1))
+    hanging = Hanging()
+    one = make(hanging.callback, limits=Limits(workers=2, stuck=1))
     first, second = Delivered(1), Delivered(2)
     one.put(first)
     time.sleep(1.2)
@@ -142,7 +134,7 @@ def test_it_says_so_when_every_worker_is_stuck_or_dead(make: Make) -> None:
             one.workers.why_unhealthy == "every worker has been in its callback for more than 1 s"
         )
     )
-    release.set()
+    hanging.release.set()
     second.wait()
     eventually(lambda: one.workers.why_unhealthy == "")
     one.workers.stop()
@@ -150,8 +142,8 @@ def test_it_says_so_when_every_worker_is_stuck_or_dead(make: Make) -> None:
 
 
 def test_it_tells_for_how_long_nobody_has_been_free(make: Make) -> None:
-    release = threading.Event()
-    one = make(lambda *_: release.wait(PATIENCE), limits=Limits(workers=2))
+    hanging = Hanging()
+    one = make(hanging.callback, limits=Limits(workers=2))
     assert one.workers.busy_for == 0.0
     first, second = Delivered(1), Delivered(2)
     one.put(first)
@@ -159,6 +151,6 @@ def test_it_tells_for_how_long_nobody_has_been_free(make: Make) -> None:
     assert one.workers.busy_for == 0.0, "one of them is free"
     one.put(second)
     eventually(lambda: one.workers.busy_for > 0.2)
-    release.set()
+    hanging.release.set()
     second.wait()
     eventually(lambda: one.workers.busy_for == 0.0)

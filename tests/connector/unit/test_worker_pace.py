@@ -57,13 +57,13 @@ def test_while_there_are_too_few_messages_for_all_workers_it_is_told_of_each(mak
 def test_a_handler_may_say_how_many_messages_are_to_be_in_hand(make: Make) -> None:
     told: list[int] = []
     one = make(lambda *_: None, on_pace=lambda: told.append(1))
-    assert not one.workers.pace.said
+    assert not one.workers.pace.prefetch
     one.workers.inbox.put(Prefetch(7))
-    eventually(lambda: one.workers.pace.said)
+    eventually(lambda: one.workers.pace.prefetch)
     eventually(lambda: told)
     assert one.workers.pace.wanted(0) == one.workers.pace.wanted(5) == 7
     one.workers.inbox.put(Prefetch(0))
-    eventually(lambda: not one.workers.pace.said)
+    eventually(lambda: not one.workers.pace.prefetch)
     assert one.workers.pace.wanted(0) == 2
 
 

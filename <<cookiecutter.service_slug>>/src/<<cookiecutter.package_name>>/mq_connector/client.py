@@ -193,7 +193,7 @@ class Client:
         """The broker has closed the channel."""
         replies, self._replies = self._replies, None
         if replies is not None:
-            replies.close_for(reason)
+            replies.on_closed_by_broker(reason)
         if self._closed:  # such as when a shared reply queue isn't ours to delete (406)
             self._left.set()
             return

@@ -47,8 +47,9 @@ def end_process(code: int) -> None:
 
 
 def end_within(seconds: float, code: int) -> threading.Timer:
-    """End the process after a while, whatever lives in it then: threads, children that it waits for.
+    """End the process after some seconds, whatever lives in it then: threads, children that it waits for.
 
+    :param code: the exit code
     :returns: what can be cancelled
     """
     timer = threading.Timer(seconds, end_process, (code,))
@@ -63,8 +64,8 @@ def end_within(seconds: float, code: int) -> threading.Timer:
 
 
 def end_after_main(seconds: float) -> None:
-    """End the process that long after the main thread has, though Python waits for threads and children
-    that a callback has left behind."""
+    """End the process, with exit code 1, that many seconds after its main thread has ended: Python would wait
+    for threads and children that a callback has left behind."""
 
     def follow() -> None:
         while not _has_ended(threading.main_thread()):

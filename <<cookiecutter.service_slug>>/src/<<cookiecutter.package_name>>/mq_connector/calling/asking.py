@@ -51,7 +51,8 @@ class Asking:
         timeout: float | None,
         on_end: Callable[[], object] = lambda: None,
     ) -> Asked:
-        """Send a request; `end` has to follow.
+        """Send a request; `end` has to follow. Parameters and errors otherwise as of
+        `mq_connector.calling.words.Calling.ask`.
 
         :param on_end: called at its end, on whichever thread that comes about
         """

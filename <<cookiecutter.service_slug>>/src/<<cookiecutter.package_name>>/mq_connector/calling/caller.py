@@ -63,14 +63,14 @@ class Caller:
     def ask(
         self, queue: str, request: Mapping[Any, Any], vhost: str | None, timeout: float | None
     ) -> dict[Any, Any]:
-        """Ask, and wait for the reply."""
+        """Ask, and wait for the reply; parameters and errors as of `mq_connector.calling.words.Calling.ask`."""
         self._check_wait("ask")
         return self.asking.end(self.asking.begin(queue, request, vhost, timeout))
 
     async def ask_async(
         self, queue: str, request: Mapping[Any, Any], vhost: str | None, timeout: float | None
     ) -> dict[Any, Any]:
-        """The same without a thread that waits."""
+        """As `ask`, without a thread that waits."""
         from .on_loop import ask  # which imports asyncio, and that takes 60 ms
 
         return await ask(self.asking, queue, request, vhost, timeout)
@@ -82,7 +82,7 @@ class Caller:
         message: Mapping[Any, Any] | bytes,
         timeout: float,
     ) -> None:
-        """Publish, and wait for the broker's confirm."""
+        """Publish, and wait for the broker's confirm, as `mq_connector.calling.words.Calling.publish`."""
         self._check_wait("publish")
         self.publishing.publish(Publication.of(exchange, routing_key, message), timeout)
 
@@ -93,7 +93,7 @@ class Caller:
         message: Mapping[Any, Any] | bytes,
         timeout: float,
     ) -> None:
-        """The same without a thread that waits."""
+        """As `publish`, without a thread that waits."""
         from .on_loop import publish
 
         await publish(self.publishing, Publication.of(exchange, routing_key, message), timeout)

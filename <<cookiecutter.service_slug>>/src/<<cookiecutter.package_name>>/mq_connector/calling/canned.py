@@ -49,14 +49,14 @@ class CannedCaller(Caller):
     def ask(
         self, queue: str, request: Mapping[Any, Any], vhost: str | None, timeout: float | None
     ) -> dict[Any, Any]:
-        """What the answers say."""
+        """What the answers say; `timeout` in seconds has no effect."""
         self._check_wait("ask")
         return self._answer(queue, request, vhost, timeout)
 
     async def ask_async(
         self, queue: str, request: Mapping[Any, Any], vhost: str | None, timeout: float | None
     ) -> dict[Any, Any]:
-        """The same on an event loop."""
+        """As `ask`, on an event loop."""
         return self._answer(queue, request, vhost, timeout)
 
     def publish(
@@ -66,7 +66,7 @@ class CannedCaller(Caller):
         message: Mapping[Any, Any] | bytes,
         timeout: float,
     ) -> None:
-        """Write it down."""
+        """Write it down; `timeout` in seconds has no effect."""
         self._check_wait("publish")
         self._on_publish(Publication.of(exchange, routing_key, message))
 

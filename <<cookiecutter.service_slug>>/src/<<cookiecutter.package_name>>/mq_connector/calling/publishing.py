@@ -49,7 +49,10 @@ class Publishing:
             self._confirmed(message, deadline, timeout)
 
     def send(self, message: Publication, timeout: float) -> Future[None]:
-        """As `mq_connector.publisher.Publisher.publish`: the future is done with the broker's confirm."""
+        """Publish; the future is done with the broker's confirm, see `mq_connector.publisher.Publisher.publish`.
+
+        :param timeout: seconds to wait for room
+        """
         return self._opened().publish(
             message.exchange,
             message.routing_key,

@@ -87,7 +87,10 @@ class KeptChannel:
             self._process = Process()
 
     def quit(self, timeout: float) -> None:
-        """Give up the channel and leave the connection, as `Connection.quit`."""
+        """Give up the channel and leave the connection, as `Connection.quit`.
+
+        :param timeout: seconds to wait for the connection's end
+        """
         self.connection.call(self._give_up)
         self.connection.quit(self, timeout)
 

@@ -17,8 +17,8 @@ from .pending import PendingRequests
 from .unconfirmed import Unconfirmed
 
 _CONSUMER_TAG = "replies"
-#: Seconds for which somebody else's reply is kept from a shared queue, so that it doesn't come round
-#: and round.
+#: Seconds for which somebody else's reply is kept from a shared queue, so that it isn't delivered to us
+#: again at once.
 _PUT_BACK_AFTER = 0.05
 
 
@@ -101,9 +101,12 @@ class ReplyChannel:
             return
         self._unconfirmed.add(message_id)
 
-    def close_for(self, reason: ChannelClosedByBroker) -> None:
-        """The broker has closed the channel: what was under way has cost it, such as a body over the
-        broker's limit (406); sent again, it would cost the next one."""
+    def on_closed_by_broker(self, reason: ChannelClosedByBroker) -> None:
+        """The broker has closed the channel: end the requests that were under way on it.
+
+        One of them is the reason, such as a body over the broker's limit (406); sent again, it would cost
+        the next channel.
+        """
         for message_id in self._unconfirmed:
             self._fail(message_id, f"{reason.reply_code} {reason.reply_text}")
 

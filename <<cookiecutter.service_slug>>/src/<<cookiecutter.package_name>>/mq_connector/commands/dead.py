@@ -61,6 +61,7 @@ def show(service: MQConnector, requeue: bool, task: Task | None = None) -> int:
     cut short in between, it is in both.
 
     :returns: exit code: 0, or 1 where one could not be put back, or may not be removed
+    :raises MQError: there is no connection, or nobody can be asked before messages are removed
     """
     task = task or Task()
     if task.purge and not task.yes and (sys.stdin is None or not sys.stdin.isatty()):

@@ -1,4 +1,4 @@
-"""Goes the way of a request, from the configuration to the queue, and says where it ends."""
+"""Checks all that a request needs, from the configuration to the queue, and says what is wrong."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class Session:
         return self._link
 
     def run(self, steps: Steps) -> Any:
-        """Run a course of operations and return what it returns.
+        """Run operations one after the other and return what the steps return.
 
         :raises ChannelError: the broker refused
         :raises NotConnected: the connection was lost

@@ -97,7 +97,7 @@ class MessagingConnector(ConfiguredConnector):
         exchange_type: str | ExchangeType = ExchangeType.direct,
         expiration: int = 1000,
     ) -> str:
-        """Send a message over a connection that this connector keeps; parameters as elsewhere.
+        """Send a message over a connection that this connector keeps; other parameters as of `emit_mq_message`.
 
         :param vhost: by default the service's own
         :param connection_props: as for `get_connection_params`

@@ -65,18 +65,18 @@ class Message:
         return cls(message["message_id"], payload.encode(message, form), **where)
 
     def unbound(self) -> Message:
-        """The same for an exchange whose queues are its subscribers' business."""
+        """The same without a queue, for an exchange whose subscribers make theirs."""
         return self if not self.exchange else replace(self, queue="")
 
     @property
     def properties(self) -> pika.BasicProperties:
-        """For the publish."""
+        """The message's properties."""
         expiration = None if self.expiration is None else str(self.expiration)
         return pika.BasicProperties(expiration=expiration)
 
     @property
     def mandatory(self) -> bool:
-        """A missing queue matters; an exchange to which nobody listens doesn't."""
+        """Whether a missing queue is an error (AMQP's ``mandatory``); an exchange without queues is none."""
         return not self.exchange
 
     @property

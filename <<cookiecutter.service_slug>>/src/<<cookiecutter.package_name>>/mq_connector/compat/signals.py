@@ -146,7 +146,7 @@ class Signals:
             threading.Thread(target=self._follow, name="mq-drain", daemon=True).start()
 
     def _follow(self) -> None:
-        """Somebody else's handler: he has heard it, and we end when his main thread has."""
+        """Drain when the main thread has ended: the service has a handler of its own, which decides about that."""
         threading.main_thread().join()
         if not self._draining:
             self._first = time.monotonic()

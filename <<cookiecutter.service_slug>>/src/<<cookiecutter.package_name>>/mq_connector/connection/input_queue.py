@@ -48,7 +48,7 @@ class Channels(Protocol):
         """For transient queues."""
 
 
-def ready(channels: Channels, queue: str, kind: str, done: Done) -> None:
+def find_or_make(channels: Channels, queue: str, kind: str, done: Done) -> None:
     """Find the queue, or make it.
 
     :param channels: where it is looked for and made
@@ -106,7 +106,7 @@ def exists(queue: str) -> Steps:
 
 
 def tolerates_legacy(queue: str) -> Steps:
-    """Whether this broker lets a legacy client re-declare a quorum queue as a transient one.
+    """Find out whether this broker lets a legacy client re-declare a quorum queue as a transient one.
 
     RabbitMQ 4 does with ``quorum_queue.property_equivalence.relaxed_checks_on_redeclaration``. No
     client can read that setting, so it is tried on a queue made for it. Both declarations say when that

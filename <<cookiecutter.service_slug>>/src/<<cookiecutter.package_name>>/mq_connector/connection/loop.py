@@ -56,7 +56,7 @@ class Loop:
     # ---- on the thread
 
     def later(self, seconds: float, function: Callable[[], object]) -> None:
-        """Run a function on the loop after a while; on the next loop, where this one has just failed."""
+        """Run a function on the loop after some seconds; on the next loop, where this one has just failed."""
         if self.io is None:
             self.call(lambda: self.later(seconds, function))
         else:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Operation = Callable[[pika.channel.Channel, Callable[[Any], None]], None]
 #: Yields operations, is sent each one's result, and returns what its caller wants to know.
 Steps = Generator[Operation, Any, Any]
-#: Gets what a course of operations returned, or the error that ended it.
+#: Gets what the steps returned, or the error that ended them.
 Done = Callable[[Any, "MQError | None"], None]
 
 #: Seconds for which an unused second connection stays open.
@@ -46,14 +46,17 @@ class Result:
         self._error: MQError | None = None
 
     def set(self, value: Any, error: MQError | None = None) -> None:
-        """The operation has ended."""
+        """The operation has ended.
+
+        :param error: what `wait` raises, if it has failed
+        """
         self._value, self._error = value, error
         self._done.set()
 
     def wait(self, timeout: float | None = 30.0) -> Any:
         """Wait for the broker's answer; not on the connection's own loop.
 
-        :param timeout: seconds
+        :param timeout: seconds; None for no limit
         :raises ChannelError: the broker refused
         :raises NotConnected: the connection was lost before the answer, or the time is over
         """
@@ -63,8 +66,8 @@ class Result:
             raise self._error
         return self._value
 
-    def over(self, timeout: float = 30.0) -> bool:
-        """Wait for the broker's answer, whatever it is.
+    def wait_until_over(self, timeout: float = 30.0) -> bool:
+        """Wait for the broker's answer, be it a refusal; not on the connection's own loop.
 
         :param timeout: seconds
         :returns: whether it has come
@@ -109,7 +112,11 @@ class Scratch:
         self._closed = False
 
     def run(self, steps: Steps, done: Done) -> None:
-        """Run a whole course of operations; ``done`` gets its return value or the error that ended it."""
+        """Run operations one after the other, as soon as those before them have ended.
+
+        :param done: gets what the steps return, or the error that ended them; called at once where the
+            connection is lost
+        """
         if self._closed:
             done(None, NotConnected("the connection is lost"))
             return
@@ -118,7 +125,7 @@ class Scratch:
             self._next()
 
     def do(self, operation: Operation, done: Done) -> None:
-        """Run one operation."""
+        """Run one operation; ``done`` as for `run`."""
 
         def steps() -> Steps:
             return (yield operation)
@@ -138,10 +145,10 @@ class Scratch:
         if self._second is not None and self._second.is_open:
             self._second.close()
 
-    # ---- the course of operations
+    # ---- one operation after the other
 
     def _next(self) -> None:
-        """Start what comes next; a caller told of its end may have added to it."""
+        """Start the steps that come next; a caller that was told of an end may have added some."""
         self._busy = bool(self._steps)
         if self._busy:
             self._advance(None, None)
@@ -150,7 +157,7 @@ class Scratch:
             self._link.later(_IDLE, self._close_idle)
 
     def _advance(self, value: Any, error: MQError | None) -> None:
-        """Hand a result to the running course and start its next operation, or end it."""
+        """Hand a result to the steps that run and start their next operation, or end them."""
         steps, done = self._steps[0]
         try:
             self._operation = steps.throw(error) if error is not None else steps.send(value)

@@ -15,7 +15,7 @@ from ..logs import Logger
 from .drain import Drain
 from .handling import Handling
 from .opened import OpenedChannel
-from .opened.exchange import Exchange
+from .opened.replacement import Replacement
 from .owner import Owner
 
 _log = Logger(__name__)
@@ -53,8 +53,8 @@ class Consumption:
         self._consumer_tag: str | None = None
         #: Tag of the last delivery before the consumer was made.
         self._began_at = 0
-        #: While the consumer is being exchanged for one with another prefetch.
-        self._exchange: Exchange | None = None
+        #: While the consumer is being replaced by one with another prefetch.
+        self._replacement: Replacement | None = None
         #: From the call to stop on.
         self._drain: Drain | None = None
         self._preparations = 0
@@ -66,8 +66,8 @@ class Consumption:
 
     @property
     def is_consuming(self) -> bool:
-        """Whether the broker has an active consumer of ours, or is just exchanging it; for any thread."""
-        return (self._consumer_tag or self._exchange) is not None and self.opened.is_open
+        """Whether the broker has an active consumer of ours, or is just replacing it; for any thread."""
+        return (self._consumer_tag or self._replacement) is not None and self.opened.is_open
 
     # ---- from an open channel to an active consumer
 
@@ -107,34 +107,34 @@ class Consumption:
         """Set the prefetch that is best now.
 
         ``basic.qos`` counts only for consumers that are made after it (RabbitMQ's documentation of consumer
-        prefetch), so the consumer is exchanged for a new one.
+        prefetch), so the consumer is replaced by a new one.
         """
         tag = self._consumer_tag
-        if tag is None or self._exchange or self._drain or not self.opened.is_open:
+        if tag is None or self._replacement or self._drain or not self.opened.is_open:
             return
         if not self._handling.is_adapted(self.opened):
-            self._exchange = self._exchange_of(tag)
-            self._exchange.begin()
+            self._replacement = self._replacement_of(tag)
+            self._replacement.begin()
 
-    def _exchange_of(self, tag: str) -> Exchange:
-        exchange = Exchange(
+    def _replacement_of(self, tag: str) -> Replacement:
+        replacement = Replacement(
             self._link,
             self._amqp,
             self.opened,
             tag,
             self._workers.prefetch,
             self._began_at,
-            self._on_exchange,
+            self._on_replacement,
         )
-        self._link.owed.expect(lambda: self._check_progress(exchange is self._exchange))
-        return exchange
+        self._link.owed.expect(lambda: self._check_progress(replacement is self._replacement))
+        return replacement
 
     def _on_too_much(self) -> None:
-        """More bytes have come than may be in hand: take no more, and exchange the consumer for one that gets fewer
+        """More bytes have come than may be in hand: take no more, and replace the consumer by one that gets fewer
         messages."""
         if self._drain is None and self._consumer_tag is not None:
-            self._exchange = self._exchange or self._exchange_of(self._consumer_tag)
-            self._exchange.hurry()
+            self._replacement = self._replacement or self._replacement_of(self._consumer_tag)
+            self._replacement.hurry()
 
     def _put_back_excess(self) -> None:
         returned = self.opened.put_back_excess()
@@ -145,30 +145,30 @@ class Consumption:
                 self._owner.queue,
             )
 
-    def _on_exchange(self, cancelled: bool) -> None:
-        """The exchange has cancelled the consumer, so that the next can be made, or leaves it as it is."""
+    def _on_replacement(self, cancelled: bool) -> None:
+        """The replacement has cancelled the consumer, so that the next can be made, or leaves it as it is."""
         if not cancelled:
-            self._exchange = None
+            self._replacement = None
             return
         self._consumer_tag = None
         self._began_at = self.opened.last_tag
         if self._over:
             return
         if self._drain is not None:
-            self._exchange = None
+            self._replacement = None
             self._end_of_deliveries(self._drain)
         else:
             self._consume()
 
-    def _call_off_exchange(self) -> bool:
+    def _call_off_replacement(self) -> bool:
         """Keep the present consumer.
 
         :returns: False where it is too late for that
         """
-        if self._exchange is not None:
-            if not self._exchange.call_off():
+        if self._replacement is not None:
+            if not self._replacement.call_off():
                 return False
-            self._exchange = None
+            self._replacement = None
         return True
 
     def _check_progress(self, owes: bool) -> None:
@@ -181,12 +181,12 @@ class Consumption:
         if self._over:
             return  # pika closes the channel now that the broker has answered
         self._consumer_tag = frame.method.consumer_tag
-        exchanged, self._exchange = self._exchange is not None, None
+        replaced, self._replacement = self._replacement is not None, None
         if self._drain is not None:
             # It was asked for while the broker was making this consumer.
             self._begin_drain(self._drain)
             return
-        if exchanged:
+        if replaced:
             self.adapt()  # what was best may have changed meanwhile
             return
         self._handling.relax_in_time(self._link, self.opened, self.adapt)
@@ -205,7 +205,7 @@ class Consumption:
         tag = frame.method.consumer_tag
         if tag != self._consumer_tag or self._over:
             return
-        if not self._call_off_exchange():
+        if not self._call_off_replacement():
             return  # the next consumer tells whether there is a queue
         self._owner.complain(
             f"the broker cancelled the consumer of {self._owner.queue!r}; consuming again"
@@ -276,8 +276,8 @@ class Consumption:
         self._drain.end_by(deadline)
 
     def _begin_drain(self, drain: Drain) -> None:
-        if not self._call_off_exchange():
-            return  # when the exchange ends, the drain begins
+        if not self._call_off_replacement():
+            return  # when the replacement ends, the drain begins
         if self._consumer_tag is not None and self._amqp.is_open:
             self._amqp.basic_cancel(
                 self._consumer_tag, callback=lambda _: self._end_of_deliveries(drain)

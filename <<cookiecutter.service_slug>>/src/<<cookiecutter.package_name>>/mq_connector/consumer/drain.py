@@ -1,4 +1,4 @@
-"""The end of a consumption: what is in hand is finished, and what nobody has begun goes back."""
+"""The end of a consumption: messages in hand are finished, and those that nobody has begun go back to the queue."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _STEP = 0.01
 
 
 class Drain:
-    """Lives on the loop, from the wish to stop until the channel can be closed.
+    """Waits on the loop, from the wish to stop until the channel can be closed.
 
     :param queue: where the messages are from
     :param when_answered: calls back when the broker has dealt with all that was sent so far
@@ -46,7 +46,7 @@ class Drain:
         self._answered = False
 
     def end_by(self, deadline: float) -> None:
-        """Close then in any case (`time.monotonic`); an earlier deadline counts."""
+        """Close at the deadline in any case (`time.monotonic`); of several, the earliest counts."""
         self._deadline = min(self._deadline, deadline)
         self._link.later(max(0.0, deadline - time.monotonic()), self._check_deadline)
 

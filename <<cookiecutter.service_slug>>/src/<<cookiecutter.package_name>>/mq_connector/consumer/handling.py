@@ -57,7 +57,7 @@ class Handling:
             ack_on_return,
             lambda seconds, look: connection.call(lambda: connection.later(seconds, look)),
         )
-        self.workers.settling.bury = DeadLetters(queue, self.outbox.confirmed).bury
+        self.workers.settling.dead_letter = DeadLetters(queue, self.outbox.confirmed).dead_letter
         if observer is not None:
             self.workers.observer = observer
             observer.begin(self.workers)
@@ -99,7 +99,7 @@ class Handling:
         """Whether the prefetch is near enough to the best one."""
         wanted, prefetch = self.prefetch(opened), self.workers.prefetch
         steady = wanted < 2 * prefetch and prefetch < 2 * wanted
-        return wanted == prefetch or (steady and wanted not in (1, self.workers.pace.said))
+        return wanted == prefetch or (steady and wanted not in (1, self.workers.pace.prefetch))
 
     def close(self) -> None:
         """At the end: close the publishers of the outbox."""

@@ -109,7 +109,7 @@ class Supervision:
             self._connection.call(self._stop)
 
     def stop(self, timeout: float) -> None:
-        """As `ConsumerThread.stop`."""
+        """As `mq_connector.consumer.thread.ConsumerThread.stop`; `timeout` in seconds."""
         deadline = time.monotonic() + timeout
         self._deadline = min(deadline, self._deadline) if self.stopping.is_set() else deadline
         self.stopping.set()

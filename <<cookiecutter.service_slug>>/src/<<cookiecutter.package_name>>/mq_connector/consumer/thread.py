@@ -247,7 +247,7 @@ class ConsumerThread(threading.Thread):
         if self._is_drawn:
             opened.scratch.do(private(self.queue), bind)
         else:
-            input_queue.ready(opened, self.queue, self._limits.queue_type, bind)
+            input_queue.find_or_make(opened, self.queue, self._limits.queue_type, bind)
 
 
 def _own_limits(workers: int | None, prefetch: int | None) -> dict[str, Any]:

@@ -181,7 +181,11 @@ class Errand:
         self.coroutine.send(None)
 
     def wait(self, timeout: float | None = None) -> Any:
-        """Wait for its end; parameters, result and errors as of `EventLoop.run`."""
+        """Wait for its end; the result and its errors are those of `EventLoop.run`.
+
+        :param timeout: seconds; None for no limit
+        :raises TimeoutError: it has taken longer, and is cancelled
+        """
         if not self._done.wait(timeout):
             self.cancel()
             raise TimeoutError(f"it has taken longer than {timeout:g} s")

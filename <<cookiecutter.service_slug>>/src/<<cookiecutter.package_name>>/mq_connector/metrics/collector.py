@@ -125,7 +125,7 @@ def _histograms(by_queue: ByQueue) -> Iterator[Metric]:
             answers.add_all(more_answers)
         handler.add_metric([queue], handled.cumulated(), handled.total)
         delay.add_metric([queue], answers.cumulated(), answers.total)
-        answered.add_metric([queue], sum(answers.classes))
+        answered.add_metric([queue], sum(answers.buckets))
     yield from (handler, delay, answered)
 
 

@@ -1,7 +1,8 @@
 """What becomes of the messages of one consumer, in numbers.
 
-A lock, a clock or a look into classes for each message would cost more than all else. So what callbacks took is
-noted in a list, replies are timed together as they leave together, and all of it is classed a few hundred at a time.
+A lock, a clock or a search for a bucket for each message would cost more than all else. So what callbacks took is
+noted in a list, replies are timed together as they leave together, and all of it is put into buckets, a few
+hundred at a time.
 """
 
 from __future__ import annotations
@@ -20,50 +21,50 @@ from ..consumer.workers import Workers
 from ..errors import EXCERPT, printable
 from ..logs import text_of
 
-#: Upper bounds in seconds of the classes that durations are counted in; above the last one there is another.
+#: Upper bounds in seconds of the buckets that durations are counted in; above the last one there is another.
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-#: Callbacks, and bursts of replies, that are noted before they are classed.
+#: Callbacks, and bursts of replies, that are noted before they are put into buckets.
 _CALLBACKS, _BURSTS = 512, 64
 #: Errors that are remembered.
 _ERRORS = 10
 
 
 class Durations:
-    """How many there were in each class of `BOUNDS`, and their sum in seconds."""
+    """How many durations are in each bucket of `BOUNDS`, and their sum in seconds."""
 
-    __slots__ = ("classes", "total")
+    __slots__ = ("buckets", "total")
 
     def __init__(self) -> None:
-        self.classes = [0] * (len(BOUNDS) + 1)
+        self.buckets = [0] * (len(BOUNDS) + 1)
         self.total = 0.0
 
     def take(self, seconds: list[float]) -> None:
-        """Class these."""
+        """Put durations (seconds) into their buckets."""
         self.total += sum(seconds)
         quick = BOUNDS[0]
         slow = [each for each in seconds if each > quick]  # most callbacks are quick
-        self.classes[0] += len(seconds) - len(slow)
+        self.buckets[0] += len(seconds) - len(slow)
         slow.sort()
         below = 0
         for number, bound in enumerate(BOUNDS[1:], 1):
             if below == len(slow):
                 return
             upto = bisect_right(slow, bound, below)
-            self.classes[number] += upto - below
+            self.buckets[number] += upto - below
             below = upto
-        self.classes[-1] += len(slow) - below
+        self.buckets[-1] += len(slow) - below
 
     def add_all(self, others: Durations) -> None:
-        """All of another one."""
-        self.classes = [
-            mine + theirs for mine, theirs in zip(self.classes, others.classes, strict=True)
+        """Add another one's."""
+        self.buckets = [
+            mine + theirs for mine, theirs in zip(self.buckets, others.buckets, strict=True)
         ]
         self.total += others.total
 
     def cumulated(self) -> list[tuple[str, float]]:
-        """For each bound, as Prometheus writes it, how many were not above it."""
+        """For each bound, as Prometheus writes it, how many durations don't exceed it."""
         below, found = 0, []
-        for bound, count in zip((*map(str, BOUNDS), "+Inf"), self.classes, strict=True):
+        for bound, count in zip((*map(str, BOUNDS), "+Inf"), self.buckets, strict=True):
             below += count
             found.append((bound, float(below)))
         return found
@@ -103,7 +104,7 @@ class Counts:
         self.workers = workers
 
     def sort_in(self) -> None:
-        """Class what was noted if it is much."""
+        """Put what was noted into its buckets, if it is much."""
         if len(self._took) > _CALLBACKS:
             self._sort_in()
 
@@ -131,8 +132,8 @@ class Counts:
     def failed(self, delivery: Delivery, error: Exception) -> None:
         """A message has failed."""
         opened = delivery.opened
-        buried = opened.is_open and not opened.is_settled(delivery.tag)
-        self._count("failed", *(["dead_lettered"] if buried else []))
+        dead_lettered = opened.is_open and not opened.is_settled(delivery.tag)
+        self._count("failed", *(["dead_lettered"] if dead_lettered else []))
         name = type(error).__name__
         message_id = Named(delivery, SHORT).message_id
         self.errors.append(

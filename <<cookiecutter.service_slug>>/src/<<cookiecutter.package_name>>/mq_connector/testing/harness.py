@@ -70,7 +70,9 @@ class Harness:
     ) -> Outcome:
         """Send a request as a client would: with a message id and a reply queue, unless it has its own.
 
-        Pass ``routing_key=None`` in the request for a client that wants no reply.
+        :param request: with ``"routing_key": None`` for a client that wants no reply
+        :param form: how its body is written
+        :raises PayloadError: the request can't be encoded in that form
         """
         message = {"message_id": f"message-{self._sent + 1}", "routing_key": REPLY_QUEUE, **request}
         outcome = self.send_body(payload.encode(message, form))
@@ -80,6 +82,7 @@ class Harness:
     def publish(self, exchange: str, routing_key: str, message: Mapping[Any, Any]) -> Outcome:
         """Publish a message to an exchange, as the callback's consumer would get it.
 
+        :param message: gets a ``message_id``, if it has none
         :raises AssertionError: that consumer's queue isn't bound to the exchange by such a routing key
         """
         consumers = getattr(self._service, "consumers", {}).values()
@@ -102,6 +105,7 @@ class Harness:
     ) -> Outcome:
         """Send a raw body.
 
+        :param properties: by default none, so that the client wants no reply
         :param exchange: to which it is said to be published
         :param routing_key: with which
         """

@@ -1,4 +1,7 @@
-"""Stands in the place of a channel, and writes down what it is asked for."""
+"""Stands in the place of a channel, and writes down what it is asked for.
+
+Its methods have the names, parameters and errors of those that they stand for.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +85,10 @@ class RecordingChannel:
             raise NotInCallback(*CONFIRMS)
 
     def basic_get(self, queue: str, *given: Any, auto_ack: bool = False, **_: Any) -> Got:
-        """Every queue is empty."""
+        """Nothing: every queue is empty.
+
+        :raises NotInCallback: without `auto_ack`
+        """
         if not auto_ack and True not in given:
             raise NotInCallback(*GET_UNSETTLED)
         return None, None, None

@@ -80,11 +80,11 @@ class Consumed:
 
     @property
     def note(self) -> Callable[[float], object] | None:
-        """As who has watched so far wants it."""
+        """What whoever has watched so far wants to be told."""
         return None if self._observer is None else self._observer.note
 
     def sort_in(self) -> None:
-        """There may be something to count up."""
+        """Let whoever has watched so far sort in what was noted."""
         if self._observer is not None:
             self._observer.sort_in()
 
@@ -134,7 +134,7 @@ class Consumed:
         return outcome
 
     def was_away(self, busy: Busy, delivery: Delivery, took: float) -> None:
-        """As `Workers.was_away`."""
+        """As `mq_connector.consumer.workers.workers.Workers.was_away`; `took` in seconds."""
         span = _span_of(delivery)
         if span is not None:
             span.end()
@@ -190,7 +190,7 @@ def _conversation(properties: pika.BasicProperties) -> object:
 
 
 def _marked(message: Message, delivery: Delivery | None) -> Message:
-    """With the current span's place among its headers, unless its publisher has put one of his own there."""
+    """With the current span's place among its headers, unless its publisher has put one there."""
     headers = spans.headers_for()
     if not headers:
         return message

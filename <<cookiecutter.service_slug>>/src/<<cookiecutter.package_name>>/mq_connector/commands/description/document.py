@@ -262,7 +262,7 @@ def _operation(action: str, channel: str, message: str) -> dict[str, Any]:
 
 
 def _handler(service: MQConnector, consumer: ConsumerThread) -> Callable[..., Any] | None:
-    """What says by its hints what a consumer's callback takes and returns."""
+    """The method whose type hints say what a consumer's callback takes and returns; None if there is none."""
     callback = consumer.callback_func
     code = getattr(getattr(callback, "__func__", callback), "__code__", None)
     for name in getattr(code, "co_names", ()):

@@ -79,7 +79,7 @@ def vhost_of(consumer: ConsumerThread, service: MQConnector) -> str:
 
 
 def queue_binding(name: str, vhost: str) -> dict[str, Any]:
-    """How AsyncAPI calls a queue."""
+    """What AsyncAPI says of a queue (AMQP bindings)."""
     found = {"name": name, "exclusive": False, "autoDelete": False, "vhost": vhost}
     return {"amqp": {"is": "queue", "queue": found, "bindingVersion": BINDING}}
 
@@ -90,6 +90,6 @@ def to(*path: str) -> Schema:
 
 
 def exchange_binding(name: str, kind: str, vhost: str) -> dict[str, Any]:
-    """How AsyncAPI calls an exchange."""
+    """What AsyncAPI says of an exchange (AMQP bindings)."""
     found = {"name": name, "type": kind, "vhost": vhost}
     return {"amqp": {"is": "routingKey", "exchange": found, "bindingVersion": BINDING}}

@@ -156,7 +156,7 @@ def _choice(values: Any) -> Schema:
 
 
 def _default(value: Any) -> Schema:
-    """What a field is where nothing is said, if JSON can tell it."""
+    """The default of a field, if JSON has such a value."""
     if isinstance(value, enum.Enum):
         value = value.value
     try:

@@ -143,8 +143,8 @@ class DeadLetter:
         return {**self.fields(queue), "properties": kept, "body": body}
 
     def revived(self) -> pika.BasicProperties:
-        """Its properties as they were before it died, see `dead_letters.without_obituary`."""
-        return dead_letters.without_obituary(self.properties)
+        """Its properties as they were before it died, see `dead_letters.to_publish_again`."""
+        return dead_letters.to_publish_again(self.properties)
 
 
 def _now() -> datetime:

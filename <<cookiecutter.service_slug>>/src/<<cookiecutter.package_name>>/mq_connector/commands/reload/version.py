@@ -94,7 +94,7 @@ class Version:
             self._link.shutdown(socket.SHUT_WR)
 
     def discard(self) -> None:
-        """End it, who has never served, and wait for that."""
+        """End a process that has never served, and wait for that."""
         self._process.terminate()
         try:
             self._process.wait(_DISCARDED_WITHIN)
@@ -103,7 +103,7 @@ class Version:
         self._link.close()
 
     def kill(self) -> None:
-        """End it if it runs, without asking."""
+        """Kill the process, if it runs."""
         self._link.close()
         if self._process.poll() is None:
             self._process.kill()

@@ -52,8 +52,8 @@ class Sample:
     at: float
     #: By name, and by the queue where there is one.
     values: dict[tuple[str, str], float] = field(default_factory=dict)
-    #: Of histograms, how many were not above each bound; by name and queue.
-    classes: dict[tuple[str, str], list[tuple[float, float]]] = field(default_factory=dict)
+    #: Of histograms, each bound (seconds) with how many durations don't exceed it; by name and queue.
+    buckets: dict[tuple[str, str], list[tuple[float, float]]] = field(default_factory=dict)
     version: str = ""
 
     def value(self, name: str, queue: str = "") -> float:
@@ -79,7 +79,7 @@ class Replica:
         self.failures: list[Failure] = []
 
     def ask(self) -> None:
-        """Ask for everything; what goes wrong is noted."""
+        """Ask for everything; what goes wrong is noted in `trouble`."""
         try:
             status, page = _get(self.address, "/metrics")
             if status != 200:
@@ -94,23 +94,26 @@ class Replica:
             self.trouble = printable(getattr(error, "strerror", None) or text_of(error))
 
     def rate(self, name: str, queue: str) -> float | None:
-        """How much a number has grown in a second; None while that isn't known."""
+        """How much a number grows in a second; None while that isn't known."""
         if self.before is None or self.now is None:
             return None
         grown = self.now.value(name, queue) - self.before.value(name, queue)
         return None if grown < 0 else grown / (self.now.at - self.before.at)  # a new process
 
     def grown(self, name: str, queue: str) -> list[tuple[float, float]]:
-        """How many of a histogram have come meanwhile, that were not above each bound."""
+        """The buckets of a histogram, of what has come since the process was asked before."""
         if self.before is None or self.now is None:
             return []
-        before = dict(self.before.classes.get((name, queue), []))
-        now = self.now.classes.get((name, queue), [])
+        before = dict(self.before.buckets.get((name, queue), []))
+        now = self.now.buckets.get((name, queue), [])
         return [(bound, max(0.0, count - before.get(bound, 0.0))) for bound, count in now]
 
 
 def parse(page: str, at: float) -> Sample:
-    """Read Prometheus' text format, as far as it is about us; what isn't in order is left out."""
+    """Read Prometheus' text format, as far as it is about us; what isn't in order is left out.
+
+    :param at: when the page was fetched (`time.monotonic`)
+    """
     sample = Sample(at)
     for line in page.splitlines():
         found = _LINE.fullmatch(line)
@@ -126,20 +129,25 @@ def parse(page: str, at: float) -> Sample:
             sample.version = labels.get("version", "") or "unknown"
         elif "le" in labels:
             bound = float("inf") if labels["le"] == "+Inf" else _number(labels["le"])
-            classes = sample.classes.setdefault((name.removesuffix("_bucket"), queue), [])
-            classes.append((bound, value))
+            buckets = sample.buckets.setdefault((name.removesuffix("_bucket"), queue), [])
+            buckets.append((bound, value))
         else:
             sample.values[name, queue] = value
     return sample
 
 
-def quantile(share: float, classes: list[tuple[float, float]]) -> float | None:
-    """Seconds that this share of durations was not above, reckoned as Prometheus does; None of nothing."""
-    total = classes[-1][1] if classes else 0.0
+def quantile(share: float, buckets: list[tuple[float, float]]) -> float | None:
+    """Seconds that so large a share of the durations doesn't exceed, as Prometheus' `histogram_quantile` has it.
+
+    :param share: from 0 to 1
+    :param buckets: bounds in seconds, the lowest first, with how many durations don't exceed each
+    :returns: None without any durations
+    """
+    total = buckets[-1][1] if buckets else 0.0
     if total <= 0:
         return None
     rank, lower, below = share * total, 0.0, 0.0
-    for bound, count in classes:
+    for bound, count in buckets:
         if count >= rank:
             if bound == float("inf") or count == below:
                 return lower

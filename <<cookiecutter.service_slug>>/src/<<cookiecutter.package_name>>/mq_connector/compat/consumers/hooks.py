@@ -77,19 +77,19 @@ class Teller:
 
 
 class State:
-    """Something that is so or not, to be waited for as for a `threading.Event`.
+    """A condition that can be waited for, as for a `threading.Event`.
 
-    :param is_set: whether it is so
+    :param is_set: whether it holds
     """
 
     def __init__(self, is_set: Callable[[], bool]) -> None:
         self.is_set = is_set
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it is so.
+        """Wait until it holds.
 
-        :param timeout: seconds
-        :returns: whether it is
+        :param timeout: seconds; None for no limit
+        :returns: whether it holds
         """
         deadline = float("inf") if timeout is None else time.monotonic() + timeout
         while not self.is_set() and time.monotonic() < deadline:

@@ -128,8 +128,11 @@ def send_mq_request(
 
 
 def _login() -> tuple[configuration.Settings, Service | None]:
-    """Who sends: the clients' user or, where there is none, the service that this process is. It has rights
-    for reply queues of certain names only."""
+    """Log in as the clients' user or, where there is none, as the service that this process is.
+
+    :returns: the settings, and the service if it is its user: that may have reply queues of certain names only
+    :raises ConfigurationError: there are neither's credentials
+    """
     service = only_one()
     try:
         settings = _settings()
@@ -144,8 +147,11 @@ def _login() -> tuple[configuration.Settings, Service | None]:
 
 
 def _settings() -> configuration.Settings:
-    """Those of the clients' user, in the incumbent's order: Neon's own configuration, then what was set
-    as `_default_mq_config`, which also completes the former. Else as for everybody."""
+    """Settings of the clients' user, in the incumbent's order: from Neon's own configuration, then from
+    `_default_mq_config`, which also completes the former, else from where every user's are looked for.
+
+    :raises ConfigurationError: there are none
+    """
     default = configuration.unwrap(_default_mq_config or {})
     user = users(default).get(CLIENT_USER)
     if not user:
@@ -157,7 +163,7 @@ def _settings() -> configuration.Settings:
 
 
 class _Parts:
-    """Hands parts of a reply to whoever wants them, in a thread: the connection's doesn't wait for him.
+    """Hands the parts of a reply to a callback, in a thread of its own: that of the connection can't wait for it.
 
     :param deadline: until when its end waits for what is still to be handed over
     """
@@ -217,7 +223,7 @@ class _StreamClient(Client):
         return super().on_reply(reply)
 
     def on_unreadable(self, error: PayloadError) -> bool:
-        """It is taken for the answer, an empty one."""
+        """Take a reply that can't be read for an empty answer."""
         _log.error("a reply that can't be read: %s", error)
         for message_id in self._requests.ids():
             self._requests.end(message_id, {})

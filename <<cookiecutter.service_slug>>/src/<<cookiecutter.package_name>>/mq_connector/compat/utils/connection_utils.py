@@ -23,7 +23,10 @@ PAUSE = 0.25
 
 
 def get_timeout(backoff_factor: float, number_of_retries: int) -> float:
-    """Seconds to wait after an attempt: the factor, doubled with every further attempt."""
+    """Seconds to wait after an attempt: the factor, in seconds, doubled with every further attempt.
+
+    :param number_of_retries: attempts so far, from 1 on
+    """
     return float(backoff_factor * 2 ** (number_of_retries - 1))
 
 

@@ -1,4 +1,4 @@
-"""What hears of a consumer's errors where nobody else does."""
+"""The handler of errors of consumers that were given no other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _log = Logger(__name__)
 
 
 def default_error_handler(*args: Any) -> None:
-    """Raise what was reported; the connector logs it and goes on.
+    """Log and raise what was reported; the connector logs that and goes on.
 
     :raises Exception: with ``args``, such as the thread and its exception
     """

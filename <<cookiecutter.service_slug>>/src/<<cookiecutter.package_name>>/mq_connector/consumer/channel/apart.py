@@ -263,7 +263,7 @@ class Apart:
         if but is None and isinstance(self._outbox, Hurried):
             self._outbox.wait_for(result)
         else:
-            result.over()
+            result.wait_until_over()
 
 
 def _get(queue: str, channel: pika.channel.Channel, done: Callable[[Any], None]) -> None:

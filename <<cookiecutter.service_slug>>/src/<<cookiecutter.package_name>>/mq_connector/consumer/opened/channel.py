@@ -218,7 +218,7 @@ class OpenedChannel:
             self.nack(tag, requeue=True)
         return len(excess)
 
-    # ---- on the loop: while the consumer is exchanged for another
+    # ---- on the loop: while the consumer is replaced by another
 
     @property
     def last_tag(self) -> int:

@@ -28,7 +28,7 @@ EXCHANGE, ROUTING_KEY = "x-original-exchange", "x-original-routing-key"
 #: Characters of the exception's type and of the version, and of its text, that are kept.
 _NAME, _TEXT = 200, 2000
 #: What tells of a death, and would be wrong in a message that lives again: the broker's headers and ours.
-_OBITUARY = (
+_ADDED_AT_DEATH = (
     *("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count"),
     *(TYPE, TEXT, VERSION, DIED_AT, DELIVERIES, EXCHANGE, ROUTING_KEY),
 )
@@ -37,7 +37,7 @@ _COPIES = ("CC", "BCC")
 
 
 class DeadLetters:
-    """Buries the failed messages of one consumer.
+    """Dead-letters the failed messages of one consumer.
 
     RabbitMQ dead-letters a rejected message with the headers that it was published with, so the reason can
     only travel with a copy. The copy goes to the dead-letter queue by the default exchange, to which every
@@ -52,7 +52,7 @@ class DeadLetters:
         self._queue = queue
         self._publish = publish
 
-    def bury(self, delivery: Delivery, error: Exception) -> None:
+    def dead_letter(self, delivery: Delivery, error: Exception) -> None:
         """Dead-letter a message.
 
         :param error: why
@@ -87,8 +87,8 @@ class DeadLetters:
         delivery.opened.reject(delivery.tag, requeue=False)
 
 
-def without_obituary(properties: pika.BasicProperties) -> pika.BasicProperties:
-    """Properties without what was added since a message died, and without what only its publisher could
+def to_publish_again(properties: pika.BasicProperties) -> pika.BasicProperties:
+    """Properties to publish a dead letter with: without what was added since it died, and what only its publisher could
     ask for: copies to other queues, and its own name (``user_id``), which the broker takes from nobody else.
 
     :raises Exception: whatever pika's decoders raise for values that they can't hold
@@ -101,13 +101,13 @@ def without_obituary(properties: pika.BasicProperties) -> pika.BasicProperties:
     headers = {
         key: value
         for key, value in (properties.headers or {}).items()
-        if not (isinstance(key, str) and (key.startswith(_OBITUARY) or key in _COPIES))
+        if not (isinstance(key, str) and (key.startswith(_ADDED_AT_DEATH) or key in _COPIES))
     }
     return pika.BasicProperties(**values, headers=headers or None)
 
 
 def _with_reason(delivery: Delivery, error: Exception) -> pika.BasicProperties:
-    properties = without_obituary(delivery.properties)
+    properties = to_publish_again(delivery.properties)
     properties.expiration = None  # as the broker does: a dead letter stays
     before = deliveries_before(delivery)
     if before is None:  # a classic queue only tells the first from others

@@ -41,7 +41,7 @@ class Hurried:
         """Hold back all that is published from now on until a declaration is answered, on which it may depend."""
         if not result.is_set:
             self._is_behind = True
-            self._call(result.over)
+            self._call(result.wait_until_over)
 
     def _publish_behind(self, opened: OpenedChannel, message: Message, delivery: Delivery) -> None:
         self._is_behind = True

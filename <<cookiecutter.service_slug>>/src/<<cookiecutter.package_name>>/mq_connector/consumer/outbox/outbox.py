@@ -258,7 +258,7 @@ class Outbox:
             opened.scratch_for_transient.do(operation, done)
 
     def later(self, seconds: float, function: Callable[[], None]) -> None:
-        """Run a function on the loop after a while."""
+        """Run a function on the loop after some seconds."""
         self.connection.later(seconds, function)
 
     def keep(self, message: Message) -> None:

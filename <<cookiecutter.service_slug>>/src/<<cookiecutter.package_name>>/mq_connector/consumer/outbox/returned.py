@@ -146,7 +146,7 @@ class Sender(Protocol):
         """
 
     def later(self, seconds: float, function: Callable[[], None]) -> None:
-        """Run a function after a while."""
+        """Run a function after some seconds."""
 
     def keep(self, message: Message) -> None:
         """One more message waits."""

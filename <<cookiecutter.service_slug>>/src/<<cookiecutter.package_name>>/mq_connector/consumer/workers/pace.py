@@ -27,7 +27,7 @@ class Pace:
         self._by_operator = limits.prefetch or 0
         self._on_change = on_change
         #: The prefetch that the operator or a handler wants; 0 for the best one.
-        self.said = self._by_operator
+        self.prefetch = self._by_operator
         #: Seconds that the callback takes, as a moving average; 0 before the first time.
         self.average = 0.0
         #: The same over more callbacks. Begins at 0, since the first ones say little.
@@ -36,10 +36,10 @@ class Pace:
         #: With fewer messages in hand some workers would have nothing to do.
         self.least = self._fewest
 
-    def say(self, messages: int) -> None:
+    def set_prefetch(self, messages: int) -> None:
         """A handler asks for a prefetch, 0 for the best one; the operator's (`MQ_PREFETCH`) has precedence."""
-        if messages != self.said and not self._by_operator:
-            self.said = messages
+        if messages != self.prefetch and not self._by_operator:
+            self.prefetch = messages
             self.least = self._fewest
             self._on_change()
 
@@ -48,8 +48,8 @@ class Pace:
 
         :param waiting: messages in hand that occupy no worker, as they wait for their retry
         """
-        if self.said:
-            return self.said
+        if self.prefetch:
+            return self.prefetch
         least = 2 * self._workers
         handled = int(_IN_HAND * self._workers / self.average) if self.average else 0
         # Twice, so that the prefetch grows before all messages in hand wait for their retry.
@@ -73,4 +73,4 @@ class Pace:
     @property
     def _fewest(self) -> int:
         enough = 2 * self._workers
-        return min(enough, self.said or enough)
+        return min(enough, self.prefetch or enough)

@@ -50,7 +50,7 @@ class Settling:
         self._later = later
         self._process = Process()
         #: Dead-letters a message that has failed.
-        self.bury: Callable[[Delivery, Exception], object] = _reject
+        self.dead_letter: Callable[[Delivery, Exception], object] = _reject
         #: Told of a request that its handler has refused; for tests.
         self.on_refused: Callable[[Exception], object] = lambda _: None
 
@@ -117,7 +117,7 @@ class Settling:
         lines.failed(delivery, error)
         delivery.confirms = None  # what was published before is of no importance any more
         self._tell_client(delivery, error)
-        self.bury(delivery, error)
+        self.dead_letter(delivery, error)
         self._on_error(error)
         return "dead-lettered"
 

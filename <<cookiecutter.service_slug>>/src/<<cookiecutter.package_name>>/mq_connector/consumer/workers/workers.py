@@ -208,7 +208,7 @@ class Workers:
                 if isinstance(delivery, Delivery):
                     kind = type(delivery)
                 elif isinstance(delivery, Prefetch):
-                    self.pace.say(delivery.messages)
+                    self.pace.set_prefetch(delivery.messages)
                     continue
                 else:
                     if turns is not None:
@@ -284,7 +284,7 @@ class Workers:
         if type(properties) is not Properties:  # plain ones have no time of sending
             ago = expired_for(properties)
             if ago is not None:
-                self.settling.bury(delivery, Expired(ago))  # nobody waits for a reply
+                self.settling.dead_letter(delivery, Expired(ago))  # nobody waits for a reply
                 return lines.expired(delivery, ago)
         # Looked up, then called: Python 3.11 caches the look-up of an attribute, but not in one step with a call
         # where the attribute is no method.
@@ -320,7 +320,10 @@ class Workers:
         return self.settling.raised(delivery, error)
 
     def was_away(self, busy: Busy, delivery: Delivery, took: float) -> None:
-        """A task has ended."""
+        """A task has ended.
+
+        :param took: seconds, from its beginning
+        """
         self.pace.note(took)
         if self.observer is not None and self.observer.note is not None:
             self.observer.note(took)

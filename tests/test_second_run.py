@@ -13,7 +13,7 @@ import pytest
 from baked import TEMPLATE, outside
 
 TESTS = Path(__file__).parent
-SCRIPT = TEMPLATE / "scripts" / "second_hearing.py"
+SCRIPT = TEMPLATE / "scripts" / "second_run.py"
 MAKEFILE = """
 WORKERS ?= 2
 test:
@@ -63,21 +63,21 @@ def suite(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def hear(folder: Path) -> subprocess.CompletedProcess[str]:
-    return run(folder, sys.executable, "-B", "scripts/second_hearing.py")
+def run_again(folder: Path) -> subprocess.CompletedProcess[str]:
+    return run(folder, sys.executable, "-B", "scripts/second_run.py")
 
 
 @pytest.mark.slow
 def test_what_passes_alone_is_no_failure_and_is_named(suite: Path) -> None:
     assert run(suite, "make", "test").returncode == 2
-    heard = hear(suite)
-    assert heard.returncode == 0, heard.stdout + heard.stderr
-    assert "1 passed in" in heard.stdout
+    second = run_again(suite)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert "1 passed in" in second.stdout
     assert (suite / "passed").read_text() == "once "
     name = "test_all.py::test_fails_beside_others[a 'quoted' $HOME id]"
-    assert heard.stdout.endswith(
-        "[second hearing] no failure: beside others these have failed, and alone each has passed:\n"
-        f"[second hearing]   {name}\n"
+    assert second.stdout.endswith(
+        "[second run] no failure: beside others these have failed, and alone each has passed:\n"
+        f"[second run]   {name}\n"
     )
 
 
@@ -85,15 +85,15 @@ def test_what_passes_alone_is_no_failure_and_is_named(suite: Path) -> None:
 def test_what_fails_again_and_what_kills_its_process_is_a_failure(suite: Path) -> None:
     (suite / "fail").touch()
     assert run(suite, "make", "test").returncode == 2
-    heard = hear(suite)
-    assert heard.returncode == 1
-    assert "1 failed, 1 passed in" in heard.stdout
-    assert heard.stdout.endswith("not all of them have passed alone: a failure\n")
+    second = run_again(suite)
+    assert second.returncode == 1
+    assert "1 failed, 1 passed in" in second.stdout
+    assert second.stdout.endswith("not all of them have passed alone: a failure\n")
     (suite / "die").touch()
     assert run(suite, "make", "test").returncode == 2
-    heard = hear(suite)
-    assert heard.returncode == 1
-    assert "none: a process has died in test_all.py::test_dies" in heard.stdout
+    second = run_again(suite)
+    assert second.returncode == 1
+    assert "none: a process has died in test_all.py::test_dies" in second.stdout
     # In the second run as well: the process that died has had a successor, which died no more.
     assert (suite / "passed").read_text() == 2 * "once "
 
@@ -121,10 +121,10 @@ def test_other_ends_than_a_few_failures_get_none(
         known: dict[str, list[str]] = {"skipped": [], "died": []}
         text = outcome if isinstance(outcome, str) else json.dumps({**known, **outcome})
         (tmp_path / ".cache" / "outcome.json").write_text(text)
-    heard = hear(tmp_path)
-    assert heard.returncode == 1
-    assert f"[second hearing] none: {reason}" in heard.stdout.replace("the tests ended with ", "")
-    assert "again" not in heard.stdout
+    second = run_again(tmp_path)
+    assert second.returncode == 1
+    assert f"[second run] none: {reason}" in second.stdout.replace("the tests ended with ", "")
+    assert "again" not in second.stdout
 
 
 def test_a_test_that_is_skipped_then_has_not_passed(tmp_path: Path) -> None:
@@ -135,4 +135,4 @@ def test_a_test_that_is_skipped_then_has_not_passed(tmp_path: Path) -> None:
     (tmp_path / ".cache" / "outcome.json").write_text(json.dumps(found))
     second = json.dumps({"exit": 0, "failed": [], "skipped": ["a"], "died": []})
     (tmp_path / "Makefile").write_text(f"test:\n\t@echo '{second}' > .cache/outcome.json\n")
-    assert hear(tmp_path).returncode == 1
+    assert run_again(tmp_path).returncode == 1

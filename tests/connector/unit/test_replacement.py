@@ -8,7 +8,7 @@ from typing import Any
 import pika
 import pytest
 from mq_connector.consumer.opened import OpenedChannel, Sizes
-from mq_connector.consumer.opened.exchange import Exchange
+from mq_connector.consumer.opened.replacement import Replacement
 from pika.spec import Basic
 
 from .fakes import FakeChannel, FakeLink
@@ -35,8 +35,8 @@ class Setup:
             method = Basic.Deliver("ctag", tag, False, "", "input")
             self.opened.deliver(method, pika.BasicProperties(), b"")
 
-    def exchange(self, began_at: int = 0) -> Exchange:
-        return Exchange(
+    def replacement(self, began_at: int = 0) -> Replacement:
+        return Replacement(
             self.link_, self.amqp_, self.opened, "ctag", PREFETCH, began_at, self.ended.append
         )
 
@@ -53,23 +53,23 @@ def setup() -> Setup:
 def test_it_counts_what_the_broker_takes_to_be_in_hand_of_this_consumer(setup: Setup) -> None:
     setup.deliver(4)
     setup.opened.ack(1)
-    exchange = setup.exchange()
+    replacement = setup.replacement()
     setup.opened.ack(2)
-    assert exchange.taken == 3, "it isn't told of the second yet"
+    assert replacement.taken == 3, "it isn't told of the second yet"
     setup.deliver(1)
-    assert exchange.taken == 4
-    assert exchange.call_off()
-    assert setup.exchange(setup.opened.last_tag).taken == 0, (
+    assert replacement.taken == 4
+    assert replacement.call_off()
+    assert setup.replacement(setup.opened.last_tag).taken == 0, (
         "what the former consumer got doesn't count"
     )
 
 
 def test_a_consumer_that_has_all_that_it_gets_is_cancelled_at_once(setup: Setup) -> None:
     setup.deliver(PREFETCH)
-    exchange = setup.exchange()
-    exchange.begin()
+    replacement = setup.replacement()
+    replacement.begin()
     assert setup.amqp.calls == [("basic_cancel", ("ctag",))]
-    assert not exchange.call_off(), "it is too late for that"
+    assert not replacement.call_off(), "it is too late for that"
     setup.opened.ack(1)
     assert (setup.ended, setup.told()) == ([], [])
     setup.amqp.answer(Basic.CancelOk("ctag"))
@@ -78,7 +78,7 @@ def test_a_consumer_that_has_all_that_it_gets_is_cancelled_at_once(setup: Setup)
 
 def test_it_waits_a_little_for_what_the_consumer_has_yet_to_get(setup: Setup) -> None:
     setup.deliver(PREFETCH - 1)
-    setup.exchange().begin()
+    setup.replacement().begin()
     setup.link.run_timers()
     assert setup.amqp.calls == []
     setup.deliver(1)
@@ -88,7 +88,7 @@ def test_it_waits_a_little_for_what_the_consumer_has_yet_to_get(setup: Setup) ->
 
 def test_a_consumer_that_does_not_get_so_many_stays(setup: Setup) -> None:
     setup.deliver(1)
-    setup.exchange().begin()
+    setup.replacement().begin()
     setup.opened.ack(1)
     looks = 0
     while setup.link.timers:
@@ -100,10 +100,10 @@ def test_a_consumer_that_does_not_get_so_many_stays(setup: Setup) -> None:
 
 def test_what_is_called_off_looks_no_longer(setup: Setup) -> None:
     setup.deliver(1)
-    exchange = setup.exchange()
-    exchange.begin()
+    replacement = setup.replacement()
+    replacement.begin()
     setup.opened.ack(1)
-    assert exchange.call_off()
+    assert replacement.call_off()
     assert setup.told() == ["Basic.Ack"]
     setup.deliver(PREFETCH)
     setup.link.run_timers()
@@ -111,7 +111,7 @@ def test_what_is_called_off_looks_no_longer(setup: Setup) -> None:
 
 
 def test_nothing_is_asked_of_a_channel_that_is_gone(setup: Setup) -> None:
-    setup.exchange().begin()
+    setup.replacement().begin()
     setup.deliver(PREFETCH)
     setup.opened.closing()
     setup.link.run_timers()

@@ -1,9 +1,9 @@
 """Run the tests again that have failed beside others, alone and one after the other.
 
-    python3 scripts/second_hearing.py
+    python3 scripts/second_run.py
 
 On a busy machine a few of thousands of tests wait for something that comes too late. `make test` leaves
-word of what has failed; if these are few, they get a second hearing. The exit code is 0 where each has
+word of what has failed; if these are few, they get a second run. The exit code is 0 where each has
 passed then. Whatever else ended the tests, or no word at all, stays a failure. Standard library only.
 """
 
@@ -25,7 +25,7 @@ _FAILED = 1
 
 
 def say(text: str) -> None:
-    print(f"[second hearing] {text}", flush=True)
+    print(f"[second run] {text}", flush=True)
 
 
 def read(root: Path) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def read(root: Path) -> dict[str, Any]:
 
 
 def why_not(first: dict[str, Any]) -> str:
-    """Why there is no second hearing; empty where there is one."""
+    """Why there is no second run; empty where there is one."""
     if not first:
         return "the tests have left no word: they didn't run to their end"
     if first["exit"] != _FAILED:

@@ -1,4 +1,4 @@
-"""Exchanges the consumer for another one, so that another prefetch counts."""
+"""Replaces the consumer by another one, so that another prefetch counts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .channel import OpenedChannel
 _STEP, _LOOKS = 0.003, 10
 
 
-class Exchange:
+class Replacement:
     """Cancels a consumer, for another to follow it; two at a time would get the messages in no certain order.
 
     What is on its way to a consumer when it is cancelled is delivered again, behind others. So it is cancelled once
