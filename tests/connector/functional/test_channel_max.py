@@ -9,6 +9,8 @@ import pytest
 from waiting import eventually
 
 from .broker import SERVICE_VHOST, Broker
+from .conftest import Consume, echo
+from .peer import Peer
 from .process import Make, make
 
 __all__ = ["make"]
@@ -18,12 +20,12 @@ _SET = "application:set_env(rabbit, channel_max, {})."
 
 
 @pytest.fixture
-def narrow(broker: Broker) -> Iterator[Callable[[], None]]:
-    """Lets new connections have one channel; those of other tests keep what they have."""
+def narrow(broker: Broker) -> Iterator[Callable[..., None]]:
+    """Lets new connections have one channel, or so many; those of other tests keep what they have."""
     before = broker.ctl("eval", "rabbit_misc:get_env(rabbit, channel_max, 2047).").strip()
 
-    def narrow() -> None:
-        broker.ctl("eval", _SET.format(1))
+    def narrow(channels: int = 1) -> None:
+        broker.ctl("eval", _SET.format(channels))
 
     yield narrow
     broker.ctl("eval", _SET.format(before))
@@ -60,3 +62,14 @@ def test_a_service_that_runs_says_so_at_intervals_and_goes_on_when_it_may(
     done = service.command("request", '{"text": "hi"}')
     assert done.returncode == 0, done.stderr
     assert process.poll() is None
+
+
+def test_two_channels_are_enough_to_make_a_queue_and_to_consume_it(
+    peer: Peer, queue: str, consume: Consume, narrow: Callable[[int], None]
+) -> None:
+    """That the queue isn't there yet costs one channel, which still counts while that is told."""
+    narrow(2)
+    consumer = consume(echo, within=0)
+    eventually(lambda: consumer.is_consuming or consumer.failure)
+    assert consumer.failure is None
+    assert "echo" in peer.ask(queue)

@@ -449,7 +449,12 @@ def test_pika_gets_a_content_header_without_the_headers_that_it_cannot_read(
     more: dict[str, str], odd: bytes
 ) -> None:
     """On a channel without a sink, or of what comes back: the connection would be lost by them."""
-    others = {**more, "delivery_mode": 2, "message_id": "mine", "timestamp": 2**64 - 1}
+    others: dict[str, Any] = {
+        **more,
+        "delivery_mode": 2,
+        "message_id": "mine",
+        "timestamp": 2**64 - 1,
+    }
     headers = {"h": "0" * (len(odd) - 7)}
     data = b"".join(wire.content(OTHER, b"body", pika.BasicProperties(headers=headers, **others)))
     plain = b"".join(pika.BasicProperties(headers=headers).encode())[2:]

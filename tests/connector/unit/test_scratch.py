@@ -231,6 +231,36 @@ def test_where_all_channels_are_in_use_an_operation_is_refused_and_the_next_one_
     assert len(ends.all) == 2 and len(ends.errors) == 1
 
 
+def test_the_last_channel_may_take_the_place_of_the_one_that_is_closing(
+    link: FakeLink, ends: Ends
+) -> None:
+    """While its end is told, pika still counts it."""
+    scratch = make(link)
+    scratch.do(declare("one"), ends)
+    scratch.do(declare("two"), ends)
+    first = link.amqp.open()
+    link.is_full = True
+    first.refuse(404, "NOT_FOUND")
+    link.is_full = False
+    link.run_calls()
+    link.amqp.open().answer()
+    assert ends.errors == ["ChannelError: 404 NOT_FOUND"]
+    assert len(ends.all) == 2
+
+
+def test_whoever_is_abandoned_while_there_is_no_channel_asks_for_none(
+    link: FakeLink, ends: Ends
+) -> None:
+    scratch = make(link)
+    link.is_full = True
+    scratch.do(declare("one"), ends)
+    scratch.abandon()
+    link.is_full = False
+    link.run_calls()
+    assert link.amqp.opening == 0
+    assert len(ends.all) == 1
+
+
 def test_the_end_of_an_idle_second_connection_does_not_touch_its_successor(
     link: FakeLink, ends: Ends
 ) -> None:

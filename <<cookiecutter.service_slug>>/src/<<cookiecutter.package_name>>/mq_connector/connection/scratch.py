@@ -10,7 +10,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pika
@@ -239,9 +238,10 @@ class Scratch:
         if not self._apart:
             try:
                 self._link.channel(self._on_channel_open)
-            except ChannelError as error:
-                # Later, as the caller doesn't expect an answer before it has asked.
-                self._link.call(partial(self._on_no_channel, error))
+            except ChannelError:
+                # In the next turn, for the last one may be closing just now; and the caller doesn't expect an
+                # answer before it has asked.
+                self._link.call(self._open_at_last)
         elif self._second is not None and self._second.is_open:
             self._second.channel(on_open_callback=self._on_channel_open)
         else:
@@ -250,9 +250,14 @@ class Scratch:
                 self._on_second_open, lambda reason: self._on_second_gone(current, reason)
             )
 
-    def _on_no_channel(self, error: ChannelError) -> None:
-        self._opening = False
-        if self._operation is not None:
+    def _open_at_last(self) -> None:
+        try:
+            if self._operation is not None:
+                self._link.channel(self._on_channel_open)
+                return
+            self._opening = False
+        except ChannelError as error:
+            self._opening = False
             self._operation = None
             self._advance(None, error)
 
