@@ -352,3 +352,31 @@ def test_a_broker_that_an_alarm_holds_up_may_owe_answers_until_it_is_over(
     alarm.clear()
     loop.run_timers()
     assert missed == ["late"]
+
+
+def test_channels_that_are_given_up_again_and_again_do_not_use_up_a_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each keeps its number until the broker answers, also where others do well on the connection."""
+    monkeypatch.setattr(link_module, "_MOST_GIVEN_UP", 4)
+
+    def deaf(peer: BrokerEnd) -> None:
+        peer.channel_max = 8
+        peer.open()
+        with contextlib.suppress(Gone, OSError):
+            while True:
+                each = peer.read()
+                if isinstance(getattr(each, "method", None), spec.Channel.Open):
+                    peer.method(each.channel_number, spec.Channel.OpenOk())
+
+    with broker(deaf, after(*ANSWERS)) as server:
+        other = Listener(Connection([server.parameters()])).join()
+        consumer = ConsumerThread(other.connection, "input", lambda *_: None)
+        consumer.start()
+        try:
+            eventually(lambda: consumer.is_consuming)
+            assert server.count == 2
+        finally:
+            consumer.stop(0)
+            consumer.join(PATIENCE)
+            other.quit()

@@ -26,6 +26,9 @@ _log = Logger(__name__)
 LINGER = 0.005
 #: Seconds that the broker gets to answer a polite close of a second connection.
 _CLOSE_PATIENCE = 2.0
+#: Channels that were given up, and that the broker hasn't closed, for which a link is given up as well: each keeps
+#: its number. Of those that there may be a quarter, if that is more.
+_MOST_GIVEN_UP = 32
 
 
 class Lingering:
@@ -143,6 +146,8 @@ class Link:
         #: The streams of second connections.
         self._siblings: list[Services] = []
         self._is_shut = False
+        #: Those that aren't known to be closed.
+        self._channels: list[pika.channel.Channel] = []
         self._complain = complain
         #: In words, why the broker takes nothing on the link (a resource alarm); else empty.
         self.blocked = ""
@@ -210,6 +215,7 @@ class Link:
 
         def opened(channel: pika.channel.Channel) -> None:
             come()
+            self._note(channel)
             on_open(channel)
 
         def missed() -> None:
@@ -226,6 +232,13 @@ class Link:
                 f"the broker allows {self.amqp.params.channel_max} channels on a connection, and all are "
                 "in use: give some consumers another connection, or raise channel_max",
             ) from None
+
+    def _note(self, channel: pika.channel.Channel) -> None:
+        self._channels = [each for each in self._channels if not each.is_closed]
+        self._channels.append(channel)
+        given_up = sum(each.is_closing for each in self._channels)
+        if given_up > max(_MOST_GIVEN_UP, (self.amqp.params.channel_max or 0) // 4):
+            _drop(self._services, f"the broker owes answers on {given_up} channels")
 
     def sibling(
         self, on_open: Callable[[SelectConnection], None], on_gone: Callable[[str], None]
