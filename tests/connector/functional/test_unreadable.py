@@ -13,7 +13,7 @@ from waiting import eventually
 from .conftest import Consume
 from .peer import Peer
 from .test_calling import Make, Service, make
-from .test_dead import Raw, field, nested
+from .test_dead_faults import Raw, field, nested
 
 __all__ = ["make"]
 pytestmark = pytest.mark.timeout(120)
