@@ -163,8 +163,7 @@ class Workers:
 
     def _call_later(self, function: Callable[[], object]) -> None:
         """Call what may take long: on a worker, or, where workers may wait for tasks, on the thread beside them."""
-        call = self.tasks.aside.call if self.tasks.places else self.inbox.put
-        call(function)
+        (self.tasks.aside.call if self.tasks.places else self.inbox.put)(function)
 
     def _start_one(self) -> None:
         self._started += 1
@@ -193,9 +192,8 @@ class Workers:
     def _work(self, worker: Busy) -> None:
         get, handle, suspicion, now = self.inbox.get, self.handle, self._suspicion, time.monotonic
         pace, is_said, debug = self.pace, lines.is_said, logging.DEBUG
-        process, turns = self._process, self._turns
+        process, turns, observer = self._process, self._turns, self.observer
         spent, longest, messages = 0.0, 0.0, 0  # since the last `pace.note`
-        observer = self.observer
         note = None if observer is None else observer.note
         kind = Delivery  # what deliveries are: an observer may have put another class there
         while not worker.is_replaced:
