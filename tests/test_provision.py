@@ -357,3 +357,39 @@ def test_names_with_a_meaning_in_regular_expressions_are_only_names(bake: Bake) 
 
 def values(permission: dict[str, str]) -> list[str]:
     return [permission[right] for right in ("configure", "write", "read")]
+
+
+@pytest.mark.parametrize(
+    ("where", "code", "said"),
+    [
+        pytest.param(
+            ">/dev/full",
+            1,
+            "provision.py: can't write to the standard output: No space left on device\n",
+            id="full",
+        ),
+        pytest.param(">&-", 0, "", id="closed"),
+    ],
+)
+def test_it_finishes_whatever_becomes_of_what_it_prints(
+    clone: BakedProject, where: str, code: int, said: str
+) -> None:
+    script = f'"$0" -B rabbitmq/provision.py {where}'
+    done = subprocess.run(
+        ["sh", "-c", script, sys.executable], cwd=clone.path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (code, said)
+    assert all((clone / name).exists() for name in SECRETS)
+
+
+def test_nothing_is_said_to_be_printed_that_is_not(project: BakedProject) -> None:
+    script = '"$0" -B rabbitmq/provision.py --print neon'
+    for where, code in ((">/dev/full", 1), (">&-", 0)):
+        done = subprocess.run(
+            ["sh", "-c", f"{script} {where}", sys.executable],
+            cwd=project.path,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == code
+        assert "Traceback" not in done.stderr and "ignored" not in done.stderr, done.stderr

@@ -202,6 +202,19 @@ def test_where_nobody_looks_it_is_printed_once(stage: Stage) -> None:
     assert "\x1b" not in done.stdout
 
 
+def test_on_a_terminal_that_cannot_move_its_cursor_it_is_printed_once(stage: Stage) -> None:
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-B", "-m", "neon_echo", "top", *stage.words]
+    env = {**stage.services[0].environment, "TERM": "dumb"}
+    try:
+        done = subprocess.run(command, cwd=stage.project.path, env=env, stdout=theirs, timeout=120)
+        assert "2 of 2 processes answer" in os.read(ours, 10_000).decode()
+        assert done.returncode == 0
+    finally:
+        os.close(theirs)
+        os.close(ours)
+
+
 def test_by_itself_it_asks_this_machine_at_the_service_s_own_port(stage: Stage) -> None:
     done = stage.services[1].command("top", "--once")
     assert f"127.0.0.1:{stage.ports[1]}" in done.stdout

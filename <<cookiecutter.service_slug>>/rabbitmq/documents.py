@@ -19,19 +19,29 @@ DEFINITIONS = "rabbitmq/definitions.json"
 
 
 class Patient(io.TextIOBase):
-    """A stream whose reader may go, as `head` does: what is begun here has to be finished all the same."""
+    """A stream that can't always be written, as its reader goes (`head` does) or the disk is full: what is begun
+    here has to be finished all the same.
 
-    def __init__(self, stream: TextIO) -> None:
+    :param stream: None where the process has been given none
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
+        #: Why what was written isn't there, if somebody wants it.
+        self.trouble: str | None = None
 
     def write(self, text: str) -> int:
         """Write, or let it go nowhere."""
-        try:
-            self._stream.write(text)
-        except BrokenPipeError:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
+        if self._stream is not None:
+            try:
+                self._stream.write(text)
+                self._stream.flush()
+            except OSError as error:
+                if not isinstance(error, BrokenPipeError):
+                    self.trouble = error.strerror
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self._stream.fileno())
+                os.close(nowhere)
         return len(text)
 
 

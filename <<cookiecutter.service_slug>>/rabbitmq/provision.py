@@ -272,19 +272,23 @@ def main(arguments: list[str] | None = None) -> int:
     if options.rotate and (options.check or options.print or name is not None):
         parser.error("--rotate goes alone, or with --broker")
     try:
-        with contextlib.redirect_stdout(Patient(sys.stdout)):
+        output = Patient(sys.stdout)
+        with contextlib.redirect_stdout(output):
             if options.print:
                 import neon
 
                 neon.show(name or CLIENT_USER)
-                return 0
-            if options.rotate:
+                complete = True
+            elif options.rotate:
                 from rotation import rotate
 
                 rotate(options.broker)
-                return 0
-            with contextlib.nullcontext() if options.check else at_engine.alone():
-                complete = provision(name, options.check, options.broker)
+                complete = True
+            else:
+                with contextlib.nullcontext() if options.check else at_engine.alone():
+                    complete = provision(name, options.check, options.broker)
+        if output.trouble:
+            raise OSError(f"can't write to the standard output: {output.trouble}")
     except (Broken, OSError) as error:
         print(f"provision.py: {error}", file=sys.stderr)
         return 1

@@ -180,6 +180,19 @@ def test_without_an_alarm_none_is_named(
     assert str(raised.value) == f"no reply from {queue!r} within 0.3 s"
 
 
+def test_a_broker_that_goes_at_the_doctor_s_last_steps_is_a_finding_like_any_other(
+    peer: Peer, queue: str, examine: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_: object) -> str:
+        raise NotConnected("the connection was lost")
+
+    peer.declare(queue)
+    monkeypatch.setattr(doctor, "alarm", gone)
+    said = examine()
+    assert "FAIL  the connection was lost" in said
+    assert "health: " in said[-1]
+
+
 def test_who_may_not_publish_is_told_so(
     broker: Broker, queue: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

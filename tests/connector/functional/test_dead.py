@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -242,3 +244,33 @@ def test_killed_between_publish_and_ack_it_leaves_the_message_in_both(
     eventually(lambda: peer.count(where)[0] == 3)
     assert numbers(peer, where) == [2, 3, 4]
     assert numbers(peer, queue) == [0, 1, 2]
+
+
+FULL = """
+import resource, sys
+sys.path[:0] = {path!r}
+from connector.functional.test_dead import dead, service
+from mq_connector.commands.terminal import guarded
+
+task = dead.Task(export={export!r})
+resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
+sys.exit(guarded("mine", lambda: dead.show(service({port}, {queue!r}), True, task)))
+"""
+
+
+def test_what_there_is_no_room_for_in_the_file_stays_and_the_file_holds_whole_lines(
+    broker: Broker, peer: Peer, bury: Callable[..., str], queue: str, tmp_path: Path
+) -> None:
+    where, export = bury(5), tmp_path / "letters"
+    path = [str(TEMPLATE / "tests"), *IMPORTABLE]
+    code = FULL.format(path=path, port=broker.port, queue=queue, export=str(export))
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", code], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    [said] = done.stderr.splitlines()
+    assert said.startswith(f"mine: can't write to {str(export)!r}: File too large; the letters")
+    written = [json.loads(line)["id"] for line in export.read_text().splitlines()]
+    assert 0 < len(written) < 5
+    eventually(lambda: peer.count(where)[0] == 5 - len(written))
+    assert [f"m{number}" for number in numbers(peer, queue)] == written

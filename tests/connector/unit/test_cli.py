@@ -383,6 +383,36 @@ def test_a_reader_that_has_gone_is_none_of_its_faults() -> None:
     os.close(writer)
 
 
+@pytest.mark.parametrize(
+    "closing",
+    [
+        pytest.param("sys.stdout.close()", id="output"),
+        pytest.param("sys.stderr.close()", id="errors"),
+        pytest.param("os.close(2); logging.error('lost')", id="descriptor of errors"),
+    ],
+)
+def test_a_stream_that_the_service_has_closed_is_none_of_the_command_s_faults(closing: str) -> None:
+    code = f"""
+import logging, os, sys
+from mq_connector.commands import main
+
+class Service:
+    def serve(self):
+        {closing}
+        return 0
+
+sys.exit(main("neon_echo", Service))
+"""
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", code],
+        env={**os.environ, "PYTHONPATH": str(CONNECTOR.parent), "PYTHONUNBUFFERED": ""},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "ascii:strict", "latin-1", "utf-8"])
 def test_what_is_no_text_is_shown_in_any_encoding(encoding: str) -> None:
     code, said = run(b"\xff\xe4\xf6", PYTHONIOENCODING=encoding, LC_ALL="C")

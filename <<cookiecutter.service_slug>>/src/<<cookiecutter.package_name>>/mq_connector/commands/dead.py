@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 import pika
 
@@ -20,6 +18,7 @@ from ..connection.wire.frames import OVERHEAD
 from ..errors import MQError, NotConnected, PublishError, Unroutable, printable
 from ..publisher import Publisher
 from .broker import family, publisher, session, why_not
+from .export import Export, exported
 from .letters import EVERY, DeadLetter, DeadLetterQueue, Selection
 from .terminal import OutputError, complain, say
 
@@ -70,7 +69,7 @@ def show(service: MQConnector, requeue: bool, task: Task | None = None) -> int:
         )
     ours = re.compile("|".join(family(each)[1] for each in service.consumers.values()))
     stayed = False
-    with _exported(task.export) as export:
+    with exported(task.export) as export:
         for consumer in service.consumers.values():
             if consumer.is_private:
                 continue  # what its callback can't handle joins the dead letters of another queue
@@ -153,7 +152,7 @@ class _Visit:
         queue: str,
         ours: re.Pattern[str],
         dead: DeadLetterQueue,
-        export: TextIO | None,
+        export: Export | None,
     ) -> None:
         self._service = service
         self._task = task
@@ -202,7 +201,7 @@ class _Visit:
     def _show(self, letter: DeadLetter) -> None:
         _say(letter, self._queue, self._task.json)
         if self._export is not None:
-            _write(self._export, json.dumps(letter.export(self._queue), default=repr))
+            self._export.write(json.dumps(letter.export(self._queue), default=repr))
 
     def _put_back(self, letter: DeadLetter, back: Publisher, frame_max: int) -> bool:
         try:
@@ -238,31 +237,6 @@ class _Visit:
 
 def _say(letter: DeadLetter, queue: str, as_json: bool) -> None:
     say(json.dumps(letter.fields(queue), default=repr) if as_json else str(letter))
-
-
-@contextmanager
-def _exported(name: str) -> Iterator[TextIO | None]:
-    """A new file that nobody else may read, as requests hold what their senders entrust; None for no name.
-
-    :raises OutputError: there is such a file already, or it can't be made
-    """
-    if not name:
-        yield None
-        return
-    try:
-        file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as error:
-        raise OutputError(f"can't make the file {name!r}: {error.strerror}") from None
-    with open(file, "w", encoding="ascii") as stream:
-        yield stream
-
-
-def _write(file: TextIO, line: str) -> None:
-    """:raises OutputError: before the letter is put back or removed: it can't be written"""
-    try:
-        print(line, file=file, flush=True)
-    except OSError as error:
-        raise OutputError(f"can't write to {file.name!r}: {error.strerror}") from None
 
 
 def _target(letter: DeadLetter, default: str, ours: re.Pattern[str]) -> str:

@@ -84,11 +84,11 @@ def examine(service: MQConnector) -> int:
                 )
             else:
                 _examine_queue(report, opened, consumer.queue)
+        _examine_alarm(report, service)
     except MQError as error:
         report.bad(str(error))
     finally:
         opened.close()
-    _examine_alarm(report, service)
     _, reason = health.check(service.service_name)
     if reason == health.CONSUMING:
         report.good(f"health: {reason}")

@@ -48,13 +48,28 @@ def guarded(name: str, command: Callable[[], int]) -> int:
         try:
             return command()
         finally:  # what argparse has printed waits, too
-            if sys.stdout is not None:
-                _written(sys.stdout.flush)
+            _flush()
     except OutputError as error:
         _discard(sys.stdout)
         if str(error):  # else its reader has read enough, such as `head`
             complain(f"{name}: {error}")
         return 1
+
+
+def _flush() -> None:
+    """Write what waits; what a handler of the service has closed is no fault of the command's.
+
+    :raises OutputError: the standard output can't be written
+    """
+    with suppress(ValueError):  # closed
+        if sys.stderr is not None:
+            try:
+                sys.stderr.flush()
+            except OSError:  # or Python would end with another code
+                _discard(sys.stderr)
+    with suppress(ValueError):
+        if sys.stdout is not None:
+            _written(sys.stdout.flush)
 
 
 def show(error: Exception, trace: TracebackType | None) -> None:
@@ -83,5 +98,6 @@ def _discard(stream: TextIO | None) -> None:
     with suppress(OSError, ValueError):
         if stream is not None:
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream.fileno())
-            os.close(nowhere)
+            if nowhere != stream.fileno():  # which was closed, and is the first that is free
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)

@@ -54,7 +54,8 @@ def watch(service: MQConnector, options: Options, session: Callable[[], Session]
     asked = _Asked(service, _places(options), session)
     where = console()
     try:
-        if options.once or not where.is_terminal:
+        # On a terminal that can't move its cursor (TERM=dumb) rich would show nothing until the end.
+        if options.once or not where.is_terminal or where.is_dumb_terminal:
             asked.look()
             time.sleep(min(options.every, 1.0))
             where.print(drawn(asked.look(), where.width))
