@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import subprocess
 import threading
 import time
 import uuid
@@ -10,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import erlang
 import pika
 from connector.functional.peer import Peer
 from mq_connector import payload
@@ -24,6 +28,21 @@ NODES = ("rabbitmq", "rabbitmq-2", "rabbitmq-3")
 _ENOUGH, _PAUSE = 200, 0.01
 #: How many requests wait when a broker goes, and seconds that each of them takes: longer than it takes to send one.
 _WAITING, _WORK = 5, 0.2
+#: What `rabbitmqctl list_queues` lists, in Erlang: each queue's leader is asked, as only that knows its messages
+#: and consumers. In Base64, as that is printed as it is.
+_QUEUES = """
+About = [{about}],
+Plain = fun({{name, Name}}) -> {{name, element(4, Name)}}; (Other) -> Other end,
+Leader = fun({{_, Node}}) -> Node; (Process) -> node(Process) end,
+Row = fun(Queue) ->
+    case rpc:call(Leader(amqqueue:get_pid(Queue)), rabbit_amqqueue, info, [Queue, About]) of
+        {{badrpc, _}} -> rabbit_amqqueue:info(Queue, About);
+        Found -> Found
+    end
+end,
+Rows = [maps:from_list(lists:map(Plain, Row(Queue))) || Queue <- rabbit_amqqueue:list({vhost})],
+base64:encode_to_string(rabbit_json:encode(Rows)).
+"""
 #: How a connection finds out soon that a broker is gone.
 _IMPATIENT: dict[str, Any] = {"heartbeat": 30, "socket_timeout": 2, "stack_timeout": 5}
 
@@ -60,10 +79,16 @@ class Cluster(Stack):
 
     def queues(self, node: str, *about: str) -> dict[str, list[str]]:
         """What a broker tells of each queue of the service's vhost, by the queue's name."""
-        vhost = self.project.answers["vhost"]
-        said = self.on(node, "rabbitmqctl", "-q", "list_queues", "-p", vhost, "name", *about)
-        rows = (line.split("\t") for line in said.splitlines()[1:])
-        return {name: values for name, *values in rows}
+        vhost = erlang.binary(self.project.answers["vhost"])
+        done = subprocess.run(
+            ["docker", "exec", "-i", f"{self.name}-{node}-1", "sh", "-c", erlang.CALL],
+            input=_QUEUES.format(vhost=vhost, about=", ".join(("name", *about))),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        rows = json.loads(base64.b64decode(erlang.result(done.stdout or done.stderr)))
+        return {row["name"]: [_told(row[each]) for each in about] for row in rows}
 
     def are_three(self) -> bool:
         """Whether each queue that is to survive has a member on each node."""
@@ -86,6 +111,10 @@ class Cluster(Stack):
         for name, value in _IMPATIENT.items():
             setattr(found, name, value)
         return found
+
+
+def _told(value: Any) -> str:
+    return " ".join(value) if isinstance(value, list) else str(value)
 
 
 class Load:

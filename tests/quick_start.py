@@ -8,10 +8,14 @@ all together. Where RabbitMQ is installed in another way than expected, it start
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from erlang import at_once, result, script
 
 if TYPE_CHECKING:
     from local import LocalBroker as Base
@@ -25,6 +29,8 @@ _NEEDS = re.compile(r"\{\s*(?:optional_|included_)?applications\s*,\s*\[(.*?)\]"
 class QuickStart(Base):
     """To be put before LocalBroker where a class inherits from it."""
 
+    #: As Erlang calls it.
+    name = "local@localhost"
     #: Plugins that run beside those that LocalBroker's options ask for.
     further_plugins: tuple[str, ...] = ()
     #: Whether it has said that it has started wholly: its port opens a moment before.
@@ -39,12 +45,35 @@ class QuickStart(Base):
             self._environment.pop("ERL_AFLAGS", None)  # rabbitmqctl is a program in Erlang, too
 
     def ctl(self, *arguments: str, timeout: float = 60.0) -> str:
-        """As everywhere; the first time it waits until the node takes commands."""
+        """As everywhere; the first time it waits until the node takes commands.
+
+        The usual commands are given without rabbitmqctl, if the node knows what that would call.
+        """
+        if expression := at_once(arguments):
+            with contextlib.suppress(AssertionError):
+                return self.evaluate(script(expression), timeout)
         if not self._has_started:
-            super().ctl("await_startup", timeout=timeout)
             self._has_started = True
+            self.ctl("await_startup", timeout=timeout)
         said: str = super().ctl(*arguments, timeout=timeout)
         return said
+
+    def evaluate(self, expression: str, timeout: float = 60.0) -> str:
+        """Evaluate an expression that gives a text, in Erlang, on the node."""
+        done = subprocess.run(
+            [
+                Path(os.path.realpath(self.installation.epmd)).with_name("erl_call"),
+                *("-sname", self.name),
+                *("-c", (Path(self._environment["HOME"]) / ".erlang.cookie").read_text().strip()),
+                "-e",
+            ],
+            env=self._environment,
+            input=expression,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        return result(done.stdout or done.stderr)
 
     def _prepare(self) -> None:
         super()._prepare()

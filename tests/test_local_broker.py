@@ -19,9 +19,10 @@ import pytest
 from baked import BakedProject, load
 from local import free_port
 from pika.exceptions import ProbableAuthenticationError
+from quick_start import QuickStart
 from waiting import eventually
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(600)]
 
 #: Holds a broker, says as which processes and where, and waits.
 HOLDER = """
@@ -46,7 +47,10 @@ def local(default_project: BakedProject) -> Any:
 
 @pytest.fixture(scope="module")
 def broker(local: Any) -> Iterator[Any]:
-    with local.LocalBroker() as started:
+    class Node(QuickStart, local.LocalBroker):  # type: ignore[misc]
+        """Beside the one that starts as its user's does, in the first test."""
+
+    with Node() as started:
         yield started
 
 

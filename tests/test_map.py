@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import brokers
@@ -118,7 +119,10 @@ def imports(module: str) -> Iterator[Import]:
             yield Import(module, target, node.lineno, id(node) in typing)
 
 
-IMPORTS = [each for module in MODULES for each in imports(module)]
+@cache
+def all_imports() -> list[Import]:
+    """What all modules import; found when a test asks, as each of several processes collects this file."""
+    return [each for module in MODULES for each in imports(module)]
 
 
 def test_each_place_has_its_level() -> None:
@@ -126,9 +130,9 @@ def test_each_place_has_its_level() -> None:
 
 
 def test_imports_go_down() -> None:
-    assert len(IMPORTS) > 100
+    assert len(all_imports()) > 100
     up = []
-    for each in IMPORTS:
+    for each in all_imports():
         importer, imported = each.places
         if each.for_types or importer in ("", imported):
             continue  # the connector's own __init__ hands on the names of all
@@ -146,7 +150,7 @@ def test_imports_go_down() -> None:
 def test_no_module_imports_itself_by_a_detour() -> None:
     """Neither within a room: Python might bear it, a reader doesn't."""
     graph: dict[str, set[str]] = {}
-    for each in IMPORTS:
+    for each in all_imports():
         if each.importer and not each.for_types:
             graph.setdefault(each.importer, set()).add(each.imported)
     graphlib.TopologicalSorter(graph).prepare()
@@ -155,7 +159,7 @@ def test_no_module_imports_itself_by_a_detour() -> None:
 def test_nothing_but_compat_names_compat() -> None:
     """Neither for type checkers nor in a text that `import_module` might be given."""
     path_of_compat = re.compile(r"\.?([a-z_]+\.)*compat(\.[a-z_]+)*")
-    said = [str(each) for each in IMPORTS if each.places[1] == "compat" != each.places[0]]
+    said = [str(each) for each in all_imports() if each.places[1] == "compat" != each.places[0]]
     for module, path in MODULES.items():
         if module.split(".")[0] == "compat":
             continue

@@ -25,7 +25,7 @@ from provisioning import CONFIG, DEFINITIONS, load
 from running import Service, running
 from waiting import eventually
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 USER, SECOND = "neon_echo", "neon_echo.second"
 #: Kills whoever runs it when rabbitmqctl gets to this command: an interruption, as by a loss of power.

@@ -188,9 +188,7 @@ class Subject:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Every test of this folder needs a broker."""
     for item in items:
-        if Path(__file__).parent in item.path.parents and "subjects" in getattr(
-            item, "fixturenames", ()
-        ):
+        if "subjects" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.broker)
             # It may have to wait for those before it.
             item.add_marker(pytest.mark.timeout(_PATIENCE))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -13,9 +14,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import brokers
+import erlang
+import pika
 import pytest
 from baked import TREE
-from connector.functional.broker import USER, Broker
+from connector.functional.broker import PASSWORD, USER, VHOST, Broker
 from local import NoServer, free_port
 
 #: Denies Neon's clients their transient queues, which 4.3 can.
@@ -78,7 +81,7 @@ def running(
     image, settings = IN_CONTAINERS[name]
     try:
         with _container(image, settings, definitions) as node:
-            versions[name] = node.ctl("version").strip()
+            versions[name] = _version(node.port)
             yield node
     finally:
         broker.close()
@@ -111,10 +114,30 @@ class _Container:
         self.name = f"neon-test-{uuid.uuid4().hex[:8]}"
 
     def ctl(self, *arguments: str) -> str:
+        if expression := erlang.at_once(arguments):
+            words = ("exec", "--interactive", self.name, "sh", "-c", erlang.CALL)
+            done = _docker(*words, check=False, text=erlang.script(expression))
+            with contextlib.suppress(AssertionError):
+                return erlang.result(done.stdout)
         return _docker("exec", self.name, "rabbitmqctl", "--quiet", *arguments).stdout
 
 
-def _docker(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+def _version(port: int) -> str:
+    """As the broker says it to whoever logs in."""
+    where = pika.ConnectionParameters(
+        "127.0.0.1", port, VHOST, pika.PlainCredentials(USER, PASSWORD)
+    )
+    with pika.BlockingConnection(where) as connection:
+        wire: Any = connection
+        return str(wire._impl.server_properties["version"])
+
+
+def _docker(*words: str, check: bool = True, text: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["docker", *words], check=check, capture_output=True, text=True, timeout=brokers.PATIENCE
+        ["docker", *words],
+        check=check,
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=brokers.PATIENCE,
     )

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import re
 import signal
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -26,8 +23,6 @@ USER, PASSWORD = "tester", "pass word"
 POWERLESS = "powerless"
 #: May use queues called `input.…` and publish anywhere, but not make other queues.
 LIMITED = "limited"
-#: What rabbitmqctl prints of a value, in Erlang.
-_PRINTED = """lists:flatten(io_lib:format("~tp", [X]))"""
 #: Exchange that takes the dead letters of every queue called `input.…`, under the queue's name.
 DEAD_LETTERS = "dead letters"
 
@@ -94,31 +89,8 @@ def _definitions() -> dict[str, Any]:
     }
 
 
-def _at_once(arguments: tuple[str, ...]) -> str:
-    """What one of rabbitmqctl's commands comes to, in Erlang; empty for most of them."""
-
-    def binary(text: str) -> str:
-        return f"<<{','.join(map(str, text.encode()))}>>"
-
-    match arguments:
-        case "eval", expression:
-            return expression.rstrip().removesuffix(".")
-        case "set_vm_memory_high_watermark", share if "." in share:
-            return f"ok = vm_memory_monitor:set_vm_memory_high_watermark({share})"
-        case "close_all_connections", "--vhost", vhost, why:
-            connections = f"rabbit_connection_tracking:list({binary(vhost)})"
-            return f'ok = rabbit_connection_tracking:close_connections({connections}, "{why}", 0)'
-        case "set_permissions", "-p" | "--vhost", vhost, user, *patterns:
-            words = ", ".join(map(binary, (user, vhost, *patterns, "rmq-cli")))
-            return f"ok = rabbit_auth_backend_internal:set_permissions({words})"
-    return ""
-
-
 class Broker(QuickStart, LocalBroker):
     """A node with the users and vhosts of these tests."""
-
-    #: As Erlang calls it.
-    name = "local@localhost"
 
     def __init__(self, **options: Any) -> None:
         with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as file:
@@ -131,37 +103,8 @@ class Broker(QuickStart, LocalBroker):
         self.definitions.unlink(missing_ok=True)
 
     def ctl(self, *arguments: str, timeout: float = 300.0) -> str:
-        """As everywhere, but with the time that it takes on a machine where much else runs.
-
-        The usual commands are given without rabbitmqctl, if the node knows what that would call.
-        """
-        if expression := _at_once(arguments):
-            with contextlib.suppress(AssertionError):
-                text = f"X = begin {expression} end,\n{_PRINTED}.\n"
-                return self.evaluate(text, timeout)
+        """As everywhere, but with the time that it takes on a machine where much else runs."""
         return super().ctl(*arguments, timeout=timeout)
-
-    def evaluate(self, expression: str, timeout: float = 60.0) -> str:
-        """Evaluate an expression that gives a text, in Erlang, on the node.
-
-        As `ctl eval` does, which starts an Erlang machine of its own: half a second of processor time.
-        """
-        done = subprocess.run(
-            [
-                Path(os.path.realpath(self.installation.epmd)).with_name("erl_call"),
-                *("-sname", self.name),
-                *("-c", (Path(self._environment["HOME"]) / ".erlang.cookie").read_text().strip()),
-                "-e",
-            ],
-            env=self._environment,
-            input=expression,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
-        found = re.fullmatch(r'\{ok, (?:"(.*)"|\[\])\}\s*', done.stdout)
-        assert found, f"{expression}: {done.stdout}{done.stderr}"
-        return found[1] or ""
 
     def parameters(
         self, vhost: str = VHOST, user: str = USER, **options: Any

@@ -51,6 +51,7 @@ def test_a_reply_comes_once_though_it_was_sent_again(
     time.sleep(0.1)
     for name in reply_queues:
         peer.declare(name)
+    eventually(lambda: all(peer.count(name)[0] for name in reply_queues), what="all are there")
     time.sleep(0.3)
     assert [peer.count(name)[0] for name in reply_queues] == [1] * 20
     for name in reply_queues:
@@ -139,17 +140,20 @@ def test_a_handler_that_declares_what_it_may_not_is_in_the_log(
     consume(plain, at=broker.parameters(user=LIMITED))
     for _ in range(20):
         peer.publish(queue, b"x")
-    eventually(lambda: peer.count(queue)[0] == 0)
+
+    def lines() -> list[str]:
+        return [
+            each.message
+            for each in caplog.records
+            if "neon_chat_api_error" in each.message
+            and each.levelno == logging.WARNING
+            and not each.name.startswith("pika.")  # which other tests keep quiet, as a service does
+        ]
+
+    eventually(lambda: peer.count(queue)[0] == 0 and len(lines()) >= 5)
     time.sleep(0.2)
-    lines = [
-        each.message
-        for each in caplog.records
-        if "neon_chat_api_error" in each.message
-        and each.levelno == logging.WARNING
-        and not each.name.startswith("pika.")  # which other tests keep quiet, as a service does
-    ]
-    assert len(lines) == 5, "and not each time"
-    assert lines[0].startswith("declaring queue 'neon_chat_api_error': 403 ACCESS_REFUSED")
+    assert len(lines()) == 5, "and not each time"
+    assert lines()[0].startswith("declaring queue 'neon_chat_api_error': 403 ACCESS_REFUSED")
 
 
 def test_a_client_that_has_gone_gets_no_queue_left_behind(
