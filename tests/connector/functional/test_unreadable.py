@@ -13,7 +13,7 @@ from waiting import eventually
 from .conftest import Consume
 from .headers import Raw, field, nested
 from .peer import Peer
-from .test_calling import Make, make
+from .test_calling import Make, Service, make
 
 __all__ = ["make"]
 pytestmark = pytest.mark.timeout(120)
@@ -32,8 +32,8 @@ def send(peer: Peer, queue: str, headers: bytes, body: bytes) -> None:
 @pytest.mark.parametrize("headers", HEADERS.values(), ids=HEADERS)
 def test_a_reply_with_them_costs_no_connection(make: Make, peer: Peer, headers: bytes) -> None:
     """It is a reply like any other, as nobody asks for its headers."""
-    service = make(lambda request: service.ask(queue, {}, timeout=60))
     queue = peer.declare("", exclusive=True)
+    service: Service = make(lambda request: service.ask(queue, {}, timeout=60))
     replies = peer.declare("")
     peer.publish(service.queue, {"message_id": "1", "routing_key": replies})
     request = payload.decode(peer.take(queue, 60)[1])
