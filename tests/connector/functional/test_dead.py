@@ -212,7 +212,7 @@ def test_however_many_there_are_pika_keeps_one_callback(
 CUT_SHORT = """
 import os, signal, sys
 sys.path[:0] = {path!r}
-from connector.functional.test_dead import service
+from connector.functional.dead_letters import service
 from mq_connector.commands import dead
 
 def die(*_):

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
-import struct
 from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
-import pika
 import pytest
 from mq_connector import payload
 
 from .broker import LIMITED, Broker
 from .dead_letters import Show, bury, numbers, show
+from .headers import Raw, field, nested
 from .peer import Peer
 
 __all__ = ["bury", "show"]
@@ -23,30 +22,6 @@ __all__ = ["bury", "show"]
 def literal(text: str) -> bytes:
     """A body with a literal that Python itself couldn't write."""
     return base64.b64encode(json.dumps(text).encode())
-
-
-class Raw(pika.BasicProperties):
-    """Properties of which pika knows nothing: nothing but headers, as they go over the wire."""
-
-    def __init__(self, table: bytes) -> None:
-        super().__init__()
-        self._table = table
-
-    def encode(self) -> list[bytes]:
-        return [b"\x20\x00", struct.pack(">L", len(self._table)), self._table]
-
-
-def field(name: str, kind: bytes, value: bytes) -> bytes:
-    """An entry of a header table (AMQP 0-9-1, 4.2.5.5)."""
-    return bytes([len(name)]) + name.encode() + kind + value
-
-
-def nested(levels: int) -> bytes:
-    """A table in a table in a table."""
-    table = b""
-    for _ in range(levels):
-        table = field("t", b"F", struct.pack(">L", len(table)) + table)
-    return table
 
 
 def printed(capsys: pytest.CaptureFixture[str]) -> list[str]:

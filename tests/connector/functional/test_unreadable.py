@@ -11,9 +11,9 @@ from mq_connector import Channel, payload
 from waiting import eventually
 
 from .conftest import Consume
+from .headers import Raw, field, nested
 from .peer import Peer
 from .test_calling import Make, Service, make
-from .test_dead_faults import Raw, field, nested
 
 __all__ = ["make"]
 pytestmark = pytest.mark.timeout(120)
