@@ -102,7 +102,9 @@ def test_a_reply_queue_that_its_client_may_not_make_is_in_the_log(
         client.request(queue, "neon_chat_api_error")
         eventually(lambda: "neon_chat_api_error" in caplog.text)
     client.close()
-    lines = [each.message for each in caplog.records if "neon_chat_api_error" in each.message]
+    lines = [
+        each.getMessage() for each in caplog.records if "neon_chat_api_error" in each.getMessage()
+    ]
     assert lines[0] == (
         "reply queue 'neon_chat_api_error' doesn't exist: its client has gone, or may not make it "
         "(403, in the client's own log); its replies are dropped"
@@ -120,7 +122,7 @@ def test_a_reply_queue_that_we_may_not_make_is_in_the_log_with_the_broker_s_word
     for _ in range(3):
         peer.publish(queue, b"x")
         eventually(lambda: "neon_chat_api_error" in caplog.text)
-    ours = [each.message for each in caplog.records if each.name.startswith("mq_connector")]
+    ours = [each.getMessage() for each in caplog.records if each.name.startswith("mq_connector")]
     lines = [each for each in ours if "neon_chat_api_error" in each]
     assert len(lines) == 1
     assert lines[0].startswith("reply queue 'neon_chat_api_error' doesn't exist: ")

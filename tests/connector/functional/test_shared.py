@@ -309,7 +309,7 @@ def test_the_loss_of_a_shared_connection_is_one_recovery_with_one_line(
         gone = began + max(each.consuming.first(False, began, 10.0) for each in neighbours)
         recovery = max(each.consuming.first(True, gone, BOUND) for each in neighbours)
         time.sleep(0.3)
-        warnings = [each.message for each in caplog.records if each.levelname == "WARNING"]
+        warnings = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
         assert len([text for text in warnings if "connection lost" in text]) == 1, warnings
         assert len(warnings) == 1, warnings
         assert all(now <= then for now, then in zip(resources(), before, strict=True))

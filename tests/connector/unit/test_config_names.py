@@ -91,7 +91,7 @@ def test_a_mistaken_name_is_one_warning_at_the_start_and_a_note_of_doctor(
     service = MQConnector({"users": {}}, "echo")
     service.run()
     service.stop()
-    assert [each.levelname for each in caplog.records if each.message == said] == ["WARNING"]
+    assert [each.levelname for each in caplog.records if each.getMessage() == said] == ["WARNING"]
     assert command_line.main("echo", lambda: service, ["doctor"]) == 1
     output = capsys.readouterr().out
     assert output.count(f"note  {said}\n") == 1
@@ -109,7 +109,9 @@ def test_workers_for_whom_the_broker_sends_nothing_are_one_warning_in_the_log(
         eventually(lambda: "never have anything to do" in caplog.text, PATIENCE)
         consumer.stop(0)
         consumer.join(PATIENCE)
-    [warning] = [each for each in caplog.records if "never have anything to do" in each.message]
+    [warning] = [
+        each for each in caplog.records if "never have anything to do" in each.getMessage()
+    ]
     assert warning.levelname == "WARNING"
     assert warning.message.startswith("'input': 2 of 4 workers")
 

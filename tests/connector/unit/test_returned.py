@@ -155,7 +155,7 @@ def test_a_reply_is_given_up_when_it_would_have_expired(
     with caplog.at_level(logging.INFO):
         world.run(5)
     assert max(when for when, _ in world.attempts) <= 1001.06
-    [line] = [each.message for each in caplog.records if each.levelno == logging.WARNING]
+    [line] = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
     assert line.startswith(
         "reply queue 'q' doesn't exist: its client has gone, or may not make it (403"
     )
@@ -284,7 +284,7 @@ def test_a_reply_that_never_expires_is_given_up_after_half_a_minute(
     world.run(60)
     assert 1029 < max(when for when, _ in world.attempts) < 1031
     assert len(world.declared) == 1, "what is refused once is refused again"
-    lines = [each.message for each in caplog.records if each.levelno == logging.WARNING]
+    lines = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
     assert lines == [
         "reply queue 'q' doesn't exist: its client hasn't made it, and we can't: 403 ACCESS_REFUSED; "
         + consequence

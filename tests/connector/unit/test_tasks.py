@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import logging
 import os
 import signal
@@ -112,11 +113,13 @@ def test_what_is_cancelled_before_it_begins_keeps_nobody_waiting() -> None:
     loop = event_loop()
     goes_on = threading.Event()
     loop.call(goes_on.wait)
-    errand = loop.send(asyncio.sleep(0))
+    sleeping = asyncio.sleep(0)
+    errand = loop.send(sleeping)
     errand.cancel()
     goes_on.set()
     with pytest.raises(TimeoutError, match="it was cancelled"):
         errand.wait(PATIENCE)
+    assert inspect.getcoroutinestate(sleeping) == inspect.CORO_CLOSED, "Python warns otherwise"
 
 
 def test_a_task_that_exits_is_shown_with_the_line_where_it_did(

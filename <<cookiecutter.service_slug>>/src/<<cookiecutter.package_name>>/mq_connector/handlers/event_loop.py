@@ -44,6 +44,13 @@ def until_begun() -> Generator[None, None, None]:
     yield
 
 
+def drop(awaitable: object) -> None:
+    """Close a coroutine that nobody will await; Python would warn of it."""
+    close = getattr(awaitable, "close", None)
+    if close is not None:
+        close()
+
+
 class EventLoop:
     """An event loop on a thread of its own, and another thread that watches it while there is work."""
 
@@ -198,8 +205,10 @@ class Errand:
         self._loop.call(lambda: self.task and self.task.cancel())
 
     async def _run(self, awaitable: Awaitable[Any]) -> None:
+        has_begun = False
         try:
             await until_begun()
+            has_begun = True
             self._result = await awaitable
         except GeneratorExit:
             raise
@@ -208,6 +217,8 @@ class Errand:
         except BaseException as error:  # SystemExit would end the loop
             self._error = TimeoutError(f"it was cancelled: {text_of(error)}")
         finally:
+            if not has_begun:
+                drop(awaitable)
             self._done.set()
 
 

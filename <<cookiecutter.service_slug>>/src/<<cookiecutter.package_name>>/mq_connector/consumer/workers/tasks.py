@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Generator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ...fork import Process
-from ...handlers.event_loop import EventLoop, event_loop, until_begun
+from ...handlers.event_loop import EventLoop, drop, event_loop, until_begun
 from ..opened import Delivery, lines
 from .aside import Aside
 from .busy import Busy
@@ -109,7 +109,7 @@ class Tasks:
             while not self._free and len(self._waiting) >= _AHEAD and not self._is_over:
                 self._changed.wait()
             if self._is_over:  # and the message is the broker's again
-                _drop(left)
+                drop(left)
                 return True
             if not self._free:
                 self._waiting.append(one)
@@ -146,7 +146,7 @@ class Tasks:
             self._waiting.clear()
             self._changed.notify_all()
         for one in waiting:
-            _drop(one.left)
+            drop(one.left)
         return [one.delivery for one in waiting]
 
     def stop(self) -> None:
@@ -168,7 +168,7 @@ class Tasks:
                     return
                 if one.delivery.opened.is_open:
                     break
-                _drop(one.left)  # the broker delivers it again on the next channel
+                drop(one.left)  # the broker delivers it again on the next channel
         self._fill(place, one)
         if self._loop is not None:
             (self._loop.begin_here if is_on_loop else self._loop.begin)(place)
@@ -208,7 +208,7 @@ class Tasks:
             await until_begun()
             has_begun = not self._is_over
             if not has_begun:
-                _drop(left)
+                drop(left)
                 return
             await left
         except GeneratorExit:
@@ -219,7 +219,7 @@ class Tasks:
             BaseException
         ) as raised:  # SystemExit would end the loop, CancelledError may be anybody's
             if not has_begun:
-                _drop(left)
+                drop(left)
             if self._is_over:
                 return
             error = ended_by(raised)
@@ -255,10 +255,3 @@ class Tasks:
             self._go_on(place, is_on_loop)
         if lines.is_said(logging.DEBUG):
             lines.handled(delivery, took, outcome)
-
-
-def _drop(left: object) -> None:
-    """Close a coroutine that nobody will await; Python would warn of it."""
-    close = getattr(left, "close", None)
-    if close is not None:
-        close()
