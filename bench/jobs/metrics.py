@@ -17,7 +17,7 @@ from ..turns import Party, take_turns_within
 #: Requests of a turn, turns of each queue, and requests that it has had before.
 REQUESTS, TURNS, WARM = 2500, 8, 500
 #: In each round: where two processes of the same kind have things in memory makes a twentieth.
-PROCESSES = 10
+PROCESSES = 16
 
 
 class Metrics(Job):
