@@ -101,21 +101,7 @@ def take_turns(lab: Lab, parties: Sequence[Party], turns: int) -> dict[str, Take
     with lab.client() as client, lab.client() as reader, ExitStack() as stack:
         lab.replies(client)
         reader.consume(REPLIES)
-        running: dict[str, list[Process]] = {}
-        taken: dict[str, Taken] = {}
-        for party in parties:
-            for queue in party.queues:
-                client.delete(queue)
-                lab.declare(client, queue, party.contender, False)
-                stack.callback(_delete, lab, queue)
-            running[party.name], taken[party.name] = _start(lab, client, party, stack)
-        for party in parties:  # All at once, as whoever has nothing to do is in nobody's way.
-            for queue in party.queues:
-                client.fill(queue, lab.bodies(party.contender, party.warm), consumed=True)
-        _wait(reader, sum(party.warm * party.consumers for party in parties), running)
-        time.sleep(SETTLED)
-        for process in _all(running):
-            process.freeze()
+        running, taken = _prepare(lab, client, reader, parties, stack)
         for number in range(turns):
             start = number // 2 % len(parties)
             order = [*parties[start:], *parties[:start]]
@@ -135,23 +121,36 @@ def take_turns_within(lab: Lab, party: Party, turns: int) -> list[Taken]:
     with lab.client() as client, lab.client() as reader, ExitStack() as stack:
         lab.replies(client)
         reader.consume(REPLIES)
-        for queue in party.queues:
-            client.delete(queue)
-            lab.declare(client, queue, party.contender, False)
-            stack.callback(_delete, lab, queue)
-        processes, started = _start(lab, client, party, stack)
-        for queue in party.queues:
-            client.fill(queue, lab.bodies(party.contender, party.warm), consumed=True)
-        _wait(reader, party.warm * party.consumers, {party.name: processes})
-        time.sleep(SETTLED)
-        for process in processes:
-            process.freeze()
+        running, begun = _prepare(lab, client, reader, [party], stack)
+        processes, started = running[party.name], begun[party.name]
         taken = [replace(started, cpu_us=[], rate=[]) for _ in parts]
         for number in range(turns):
             order = [*zip(parts, taken, strict=True)]
             for part, its in order if number % 2 else order[::-1]:
                 _turn(lab, client, reader, part, processes, its)
     return taken
+
+
+def _prepare(
+    lab: Lab, client: Client, reader: Client, parties: Sequence[Party], stack: ExitStack
+) -> tuple[dict[str, list[Process]], dict[str, Taken]]:
+    """Start them all, have each of their queues warm, and freeze them."""
+    running: dict[str, list[Process]] = {}
+    taken: dict[str, Taken] = {}
+    for party in parties:
+        for queue in party.queues:
+            client.delete(queue)
+            lab.declare(client, queue, party.contender, False)
+            stack.callback(_delete, lab, queue)
+        running[party.name], taken[party.name] = _start(lab, client, party, stack)
+    for party in parties:  # All at once, as whoever has nothing to do is in nobody's way.
+        for queue in party.queues:
+            client.fill(queue, lab.bodies(party.contender, party.warm), consumed=True)
+    _wait(reader, sum(party.warm * party.consumers for party in parties), running)
+    time.sleep(SETTLED)
+    for process in _all(running):
+        process.freeze()
+    return running, taken
 
 
 def _start(lab: Lab, client: Client, party: Party, stack: ExitStack) -> tuple[list[Process], Taken]:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class Observer(Protocol):
     """Observes one consumer from its start on; without an observer nothing is called.
 
-    It isn't called for each message: instead, it replaces the classes that handle them. None of its methods may raise.
+    Only `note` is called for each message: what else is to happen for each, it puts in the place of the
+    workers' own methods and classes. None of its methods may raise.
     """
 
     def outbox(self, connection: Connection) -> Outbox:
