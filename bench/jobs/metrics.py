@@ -14,10 +14,11 @@ from ..job import Job, Metric, Values
 from ..lab import PREFETCH, Lab
 from ..turns import Party, take_turns_within
 
-#: Requests of a turn, turns of each queue, and requests that it has had before.
-REQUESTS, TURNS, WARM = 2500, 8, 500
-#: In each round: where two processes of the same kind have things in memory makes a twentieth.
-PROCESSES = 16
+#: Requests of a turn, turns of each queue, and requests that it has had before. Two neighbouring turns differ by a
+#: sixth in what they take (a standard deviation), so a round needs many to tell one or two per cent.
+REQUESTS, TURNS, WARM = 2500, 20, 500
+#: In each round. Two processes of the same kind differ by a twentieth, the ratios within them no more than by chance.
+PROCESSES = 8
 
 
 class Metrics(Job):

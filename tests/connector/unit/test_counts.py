@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from queue import SimpleQueue
@@ -141,3 +142,22 @@ def test_durations_are_classed_by_their_upper_bound() -> None:
     assert cumulated["0.0025"] == 3
     assert cumulated["60.0"] == 3
     assert cumulated["+Inf"] == 4
+
+
+@pytest.mark.parametrize("number", [1, 2, 7, 500])
+def test_durations_are_classed_alike_however_they_are_told(number: int) -> None:
+    """One by one, together, or by when they began."""
+    chance = random.Random(number)
+    for _ in range(50):
+        # Multiples of 1/4096 s are exact, so a sum depends on no order; 0.25 s, 0.5 s, … are bounds.
+        widest = 4 ** chance.randint(0, 9)
+        seconds = [chance.randint(0, widest) / 4096 for _ in range(number)]
+        one_by_one, together, by_begin = Durations(), Durations(), Durations()
+        for each in seconds:
+            one_by_one.buckets[sum(bound < each for bound in BOUNDS)] += 1
+            one_by_one.total += each
+        together.take(list(seconds))
+        by_begin.take_until(1024.0, [1024.0 - each for each in seconds])
+        for durations in (together, by_begin):
+            assert durations.buckets == one_by_one.buckets
+            assert durations.total == one_by_one.total

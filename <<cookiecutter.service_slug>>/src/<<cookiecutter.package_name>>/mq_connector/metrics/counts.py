@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter, deque
 from datetime import datetime, timezone
 
@@ -24,9 +24,13 @@ from ..logs import text_of
 #: Upper bounds in seconds of the buckets that durations are counted in; above the last one there is another.
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 #: Callbacks, and bursts of replies, that are noted before they are put into buckets.
-_CALLBACKS, _BURSTS = 512, 64
+_CALLBACKS, _BURSTS = 64, 64
 #: Errors that are remembered.
 _ERRORS = 10
+
+
+def _bucket(seconds: float) -> int:
+    return bisect_left(BOUNDS, seconds)
 
 
 class Durations:
@@ -39,20 +43,30 @@ class Durations:
         self.total = 0.0
 
     def take(self, seconds: list[float]) -> None:
-        """Put durations (seconds) into their buckets."""
+        """Put one or several durations (seconds) into their buckets."""
         self.total += sum(seconds)
-        quick = BOUNDS[0]
-        slow = [each for each in seconds if each > quick]  # most callbacks are quick
-        self.buckets[0] += len(seconds) - len(slow)
-        slow.sort()
-        below = 0
-        for number, bound in enumerate(BOUNDS[1:], 1):
-            if below == len(slow):
-                return
-            upto = bisect_right(slow, bound, below)
-            self.buckets[number] += upto - below
-            below = upto
-        self.buckets[-1] += len(slow) - below
+        longest, below = max(seconds), 0
+        if longest > BOUNDS[0]:  # seldom true of callbacks, and found out sooner than each one's bucket
+            seconds.sort()
+            for number in range(_bucket(seconds[0]), _bucket(longest)):
+                upto = bisect_right(seconds, BOUNDS[number], below)
+                self.buckets[number] += upto - below
+                below = upto
+        self.buckets[_bucket(longest)] += len(seconds) - below
+
+    def take_until(self, end: float, began: list[float]) -> None:
+        """Put one or several durations with a common end into their buckets.
+
+        :param began: when each began; of the same clock (seconds) as `end`
+        """
+        self.total += end * len(began) - sum(began)
+        began.sort()  # nearly sorted: replies leave in the order in which messages came
+        longest, rest = _bucket(end - began[0]), len(began)
+        for number in range(_bucket(end - began[-1]), longest):
+            first = bisect_left(began, end - BOUNDS[number], 0, rest)
+            self.buckets[number] += rest - first
+            rest = first
+        self.buckets[longest] += rest
 
     def add_all(self, others: Durations) -> None:
         """Add another one's."""
@@ -189,5 +203,7 @@ class Counts:
             # Meanwhile others may note more.
             took, replied = self._took[:], self._replied[:]
             del self._took[: len(took)], self._replied[: len(replied)]
-            self._handled.take(took)
-            self._delays.take([left - each for left, arrivals in replied for each in arrivals])
+            if took:
+                self._handled.take(took)
+            for left, arrivals in replied:
+                self._delays.take_until(left, arrivals)
