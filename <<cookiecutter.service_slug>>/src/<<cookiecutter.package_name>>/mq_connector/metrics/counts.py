@@ -46,7 +46,8 @@ class Durations:
         """Put one or several durations (seconds) into their buckets."""
         self.total += sum(seconds)
         longest, below = max(seconds), 0
-        if longest > BOUNDS[0]:  # seldom true of callbacks, and found out sooner than each one's bucket
+        # Seldom true of callbacks, and found out sooner than each one's bucket.
+        if longest > BOUNDS[0]:
             seconds.sort()
             for number in range(_bucket(seconds[0]), _bucket(longest)):
                 upto = bisect_right(seconds, BOUNDS[number], below)
