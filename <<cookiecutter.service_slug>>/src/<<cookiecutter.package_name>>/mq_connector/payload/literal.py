@@ -13,6 +13,7 @@ decides, alone.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from ..errors import PayloadError
@@ -28,6 +29,14 @@ _MAX_REPLACED = 50_000
 
 #: Keys that stand for parentheses. No other key begins with a NUL where they are used.
 _OPENED, _CLOSED = "\0(", "\0)"
+
+#: Characters beyond which a text is long; and quotation marks and commas that prose may have in half as many.
+_LONG, _FEW_MARKS = 512, 16
+
+#: Of what a list may have much. In a longer one the types are collected first, which is quicker for
+#: many and slower for few.
+_NUMBERS = frozenset((int, float))
+_FEW_ITEMS = 12
 
 #: Stands for a text that could become JSON of another meaning.
 _NO_JSON = ""
@@ -46,19 +55,33 @@ def parse(text: str, max_depth: int) -> dict[Any, Any]:
     """
     if not text.isascii():
         _refuse_surrogates(text)
-    json_text = _as_json(text)
+    if "\\" in text or '"' in text:
+        json_text = _requote(text)
+    else:
+        json_text = text.replace("'", '"')
+    # From here on all quotation marks are double, and none of them is inside a string.
     scan = jsontext.scan
     if "(" in json_text:
         json_text = _mark_tuples(json_text)
         scan = _scan_tuples
-    if not jsontext.excess(json_text, max_depth):
+    strings = None
+    if len(json_text) > _LONG and _is_prose(json_text):
+        strings = json_text.count('"') // 2
+    else:
+        json_text = _translate_words(json_text)
+    # Each level of dicts has a key, so few strings can't be too deep.
+    few = strings is not None and strings <= max_depth and "[" not in json_text
+    if (few and len(json_text) <= jsontext.MAX_TOKENS) or not jsontext.excess(json_text, max_depth):
         try:
             value, end = scan(json_text, 0)
+            if (
+                end == len(json_text)
+                and type(value) is dict
+                and (strings is None or len(value) + _count_strings(value.values()) == strings)
+            ):
+                return value
         except (ValueError, StopIteration, RecursionError):
             pass
-        else:
-            if end == len(json_text) and type(value) is dict:
-                return value
     del json_text  # The tokenizer needs the room.
     # Its patterns take 10 ms to compile, and most services never need them.
     from .literal_parser import parse as parse_tokens
@@ -76,13 +99,15 @@ def _refuse_surrogates(text: str) -> None:
         ) from None
 
 
-def _as_json(text: str) -> str:
-    """Translate a literal to JSON, or to something that isn't JSON; parentheses stay as they are.
+def _requote(text: str) -> str:
+    """Translate the strings of a literal to those of JSON, or to something that isn't JSON.
 
     What the translation doesn't understand makes it fail, for it stays in the text or leaves two
     strings side by side: sets, keys other than strings, prefixed, adjacent or triple-quoted
     strings, comments, continued lines, trailing commas, numbers with underscores or a base, unknown
-    escapes, raw control characters.
+    escapes, raw control characters. Parentheses and words stay as they are.
+
+    :returns: text in which all quotation marks are double, and none of them is inside a string
     """
     if "\\" in text:
         # In this order: pairs first, so that each backslash left begins an escape; then escapes
@@ -93,9 +118,14 @@ def _as_json(text: str) -> str:
         # does neither.
         if "\\/" in text or "\\ud" in text or "\\uD" in text:
             return _NO_JSON
-    text = _requoted(text) if '"' in text else text.replace("'", '"')
-    # From here on all quotation marks are double, and none of them is inside a string. Words of Python
-    # become those of JSON. Those of JSON mean nothing in Python, so they go first, and become an error.
+    return _requote_all(text) if '"' in text else text.replace("'", '"')
+
+
+def _translate_words(text: str) -> str:
+    """Replace the words of Python outside strings by those of JSON.
+
+    Those of JSON mean nothing in Python, so they go first, and become an error.
+    """
     # The search for one letter is nearly free.
     if "t" in text and "true" in text:
         text = _replace_outside(text, "true", "?")
@@ -112,6 +142,46 @@ def _as_json(text: str) -> str:
     return text
 
 
+def _is_prose(text: str) -> bool:
+    """Guess whether most of a text is in few strings, and no word of Python in it.
+
+    To search such a text for words of JSON takes as long as all the rest, and they are nowhere in it. It is
+    quicker to see that none has come out.
+    """
+    half = len(text) // 2
+    middle = text[half : half + _LONG // 2]
+    return not (
+        middle.count('"') + middle.count(",") > _FEW_MARKS
+        or ("T" in text and "True" in text)
+        or ("F" in text and "False" in text)
+        or ("N" in text and "None" in text)
+    )
+
+
+def _count_strings(items: Iterable[Any]) -> int:
+    """How many strings are in what was read, keys included: as many as in the text, or one key was there
+    twice, and what it had first is lost. It might have been a word.
+
+    :raises ValueError: one of the items is a word of JSON, which means nothing in Python
+    """
+    found = 0
+    for item in items:
+        kind = type(item)
+        if kind is str:
+            found += 1
+        elif kind is dict:
+            if item:
+                found += len(item) + _count_strings(item.values())
+        elif kind is list or kind is tuple:
+            if kind is tuple:
+                found += 2  # its marks
+            if len(item) <= _FEW_ITEMS or not {*map(type, item)} <= _NUMBERS:
+                found += _count_strings(item)
+        elif kind not in _NUMBERS:
+            raise ValueError(item)
+    return found
+
+
 def _replace_outside(text: str, word: str, new: str) -> str:
     """Replace a word outside strings: where the quotation marks before it are even in number."""
     if text.count(word) > _MAX_REPLACED:
@@ -124,7 +194,7 @@ def _replace_outside(text: str, word: str, new: str) -> str:
     return "".join(pieces)
 
 
-def _requoted(text: str) -> str:
+def _requote_all(text: str) -> str:
     """Put double quotation marks around all strings, and escapes for those inside strings.
 
     `start` is never inside a string. So a double mark behind an odd number of single ones is inside
