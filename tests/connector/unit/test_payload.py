@@ -304,6 +304,16 @@ def test_depth_is_known_before_json_is_read(value: Any) -> None:
     assert depth == 0 or "deeper" in (jsontext.excess(text, depth - 1) or "")
 
 
+@pytest.mark.parametrize("levels", [1, 2, 10, MAX_DEPTH, 1000])
+@pytest.mark.parametrize(("opens", "closes"), [('{"":', "}"), ("[", "]"), ('{"":[', "]}")])
+def test_brackets_without_anything_else_are_levels(levels: int, opens: str, closes: str) -> None:
+    """Nothing is shorter for its depth; also where the end is missing, which the scanner sees too late."""
+    deep = levels * len(closes)
+    for text in (opens * levels, opens * levels + "0" + closes * levels):
+        assert jsontext.excess(text, deep) is None
+        assert "deeper" in (jsontext.excess(text, deep - 1) or "")
+
+
 def test_depth_and_tokens_are_counted_across_all_of_a_long_text() -> None:
     inside = '\\\\ \\" [{,: ' * 30_000
     for head in ("", " ", "  ", "   "):  # Whatever is cut where a step ends.
