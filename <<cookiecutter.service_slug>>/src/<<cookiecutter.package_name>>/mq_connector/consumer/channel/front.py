@@ -98,7 +98,8 @@ class Channel(Apart):
         :raises ValueError: the broker wouldn't take it: a name of more than 255 bytes, an expiration
             that is no number, another user's id, headers that don't fit
         """
-        self._process.check()
+        if self._process.forked:
+            self._process.check()
         if isinstance(body, str):
             body = body.encode()
         if exchange:

@@ -132,7 +132,8 @@ class OpenedChannel:
 
         :raises NotConnected: in a forked child, as all that settles
         """
-        self._process.check()  # before the lock, which a fork may have left locked
+        if self._process.forked:  # before the lock, which a fork may have left locked
+            self._process.check()
         with self._lock:
             if self.is_open and self._acks.ack(tag, multiple):
                 self.collected.send_or_linger()
