@@ -94,7 +94,7 @@ class Target:
 #: Why some are missed.
 _INTERPRETED = "most of it is the interpreter's: see where the time goes"
 _TURNS = "each queue has a thread, and threads that wait for the interpreter's lock wake for it every 5 ms"
-_COUNTED = "each message costs two notes in lists, which are classed a few hundred at a time"
+_COUNTED = "each message costs two notes in lists, which are put into buckets a few dozen at a time"
 _EIGHT = "the worst of eight cases, whose turns scatter by more than that"
 
 CPU_RATIO = Figure(1, "", "cpu_us", RAW)

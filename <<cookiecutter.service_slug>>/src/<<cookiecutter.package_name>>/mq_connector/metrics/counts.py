@@ -2,7 +2,7 @@
 
 A lock, a clock or a search for a bucket for each message would cost more than all else. So what callbacks took is
 noted in a list, replies are timed together as they leave together, and all of it is put into buckets, a few
-hundred at a time.
+dozen at a time.
 """
 
 from __future__ import annotations
