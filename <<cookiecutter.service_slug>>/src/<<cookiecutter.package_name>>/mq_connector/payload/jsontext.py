@@ -70,8 +70,9 @@ def excess(text: str, max_depth: int) -> str | None:
     :returns: the reason, to be put behind "message "; None if all is well
     """
     has_lists = "[" in text
+    # A dict in a dict needs a key, if an empty one: four characters for each level.
     if not has_lists and len(text) <= 4 * max_depth:
-        return None  # A dict in a dict needs a key, if an empty one: four characters for each level.
+        return None
     brackets = text.count("{") + (text.count("[") if has_lists else 0)
     if brackets <= max_depth and (
         len(text) <= MAX_TOKENS or brackets + text.count(",") + text.count(":") <= MAX_TOKENS

@@ -55,10 +55,8 @@ def parse(text: str, max_depth: int) -> dict[Any, Any]:
     """
     if not text.isascii():
         _refuse_surrogates(text)
-    if "\\" in text or '"' in text:
-        json_text = _requote(text)
-    else:
-        json_text = text.replace("'", '"')
+    simple = "\\" not in text and '"' not in text
+    json_text = text.replace("'", '"') if simple else _requote(text)
     # From here on all quotation marks are double, and none of them is inside a string.
     scan = jsontext.scan
     if "(" in json_text:
