@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 else:
     Base = object
 
+#: Erlang gives two nodes seven seconds to greet each other, rabbitmqctl and a broker among them, and says "unable
+#: to perform an operation on node" afterwards: too few on a machine where much else runs.
+PATIENT = "-kernel net_setuptime 120"
 #: In an application's description (`rabbit.app`): what has to be there before it.
 _NEEDS = re.compile(r"\{\s*(?:optional_|included_)?applications\s*,\s*\[(.*?)\]", re.DOTALL)
 
@@ -77,6 +80,8 @@ class QuickStart(Base):
 
     def _prepare(self) -> None:
         super()._prepare()
+        for name in ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "RABBITMQ_CTL_ERL_ARGS"):
+            self._environment[name] = f"{self._environment.get(name, '')} {PATIENT}".strip()
         enabled = self.data / "enabled_plugins"
         plugins = [*re.findall(r"\w+", enabled.read_text(encoding="utf-8")), *self.further_plugins]
         enabled.write_text(f"[{','.join(plugins)}].\n", encoding="utf-8")
