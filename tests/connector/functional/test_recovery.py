@@ -137,9 +137,14 @@ def test_a_cancel_though_the_queue_is_there_ends_one_consumer_and_begins_one(
         eventually(lambda: seen and peer.count(queue)[0] == 0)
         changes: list[bool] = []
         consumer.on_change = lambda: changes.append(consumer.is_consuming)
-        consumption = consumer._supervision._consumption
-        assert consumption is not None and consumption._consumer_tag is not None
-        tag = consumption._consumer_tag
+
+        def rests() -> str | None:
+            """Its tag; it has none while it is replaced by one with another prefetch."""
+            consumption = consumer._supervision._consumption
+            assert consumption is not None
+            return None if consumption._replacement else consumption._consumer_tag
+
+        tag = eventually(rests, what="the consumer is no longer being replaced")
         cancel = pika.frame.Method(1, pika.spec.Basic.Cancel(consumer_tag=tag, nowait=True))
         for _ in range(3):
             proxy.inject(cancel.marshal())
