@@ -7,7 +7,9 @@ connections and restarts of the broker.
 
 from __future__ import annotations
 
+import os
 import subprocess
+import tempfile
 import threading
 import time
 import uuid
@@ -206,9 +208,19 @@ class Container:
         words += [f"--env={name}={value}" for name, value in environment.items()]
         # Without swap, or it would take long.
         words += ["--memory=128m", "--memory-swap=128m", "--network=host", "--restart=always"]
-        self._docker(
-            "run", "--detach", "--name", self.name, *words, PYTHON, "python", "-m", SERVICE
-        )
+        # Followed from the start: the engine keeps the last 256 events of all its containers, and each look into
+        # one of another test's is three.
+        self._events = tempfile.TemporaryFile()  # noqa: SIM115
+        form = ("--format", "{{.Action}} {{.Actor.Attributes.exitCode}}")
+        since = ("--since", str(int(time.time())), "--filter", f"container={self.name}")
+        self._follower = subprocess.Popen(["docker", "events", *since, *form], stdout=self._events)
+        try:
+            self._docker(
+                "run", "--detach", "--name", self.name, *words, PYTHON, "python", "-m", SERVICE
+            )
+        except BaseException:
+            self._end_following()
+            raise
 
     def _docker(self, *words: str) -> str:
         done = subprocess.run(["docker", *words], capture_output=True, text=True, timeout=60)
@@ -225,12 +237,17 @@ class Container:
         return self._docker("logs", self.name)
 
     def kills(self) -> str:
-        """What the engine knows of how it ended, each time."""
-        since = ("events", "--since", "10m", "--until", "0s", "--filter", f"container={self.name}")
-        return self._docker(*since, "--format", "{{.Action}} {{.Actor.Attributes.exitCode}}")
+        """What the engine knows of how it ended, each time; it says so a moment later."""
+        return os.pread(self._events.fileno(), 2**20, 0).decode()
 
     def end(self) -> None:
+        self._end_following()
         self._docker("rm", "--force", self.name)
+
+    def _end_following(self) -> None:
+        self._follower.kill()
+        self._follower.wait()
+        self._events.close()
 
 
 @pytest.mark.containers
@@ -247,8 +264,13 @@ def test_a_request_that_takes_all_memory_costs_itself_and_few_deaths(
         took = round(requests.wait(), 2)
         deaths = running.deaths
         assert deaths <= DEATHS and "it isn't tried again" in running.said, running.said
-        killed = running.kills()
-        assert killed.count("oom") == killed.count("die 137") == deaths, killed
+        eventually(
+            lambda: (
+                [running.kills().count(each) for each in ("oom", "die 137")] == [deaths, deaths]
+            ),
+            what=lambda: f"{deaths} deaths, and events: {running.kills()}",
+            every=0.1,
+        )
         named = "killed by the kernel for memory, of which it has 128 MiB"
         assert running.said.count(named) == deaths, running.said
     finally:
