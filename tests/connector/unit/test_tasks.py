@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from mq_connector import RetryMessage
+from mq_connector import RequestError, RetryMessage
 from mq_connector.config import Limits
 from mq_connector.consumer.opened import Confirms
 from mq_connector.consumer.workers import Workers, tasks
@@ -422,3 +422,65 @@ def test_one_thread_is_enough_for_a_callback_that_only_begins_tasks() -> None:
 
     assert threads(named.to_answer) == 1
     assert threads(named.to_stream) == 5
+
+
+def test_a_task_that_stops_the_loop_costs_nobody_else(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All that is async in the process is on that loop."""
+
+    async def callback(*rest: Any) -> None:
+        if rest[3] == b"bad":
+            asyncio.get_running_loop().stop()
+
+    one = make(callback)
+    for tag, body in enumerate((b"bad", b"bad", b""), 1):
+        delivered = Delivered(tag, body)
+        one.put(delivered)
+        assert delivered.wait().settled == "ack"
+    eventually(lambda: "called the event loop's stop(); it goes on" in caplog.text)
+
+
+class NeverMade(RetryMessage):
+    """As a class of a handler's own that leaves out what ours does as it is made."""
+
+    def __init__(self) -> None:
+        pass
+
+
+class NeverMadeEither(RequestError):
+    def __init__(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("kind", [NeverMade, NeverMadeEither])
+def test_an_error_that_lacks_what_ours_has_costs_its_message_only(
+    kind: type[Exception], make: Make, errors: list[Exception]
+) -> None:
+    async def callback(*rest: Any) -> None:
+        if rest[3] == b"bad":
+            raise kind
+
+    one = make(callback)
+    bad, good = Delivered(1, b"bad"), Delivered(2)
+    one.put(bad, good)
+    assert bad.wait().settled == "dead-letter"
+    assert good.wait().settled == "ack"
+    [error] = errors
+    assert isinstance(error, AttributeError) and isinstance(error.__cause__, kind)
+
+
+def test_a_failure_to_settle_leaves_the_place_to_the_next_message(make: Make) -> None:
+    async def callback(*rest: Any) -> None:
+        if rest[3] == b"bad":
+            raise ValueError
+
+    one = make(callback)
+
+    def raised(*_: Any) -> str:
+        raise RuntimeError("whatever an observer does")
+
+    one.workers.settling.raised = raised  # type: ignore[method-assign]
+    good = Delivered(2)
+    one.put(Delivered(1, b"bad"), good)
+    assert good.wait().settled == "ack"

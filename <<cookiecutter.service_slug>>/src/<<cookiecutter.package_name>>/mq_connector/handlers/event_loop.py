@@ -125,16 +125,19 @@ class EventLoop:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
+        complaints = Complaints()
         while True:
+            what = "a task has called the event loop's stop()"
             try:
                 self._loop.run_forever()
-                return
             except (
                 BaseException
             ) as error:  # SystemExit in a task that a handler has begun by itself
-                if self._process.forked:
-                    return
-                _log.error("a task wanted to end the event loop, which goes on: %s", text_of(error))
+                what = f"a task wanted to end the event loop: {text_of(error)}"
+            if self._process.forked:
+                return
+            # All that is async in this process is on it.
+            _log.log(complaints.level(what), "%s; it goes on", what)
 
     # ---- the thread that watches
 

@@ -236,7 +236,11 @@ class Tasks:
         self._over(place, delivery, began, outcome, is_on_loop=True)
 
     def _end(self, place: Place, delivery: Delivery, began: float, error: Exception) -> None:
-        self._over(place, delivery, began, self._settler.failed(delivery, error))
+        outcome = "lost to an error"
+        try:
+            outcome = self._settler.failed(delivery, error)
+        finally:  # whatever that was, the place is free
+            self._over(place, delivery, began, outcome)
 
     def _over(
         self,
