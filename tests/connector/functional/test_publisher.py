@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from typing import Any
@@ -199,6 +200,16 @@ def test_what_cannot_be_encoded_fails_alone(peer: Peer, queue: str, make: Make) 
     for future in bad:
         error_of(future)
     peer.rests_at(queue, 1)
+
+
+def test_an_array_costs_nobody_else(peer: Peer, queue: str, make: Make) -> None:
+    """Its length is how many numbers it holds: a frame of that size would cost the connection."""
+    peer.declare(queue)
+    publisher = make()
+    samples: Any = array("h", range(100))
+    done = [publisher.publish("", queue, each) for each in (b"before", samples, b"behind")]
+    assert [each.exception(60) for each in done] == [None] * 3
+    assert [peer.take(queue)[1] for _ in done] == [b"before", samples.tobytes(), b"behind"]
 
 
 def test_where_we_may_not_write_it_says_so_for_each_message(
