@@ -293,6 +293,28 @@ def test_a_future_s_callback_may_publish_and_is_never_kept_waiting(
     assert chained[0].result(60) is None
 
 
+def test_a_future_s_callback_ends_no_thread_and_keeps_no_other_from_its_confirm(
+    peer: Peer, queue: str, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where who publishes wants to end the program if that fails."""
+    peer.declare(queue)
+    publisher = make()
+
+    def leave(_: Future[None]) -> None:
+        raise SystemExit(3)
+
+    def publish() -> list[Future[None]]:
+        done = [publisher.publish("", queue, b"x") for _ in range(20)]
+        for each in done:
+            each.add_done_callback(leave)
+        return done
+
+    publisher.publish("", queue, b"x").result(60)
+    done = [*publish(), *publish()]
+    assert [each.exception(60) for each in done] == [None] * 40
+    assert "connection lost" not in caplog.text and "loop of a connection" not in caplog.text
+
+
 def test_a_message_under_way_cannot_be_cancelled(peer: Peer, queue: str, make: Make) -> None:
     peer.declare(queue, durable=True)
     publisher = make()

@@ -120,7 +120,8 @@ class Channel(Apart):
         :raises NotConnected: in a forked child, as all that settles
         :raises TypeError: the tag is no whole number
         """
-        delivery_tag = index(delivery_tag)  # 1.0 equals a tag, and would be found to be none as it is sent
+        # 1.0 equals a tag, and would be found to be none only as it is sent, with the acks of others.
+        delivery_tag = index(delivery_tag)
         confirms = None if self._delivery is None else self._delivery.confirms
         if confirms is None:
             self._opened.ack(delivery_tag, multiple)
