@@ -484,3 +484,34 @@ def test_a_failure_to_settle_leaves_the_place_to_the_next_message(make: Make) ->
     good = Delivered(2)
     one.put(Delivered(1, b"bad"), good)
     assert good.wait().settled == "ack"
+
+
+class Odd:
+    """Can be awaited, and has a ``close`` that is no coroutine's."""
+
+    def __init__(self, may_end: threading.Event) -> None:
+        self._may_end = may_end
+
+    def __await__(self) -> Any:
+        while not self._may_end.is_set():
+            yield from asyncio.sleep(0.01).__await__()
+
+    def close(self, code: int) -> None:
+        raise AssertionError("nobody's to call")
+
+
+def test_what_has_another_close_is_dropped_without_it(make: Make) -> None:
+    may_end = threading.Event()
+    one = make(lambda *_: Odd(may_end))
+    deliveries = [Delivered(tag) for tag in range(1, 5)]
+    one.put(*deliveries)
+    eventually(lambda: len(one.workers.tasks._waiting) == 3)
+    deliveries[1].opened.is_open = False  # as after a loss
+    may_end.set()
+    for each in (deliveries[0], *deliveries[2:]):
+        assert each.wait().settled == "ack"
+    may_end.clear()
+    one.put(*[Delivered(tag) for tag in range(5, 8)])
+    eventually(lambda: len(one.workers.tasks._waiting) == 2)
+    assert one.workers.hand_back() == 2
+    may_end.set()

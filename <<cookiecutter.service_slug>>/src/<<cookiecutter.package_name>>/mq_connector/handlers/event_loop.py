@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import FrameType, coroutine
 from typing import Any, Protocol
 
@@ -45,10 +45,15 @@ def until_begun() -> Generator[None, None, None]:
 
 
 def drop(awaitable: object) -> None:
-    """Close a coroutine that nobody will await; Python would warn of it."""
-    close = getattr(awaitable, "close", None)
-    if close is not None:
-        close()
+    """Close a coroutine that nobody will await; Python would warn of it.
+
+    What else can be awaited may have a ``close`` that means something different, and is left alone.
+    """
+    if isinstance(awaitable, Coroutine):
+        try:
+            awaitable.close()
+        except BaseException as error:  # one of a class of a handler's own
+            _log.warning("what nobody will await can't be closed: %s", text_of(error))
 
 
 class EventLoop:
