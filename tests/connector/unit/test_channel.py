@@ -372,7 +372,7 @@ def test_a_body_of_other_bytes_leaves_as_what_it_holds(setup: Setup, body: Any) 
 
 
 def test_a_body_that_waits_is_as_it_was_when_it_was_published(setup: Setup) -> None:
-    body = bytearray(b"first")
+    body: Any = bytearray(b"first")
     setup.opened.end()
     setup.channel.basic_publish("", "reply", body)
     body[:] = b"other"

@@ -480,7 +480,8 @@ def test_a_failure_to_settle_leaves_the_place_to_the_next_message(make: Make) ->
     def raised(*_: Any) -> str:
         raise RuntimeError("whatever an observer does")
 
-    one.workers.settling.raised = raised  # type: ignore[method-assign]
+    settling: Any = one.workers.settling
+    settling.raised = raised
     good = Delivered(2)
     one.put(Delivered(1, b"bad"), good)
     assert good.wait().settled == "ack"
