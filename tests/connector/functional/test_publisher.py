@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from typing import Any
@@ -201,6 +202,16 @@ def test_what_cannot_be_encoded_fails_alone(peer: Peer, queue: str, make: Make) 
     peer.rests_at(queue, 1)
 
 
+def test_an_array_costs_nobody_else(peer: Peer, queue: str, make: Make) -> None:
+    """Its length is how many numbers it holds: a frame of that size would cost the connection."""
+    peer.declare(queue)
+    publisher = make()
+    samples: Any = array("h", range(100))
+    done = [publisher.publish("", queue, each) for each in (b"before", samples, b"behind")]
+    assert [each.exception(60) for each in done] == [None] * 3
+    assert [peer.take(queue)[1] for _ in done] == [b"before", samples.tobytes(), b"behind"]
+
+
 def test_where_we_may_not_write_it_says_so_for_each_message(
     broker: Broker, queue: str, make: Make
 ) -> None:
@@ -280,6 +291,28 @@ def test_a_future_s_callback_may_publish_and_is_never_kept_waiting(
     first.add_done_callback(go_on)
     eventually(lambda: chained)
     assert chained[0].result(60) is None
+
+
+def test_a_future_s_callback_ends_no_thread_and_keeps_no_other_from_its_confirm(
+    peer: Peer, queue: str, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where who publishes wants to end the program if that fails."""
+    peer.declare(queue)
+    publisher = make()
+
+    def leave(_: Future[None]) -> None:
+        raise SystemExit(3)
+
+    def publish() -> list[Future[None]]:
+        done = [publisher.publish("", queue, b"x") for _ in range(20)]
+        for each in done:
+            each.add_done_callback(leave)
+        return done
+
+    publisher.publish("", queue, b"x").result(60)
+    done = [*publish(), *publish()]
+    assert [each.exception(60) for each in done] == [None] * 40
+    assert "connection lost" not in caplog.text and "loop of a connection" not in caplog.text
 
 
 def test_a_message_under_way_cannot_be_cancelled(peer: Peer, queue: str, make: Make) -> None:

@@ -14,7 +14,8 @@ from mq_connector import ConsumerThread, MQConnector, Request, RequestError, Ret
 from mq_connector.calling import message
 from mq_connector.metrics import Metrics
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
@@ -31,6 +32,23 @@ TRACE, CLIENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 PARENT = f"00-{TRACE}-{CLIENT}-01"
 
 _exporter = InMemorySpanExporter()
+
+
+class Moody(SpanProcessor):
+    """Fails where it is told to."""
+
+    at = ""
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        if "on_start" in self.at:
+            raise RuntimeError("no span begins")
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if "on_end" in self.at:
+            raise RuntimeError("no span ends")
+
+
+_moody = Moody()
 
 
 class Service(MQConnector):
@@ -61,6 +79,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[Readabl
     if not isinstance(trace.get_tracer_provider(), TracerProvider):
         provider = TracerProvider()
         provider.add_span_processor(SimpleSpanProcessor(_exporter))
+        provider.add_span_processor(_moody)
         trace.set_tracer_provider(provider)
     monkeypatch.setenv("MQ_TRACING", "1")
     monkeypatch.setattr(message, "trace_now", message.trace_now)  # to be put back
@@ -257,6 +276,54 @@ def test_a_handler_that_wants_to_end_the_thread_fails(peer: Peer, make: Make, sp
     ask(peer, service.queue)
     [span] = named(spans, f"process {service.queue}")
     assert attributes(span)["error.type"] == "SystemExit"
+
+
+class Mute(Exception):
+    """Has no text."""
+
+    def __str__(self) -> str:
+        raise ValueError
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_failure_without_a_text_costs_its_message_only(
+    peer: Peer, make: Make, spans: Spans, is_async: bool
+) -> None:
+    def answer(request: dict[Any, Any]) -> dict[Any, Any]:
+        if request:
+            raise Mute from ValueError("half a pair: \ud83d")
+        return {}
+
+    async def answer_async(request: dict[Any, Any]) -> dict[Any, Any]:
+        return answer(request)
+
+    service = make(lambda _: answer_async if is_async else answer)
+    for request, success in (({"n": 1}, False), ({}, None)):
+        reply = peer.ask(service.queue, 30, **request)
+        assert reply.get("success") == success
+    bad, _ = (span for span in spans() if span.kind is SpanKind.CONSUMER)
+    assert bad.status.status_code is StatusCode.ERROR
+    [event] = bad.events
+    for text in (event.attributes or {}).values():
+        str(text).encode()  # which is how it is exported
+    assert "raise Mute" in str((event.attributes or {})["exception.stacktrace"])
+
+
+@pytest.mark.parametrize("at", ["on_start", "on_end", "on_start, on_end"])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_what_a_processor_of_spans_raises_costs_no_message(
+    peer: Peer, make: Make, monkeypatch: pytest.MonkeyPatch, at: str, is_async: bool
+) -> None:
+    def answer(_: dict[Any, Any]) -> dict[Any, Any]:
+        return {"n": 1}
+
+    async def answer_async(_: dict[Any, Any]) -> dict[Any, Any]:
+        return {"n": 1}
+
+    service = make(lambda _: answer_async if is_async else answer)
+    monkeypatch.setattr(_moody, "at", at)
+    for _ in range(3):
+        assert peer.ask(service.queue, 30)["n"] == 1
 
 
 def test_what_its_client_is_to_blame_for_is_no_error(peer: Peer, make: Make, spans: Spans) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+from array import array
 from collections.abc import Callable
+from decimal import Decimal
 from queue import SimpleQueue
 from typing import Any
 
@@ -332,3 +334,55 @@ def test_a_forked_child_publishes_nothing(setup: Setup, monkeypatch: pytest.Monk
     with pytest.raises(NotConnected, match="forked"):
         setup.channel.basic_publish("", "reply", b"")
     assert setup.transport.bursts == []
+
+
+@pytest.mark.parametrize("tag", [1.0, Decimal(1), "1", None])
+def test_a_tag_that_is_no_whole_number_settles_nothing(setup: Setup, tag: Any) -> None:
+    """It equals one, and would be found out only as it is sent, with the acks of others."""
+    setup.deliver(2)
+    with pytest.raises(TypeError):
+        setup.channel.basic_ack(tag)
+    for number in (1, 2):
+        setup.channel.basic_ack(number)
+    setup.opened.flush()
+    acks = [each.method for burst in setup.transport.bursts for each in burst]
+    assert max(each.delivery_tag for each in acks) == 2
+    assert setup.opened.outstanding == 0
+
+
+@pytest.mark.parametrize("count", [10.0, Decimal(10)])
+def test_a_prefetch_that_is_no_whole_number_is_refused_where_it_is_set(
+    setup: Setup, count: Any
+) -> None:
+    """The broker is asked for it later, where a new consumer is made."""
+    with pytest.raises(TypeError):
+        setup.channel.basic_qos(prefetch_count=count)
+    assert setup.inbox.empty()
+
+
+@pytest.mark.parametrize(
+    "body", [array("d", [1.0, 2.0]), memoryview(b"abcd")[::2], bytearray(b"text")]
+)
+def test_a_body_of_other_bytes_leaves_as_what_it_holds(setup: Setup, body: Any) -> None:
+    """The length of an array is how many numbers it holds: a frame of that size would cost the connection."""
+    held = memoryview(body).tobytes()
+    setup.channel.basic_publish("", "reply", body)
+    [[_, header, sent]] = setup.transport.bursts
+    assert (header.body_size, sent.fragment) == (len(held), held)
+
+
+def test_a_body_that_waits_is_as_it_was_when_it_was_published(setup: Setup) -> None:
+    body: Any = bytearray(b"first")
+    setup.opened.end()
+    setup.channel.basic_publish("", "reply", body)
+    body[:] = b"other"
+    setup.connect_again()
+    [[_, _, sent]] = setup.transport.bursts
+    assert sent.fragment == b"first"
+
+
+@pytest.mark.parametrize("body", [None, 3, {"text": "hi"}, ["a"]])
+def test_what_has_no_bytes_is_no_body(setup: Setup, body: Any) -> None:
+    with pytest.raises(TypeError):
+        setup.channel.basic_publish("", "reply", body)
+    assert not setup.transport.bursts

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+from decimal import Decimal
 
 import pytest
-from mq_connector.errors import EXCERPT, ConfigurationError, needing, printable
+from mq_connector.errors import EXCERPT, ConfigurationError, RetryMessage, needing, printable
 
 
 @pytest.mark.parametrize(
@@ -41,3 +42,8 @@ def test_only_a_missing_extra_is_said_to_be_missing(module: str, kind: type[Exce
     """What else can't be imported is a fault, and not to be taken for that."""
     with pytest.raises(kind), needing("there_is_no_such_extra", "install it"):
         importlib.import_module(module)
+
+
+def test_the_delay_of_a_retry_may_be_any_number() -> None:
+    """The loop adds it to its own time, which is a float."""
+    assert type(RetryMessage(Decimal("0.5")).delay) is float  # type: ignore[arg-type]

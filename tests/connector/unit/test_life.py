@@ -69,6 +69,10 @@ NO_CONTEXT = """
 def worker_context(self):
     raise OSError("no database")
 """
+LEAVING_CONTEXT = """
+def worker_context(self):
+    raise SystemExit("no model")
+"""
 
 
 @pytest.mark.parametrize(
@@ -79,6 +83,7 @@ def worker_context(self):
         (UNREADABLE, "the type of Echo.answer()'s request can't be read (name 'Nowhere'"),
         (UNSUITABLE, "Event is nothing that a request can be held against"),
         (NO_CONTEXT, "can't start: worker_context() has failed: OSError: no database"),
+        (LEAVING_CONTEXT, "can't start: worker_context() has failed: SystemExit: no model"),
     ],
 )
 def test_a_start_that_fails_is_told_in_one_line(body: str, line: str, tmp_path: Path) -> None:

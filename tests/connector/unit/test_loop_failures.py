@@ -16,8 +16,9 @@ from .fake_broker import PATIENCE, broker
 from .members import Listener, joined, on_loop, serve, thread_of
 
 
+@pytest.mark.parametrize("error", [RuntimeError("a bug in pika"), SystemExit(3)])
 def test_a_loop_that_fails_is_started_again(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
     monkeypatch.setattr(loop_module, "RESTART_PAUSE", 0.01)
     with broker(serve) as server, joined(server) as [member]:
@@ -25,12 +26,26 @@ def test_a_loop_that_fails_is_started_again(
         connection = member.connection
 
         def fail() -> None:
-            raise RuntimeError("a bug in pika")
+            raise error
 
         on_loop(connection, lambda: connection.later(0, fail))
         assert member.wait(3) == ["open", "lost", "open"]
         assert "the loop of a connection failed" in caplog.text
         assert thread_of(connection).is_alive()
+
+
+def test_a_call_on_the_loop_may_raise_anything(caplog: pytest.LogCaptureFixture) -> None:
+    def leave() -> None:
+        raise SystemExit(3)
+
+    with broker(serve) as server, joined(server) as [member]:
+        member.wait(1)
+        turns = threading.Event()
+        member.connection.call(leave)
+        member.connection.call(turns.set)
+        assert turns.wait(PATIENCE)
+        assert member.wait(1) == ["open"]
+    assert "a call on the loop of a connection failed" in caplog.text
 
 
 def test_a_loop_that_can_t_even_begin_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from mq_connector import RetryMessage
+from mq_connector import RequestError, RetryMessage
 from mq_connector.config import Limits
 from mq_connector.consumer.opened import Confirms
 from mq_connector.consumer.workers import Workers, tasks
@@ -422,3 +422,97 @@ def test_one_thread_is_enough_for_a_callback_that_only_begins_tasks() -> None:
 
     assert threads(named.to_answer) == 1
     assert threads(named.to_stream) == 5
+
+
+def test_a_task_that_stops_the_loop_costs_nobody_else(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All that is async in the process is on that loop."""
+
+    async def callback(*rest: Any) -> None:
+        if rest[3] == b"bad":
+            asyncio.get_running_loop().stop()
+
+    one = make(callback)
+    for tag, body in enumerate((b"bad", b"bad", b""), 1):
+        delivered = Delivered(tag, body)
+        one.put(delivered)
+        assert delivered.wait().settled == "ack"
+    eventually(lambda: "called the event loop's stop(); it goes on" in caplog.text)
+
+
+class NeverMade(RetryMessage):
+    """As a class of a handler's own that leaves out what ours does as it is made."""
+
+    def __init__(self) -> None:
+        pass
+
+
+class NeverMadeEither(RequestError):
+    def __init__(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("kind", [NeverMade, NeverMadeEither])
+def test_an_error_that_lacks_what_ours_has_costs_its_message_only(
+    kind: type[Exception], make: Make, errors: list[Exception]
+) -> None:
+    async def callback(*rest: Any) -> None:
+        if rest[3] == b"bad":
+            raise kind
+
+    one = make(callback)
+    bad, good = Delivered(1, b"bad"), Delivered(2)
+    one.put(bad, good)
+    assert bad.wait().settled == "dead-letter"
+    assert good.wait().settled == "ack"
+    [error] = errors
+    assert isinstance(error, AttributeError) and isinstance(error.__cause__, kind)
+
+
+def test_a_failure_to_settle_leaves_the_place_to_the_next_message(make: Make) -> None:
+    async def callback(*rest: Any) -> None:
+        if rest[3] == b"bad":
+            raise ValueError
+
+    one = make(callback)
+
+    def raised(*_: Any) -> str:
+        raise RuntimeError("whatever an observer does")
+
+    settling: Any = one.workers.settling
+    settling.raised = raised
+    good = Delivered(2)
+    one.put(Delivered(1, b"bad"), good)
+    assert good.wait().settled == "ack"
+
+
+class Odd:
+    """Can be awaited, and has a ``close`` that is no coroutine's."""
+
+    def __init__(self, may_end: threading.Event) -> None:
+        self._may_end = may_end
+
+    def __await__(self) -> Any:
+        while not self._may_end.is_set():
+            yield from asyncio.sleep(0.01).__await__()
+
+    def close(self, code: int) -> None:
+        raise AssertionError("nobody's to call")
+
+
+def test_what_has_another_close_is_dropped_without_it(make: Make) -> None:
+    may_end = threading.Event()
+    one = make(lambda *_: Odd(may_end))
+    deliveries = [Delivered(tag) for tag in range(1, 5)]
+    one.put(*deliveries)
+    eventually(lambda: len(one.workers.tasks._waiting) == 3)
+    deliveries[1].opened.is_open = False  # as after a loss
+    may_end.set()
+    for each in (deliveries[0], *deliveries[2:]):
+        assert each.wait().settled == "ack"
+    may_end.clear()
+    one.put(*[Delivered(tag) for tag in range(5, 8)])
+    eventually(lambda: len(one.workers.tasks._waiting) == 2)
+    assert one.workers.hand_back() == 2
+    may_end.set()

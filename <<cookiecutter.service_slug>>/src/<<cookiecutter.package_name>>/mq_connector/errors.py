@@ -109,7 +109,7 @@ class RetryMessage(MQError):
         if not delay >= 0:
             raise ValueError(f"delay is {delay}: it must be 0 s or more")
         super().__init__(f"to be delivered again in {delay:g} s or more")
-        self.delay = delay
+        self.delay = float(delay)  # no timer takes a Decimal
 
 
 class RequestError(MQError):

@@ -88,8 +88,10 @@ class Publisher:
         self._kept.check()
         message = Publishing(exchange, routing_key, body, mandatory)
         try:
-            # Now, because the caller may use the properties again for another message.
+            # Now, because the caller may use both again for another message.
             message.encoded = self._encode(properties)
+            if type(body) is not bytes:
+                message.body = frames.octets(body)
         except Exception as error:  # pika's encoders raise whatever a wrong type leads to
             message.confirmed.set_exception(PublishError(f"{type(error).__name__}: {error}"))
             return message.confirmed

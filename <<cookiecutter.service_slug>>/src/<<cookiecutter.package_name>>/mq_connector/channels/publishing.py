@@ -2,7 +2,29 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from concurrent.futures import Future
+
+from ..logs import text_of
+
+
+class _Confirmed(Future[None]):
+    """Its callbacks, which run on the loop, may raise what they will: the standard library logs no more than each
+    `Exception`."""
+
+    def add_done_callback(self, fn: Callable[[Future[None]], object]) -> None:
+        def call(done: Future[None]) -> None:
+            try:
+                fn(done)
+            except Exception:
+                raise
+            except BaseException as error:
+                if threading.current_thread() is threading.main_thread():
+                    raise
+                raise RuntimeError(f"{text_of(error)} ends no thread of the connector's") from error
+
+        super().add_done_callback(call)
 
 
 class Publishing:
@@ -17,7 +39,7 @@ class Publishing:
         #: The properties, as they go over the wire.
         self.encoded = b""
         self.mandatory = mandatory
-        self.confirmed: Future[None] = Future()
+        self.confirmed: Future[None] = _Confirmed()
         # What may be under way can't be taken back: this makes `Future.cancel` say so.
         self.confirmed.set_running_or_notify_cancel()
         #: Why the broker has sent it back, in its words; the confirm comes after that.

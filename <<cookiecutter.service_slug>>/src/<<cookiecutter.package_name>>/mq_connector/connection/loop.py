@@ -71,7 +71,7 @@ class Loop:
         while True:
             try:
                 self._turn()
-            except Exception as error:  # members wait for what only a living loop brings
+            except BaseException as error:  # members wait for what only a living loop brings
                 _log.exception("the loop of a connection failed; starting it again")
                 self._on_failed(error)
                 time.sleep(RESTART_PAUSE)
@@ -97,5 +97,5 @@ class Loop:
         for _ in range(len(self._calls)):  # without a loop, some of them come back
             try:
                 self._calls.popleft()()
-            except Exception:
+            except BaseException:
                 _log.exception("a call on the loop of a connection failed")

@@ -215,7 +215,7 @@ class ConsumerThread(threading.Thread):
             raise
         return handling
 
-    def _on_no_start(self, error: Exception) -> None:
+    def _on_no_start(self, error: BaseException) -> None:
         self._supervision.fail(StartError(f"worker_context() has failed: {text_of(error)}"))
 
     def tell(self, error: Exception) -> None:

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import FrameType, coroutine
 from typing import Any, Protocol
 
@@ -45,10 +45,15 @@ def until_begun() -> Generator[None, None, None]:
 
 
 def drop(awaitable: object) -> None:
-    """Close a coroutine that nobody will await; Python would warn of it."""
-    close = getattr(awaitable, "close", None)
-    if close is not None:
-        close()
+    """Close a coroutine that nobody will await; Python would warn of it.
+
+    What else can be awaited may have a ``close`` that means something different, and is left alone.
+    """
+    if isinstance(awaitable, Coroutine):
+        try:
+            awaitable.close()
+        except BaseException as error:  # one of a class of a handler's own
+            _log.warning("what nobody will await can't be closed: %s", text_of(error))
 
 
 class EventLoop:
@@ -125,16 +130,19 @@ class EventLoop:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
+        complaints = Complaints()
         while True:
+            what = "a task has called the event loop's stop()"
             try:
                 self._loop.run_forever()
-                return
             except (
                 BaseException
             ) as error:  # SystemExit in a task that a handler has begun by itself
-                if self._process.forked:
-                    return
-                _log.error("a task wanted to end the event loop, which goes on: %s", text_of(error))
+                what = f"a task wanted to end the event loop: {text_of(error)}"
+            if self._process.forked:
+                return
+            # All that is async in this process is on it.
+            _log.log(complaints.level(what), "%s; it goes on", what)
 
     # ---- the thread that watches
 

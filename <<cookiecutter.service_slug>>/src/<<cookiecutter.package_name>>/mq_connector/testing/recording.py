@@ -12,6 +12,7 @@ from pika.exceptions import ChannelWrongStateError
 from pika.spec import Queue
 
 from ..connection.scratch import Result
+from ..connection.wire.frames import octets
 from ..consumer.channel.apart import Got
 from ..consumer.channel.instead import CONFIRMS, GET_UNSETTLED, refuse_the_rest
 from ..errors import NotInCallback
@@ -101,7 +102,7 @@ class RecordingChannel:
         properties: pika.BasicProperties | None = None,
         mandatory: bool = False,
     ) -> None:
-        raw = body.encode() if isinstance(body, str) else body
+        raw = body.encode() if isinstance(body, str) else octets(body)
         self._outcome.published.append(Publish(exchange, routing_key, raw, properties))
 
     def basic_ack(self, delivery_tag: int = 0, multiple: bool = False) -> None:

@@ -105,7 +105,10 @@ class Consumed:
 
     def handle(self, delivery: Delivery) -> str:
         """As `Workers.handle`, within the span of the message."""
-        span = self._begin(delivery)
+        try:
+            span = self._begin(delivery)
+        except Exception as error:
+            span = spans.none(error)
         delivery.span = span  # type: ignore[attr-defined]  # what `_with_span` has
         token = contexts.attach(trace.set_span_in_context(span))
         try:
@@ -113,14 +116,14 @@ class Consumed:
         except BaseException as error:
             if not self._process.forked:
                 spans.fail(span, error)
-                span.end()
+                spans.end(span)
             raise
         finally:
             contexts.detach(token)
         if outcome is not AWAITED and not self._process.forked:
             if not outcome.startswith("handled"):
-                span.set_attribute(spans.OUTCOME, outcome)
-            span.end()
+                spans.note(span, outcome)
+            spans.end(span)
         return outcome
 
     def raised(self, delivery: Delivery, error: Exception) -> str:
@@ -128,16 +131,16 @@ class Consumed:
         outcome = self._raised(delivery, error)
         span = _span_of(delivery)
         if span is not None and not self._process.forked:
-            span.set_attribute(spans.OUTCOME, outcome)
             if outcome == _DEAD_LETTERED:
                 spans.fail(span, error)
+            spans.note(span, outcome)
         return outcome
 
     def was_away(self, busy: Busy, delivery: Delivery, took: float) -> None:
         """As `mq_connector.consumer.workers.workers.Workers.was_away`; `took` in seconds."""
         span = _span_of(delivery)
         if span is not None:
-            span.end()
+            spans.end(span)
         self._was_away(busy, delivery, took)
 
     # ---- in the place of a method of the outbox

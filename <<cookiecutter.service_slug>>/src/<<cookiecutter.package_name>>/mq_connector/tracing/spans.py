@@ -6,6 +6,8 @@ https://www.w3.org/TR/trace-context/ what the headers are.
 
 from __future__ import annotations
 
+import threading
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -15,7 +17,9 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from ..errors import EXCERPT, printable
-from ..logs import text_of
+from ..logs import Complaints, Logger, text_of
+
+_log = Logger(__name__)
 
 #: The kind of an operation, beside its name.
 SEND, PROCESS = "send", "process"
@@ -27,6 +31,10 @@ _MESSAGE_ID = "messaging.message.id"
 Attributes = dict[str, "str | int"]
 
 _w3c = TraceContextTextMapPropagator()
+
+# Guards what was complained of, which is said from any thread.
+_lock = threading.Lock()
+_complaints = Complaints()
 
 
 def is_provided() -> bool:
@@ -80,15 +88,53 @@ def identify(found: Attributes, message_id: object, conversation_id: object) -> 
             found[key] = printable(value, EXCERPT)
 
 
+def none(error: Exception) -> Span:
+    """Stands for a span that could not be made: no message is worth less for what a sampler or a processor raises.
+
+    :param error: why; it is logged
+    """
+    what = text_of(error)
+    with _lock:
+        level = _complaints.level(what)
+    _log.log(level, "a span isn't as it should be: %s", what, exc_info=error)
+    return trace.INVALID_SPAN
+
+
 def fail(span: Span, error: BaseException) -> None:
     """Say that the operation of a span has failed, and by what."""
     kind = type(error)
     name = kind.__qualname__
-    span.record_exception(error)
-    span.set_status(Status(StatusCode.ERROR, text_of(error)))
-    span.set_attribute(
-        "error.type", name if kind.__module__ == "builtins" else f"{kind.__module__}.{name}"
-    )
+    full = name if kind.__module__ == "builtins" else f"{kind.__module__}.{name}"
+    try:
+        # Not `record_exception`: an error may raise as its text is asked for, and what UTF-8 can't carry would
+        # keep all that is exported together with it from leaving.
+        lines = "".join(traceback.format_exception(error))
+        event = {
+            "exception.type": full,
+            "exception.message": text_of(error).removeprefix(f"{kind.__name__}: "),
+            "exception.stacktrace": lines.encode(errors="backslashreplace").decode(),
+        }
+        span.add_event("exception", event)
+        span.set_status(Status(StatusCode.ERROR, text_of(error)))
+        span.set_attribute("error.type", full)
+    except Exception as failure:
+        none(failure)
+
+
+def note(span: Span, outcome: str) -> None:
+    """Say what has become of the message of a span, where it was not plainly handled."""
+    try:
+        span.set_attribute(OUTCOME, outcome)
+    except Exception as failure:
+        none(failure)
+
+
+def end(span: Span) -> None:
+    """The operation of a span is over."""
+    try:
+        span.end()
+    except Exception as failure:
+        none(failure)
 
 
 @contextmanager
@@ -99,7 +145,10 @@ def sending(
 
     :param parent: by default the current context
     """
-    span = by.start_span(name, parent, kind, found, record_exception=False)
+    try:
+        span = by.start_span(name, parent, kind, found, record_exception=False)
+    except Exception as error:
+        span = none(error)
     with trace.use_span(span, record_exception=False, set_status_on_exception=False):
         try:
             yield span
@@ -107,4 +156,4 @@ def sending(
             fail(span, error)
             raise
         finally:
-            span.end()
+            end(span)

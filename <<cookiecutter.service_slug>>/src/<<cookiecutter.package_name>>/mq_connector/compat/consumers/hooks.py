@@ -72,7 +72,7 @@ class Teller:
         while (call := self._calls.get()) is not None:
             try:
                 call()
-            except Exception:
+            except BaseException:  # SystemExit, too: the next one is called
                 _log.exception("a hook of %r failed", self._thread)
 
 

@@ -20,6 +20,6 @@ class RepeatingTimer(threading.Timer):
         while not self.finished.wait(self.interval):
             try:
                 self.function(*self.args, **self.kwargs)
-            except Exception:
+            except BaseException:  # SystemExit, too
                 name = getattr(self.function, "__qualname__", repr(self.function))
                 _log.exception("%s() has failed; it is called again in %g s", name, self.interval)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from functools import lru_cache
+from typing import Any
 
 import pika
 from pika.spec import FRAME_MAX_SIZE
@@ -62,6 +63,14 @@ def cancel(channel: int, consumer_tag: str) -> bytes:
     """``basic.cancel`` that the broker doesn't answer."""
     tag = _short_string("consumer tag", consumer_tag)
     return _method(METHOD, channel, len(tag) + 5, _BASIC, _CANCEL) + tag + b"\x01" + END
+
+
+def octets(body: Any) -> bytes:
+    """What an array or the like holds, as it is now: the length of one of numbers counts those, not its bytes.
+
+    :raises TypeError: it has no bytes
+    """
+    return bytes(memoryview(body))
 
 
 def publish(

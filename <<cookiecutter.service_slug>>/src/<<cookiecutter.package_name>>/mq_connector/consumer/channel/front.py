@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import index
 from typing import Any, NoReturn
 
 import pika
 from pika.exceptions import ChannelWrongStateError
 from pika.spec import Basic
 
+from ...connection.wire import frames
 from ...errors import NotInCallback
 from ...fork import Process
 from ..opened import Delivery, Message, OpenedChannel, Prefetch, lines
@@ -97,11 +99,12 @@ class Channel(Apart):
             within 30 s
         :raises ValueError: the broker wouldn't take it: a name of more than 255 bytes, an expiration
             that is no number, another user's id, headers that don't fit
+        :raises TypeError: a body that is neither text nor has bytes
         """
         if self._process.forked:
             self._process.check()
-        if isinstance(body, str):
-            body = body.encode()
+        if type(body) is not bytes:
+            body = body.encode() if isinstance(body, str) else frames.octets(body)
         if exchange:
             self._catch_up()  # it, or what is bound to it, may just have been declared
         else:
@@ -115,7 +118,10 @@ class Channel(Apart):
         """Acknowledge; a second time, or on a channel that is gone, it does nothing.
 
         :raises NotConnected: in a forked child, as all that settles
+        :raises TypeError: the tag is no whole number
         """
+        # 1.0 equals a tag, and would be found to be none only as it is sent, with the acks of others.
+        delivery_tag = index(delivery_tag)
         confirms = None if self._delivery is None else self._delivery.confirms
         if confirms is None:
             self._opened.ack(delivery_tag, multiple)
@@ -155,12 +161,13 @@ class Channel(Apart):
         :param prefetch_count: 0 leaves it to the connector (in AMQP, 0 would set no limit)
         :param callback: called at once
         :raises ValueError: one of the two is out of its range
+        :raises TypeError: the count is no whole number
         """
         if prefetch_size:
             raise ValueError(f"prefetch_size is {prefetch_size}: RabbitMQ knows 0 only")
         if not 0 <= prefetch_count <= 65535:
             raise ValueError(f"prefetch_count is {prefetch_count}: it must be from 0 to 65535")
-        self._opened.inbox.put(Prefetch(prefetch_count))
+        self._opened.inbox.put(Prefetch(index(prefetch_count)))
         if callback is not None:
             callback(pika.frame.Method(self.channel_number, Basic.QosOk()))
 

@@ -76,10 +76,14 @@ class Settling:
 
         :returns: what has become of the message, in words; as `failed` does
         """
-        if isinstance(error, RetryMessage):
-            return self._retry(delivery, error)
-        if isinstance(error, RequestError) and not self._keeps_rejected:
-            return self._refused(delivery, error)
+        try:
+            if isinstance(error, RetryMessage):
+                return self._retry(delivery, error)
+            if isinstance(error, RequestError) and not self._keeps_rejected:
+                return self._refused(delivery, error)
+        except Exception as failure:  # a class of the handler's own may lack what ours has
+            failure.__cause__ = error
+            error = failure
         return self.failed(delivery, error)
 
     def _retry(self, delivery: Delivery, error: RetryMessage) -> str:
@@ -99,6 +103,7 @@ class Settling:
         if self._process.forked:
             lines.forked(delivery, error)
             return ""
+        error.code, error.message  # noqa: B018 - what the client is told: better none of it than half
         lines.refused(delivery, error)
         self.on_refused(error)
         self._tell_client(delivery, error)

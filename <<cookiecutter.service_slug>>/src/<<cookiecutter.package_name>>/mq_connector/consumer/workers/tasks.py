@@ -208,7 +208,6 @@ class Tasks:
             await until_begun()
             has_begun = not self._is_over
             if not has_begun:
-                drop(left)
                 return
             await left
         except GeneratorExit:
@@ -218,11 +217,12 @@ class Tasks:
         except (
             BaseException
         ) as raised:  # SystemExit would end the loop, CancelledError may be anybody's
-            if not has_begun:
-                drop(left)
             if self._is_over:
                 return
             error = ended_by(raised)
+        finally:
+            if not has_begun:
+                drop(left)
         if self._process.forked:  # a child that a callback has made, and let return
             if self._loop is not None:
                 self._loop.stop()
@@ -236,7 +236,11 @@ class Tasks:
         self._over(place, delivery, began, outcome, is_on_loop=True)
 
     def _end(self, place: Place, delivery: Delivery, began: float, error: Exception) -> None:
-        self._over(place, delivery, began, self._settler.failed(delivery, error))
+        outcome = "lost to an error"
+        try:
+            outcome = self._settler.failed(delivery, error)
+        finally:  # whatever that was, the place is free
+            self._over(place, delivery, began, outcome)
 
     def _over(
         self,

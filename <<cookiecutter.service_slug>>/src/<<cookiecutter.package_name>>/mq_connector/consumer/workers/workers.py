@@ -93,7 +93,7 @@ class Workers:
         #: Makes the context manager that each thread is inside of while it works, if any.
         self.around: Callable[[], AbstractContextManager[object]] | None = None
         #: Called with what entering it has raised.
-        self.on_no_start: Callable[[Exception], object] = on_error
+        self.on_no_start: Callable[[BaseException], object] = lambda _: None
         self._started = 1
         several = limits.workers > 1 and not is_async(callback)
         self._turns = Turns(watch) if watch is not None and several else None
@@ -184,7 +184,7 @@ class Workers:
             if self.around is not None:
                 try:
                     stack.enter_context(self.around())
-                except Exception as error:
+                except BaseException as error:  # SystemExit would leave a service that idles
                     self.on_no_start(error)
                     return
             self._work(worker)
