@@ -14,16 +14,21 @@ by SIGKILL.
 
 from __future__ import annotations
 
-import argparse
-import os
-import re
-import signal
 import sys
-from pathlib import Path
 
 if __name__ == "__main__":
     # What root leaves in somebody else's folder, its owner could not remove.
     sys.dont_write_bytecode = True
+    # Ctrl-C while the rest loads is an end without a traceback.
+    sys.excepthook = lambda kind, error, trace: (
+        None if kind is KeyboardInterrupt else sys.__excepthook__(kind, error, trace)
+    )
+
+import argparse
+import os
+import re
+import signal
+from pathlib import Path
 
 from env_file import EnvFileError, decode, read
 from local_node import HERE, LocalBroker, free_port, is_free

@@ -14,17 +14,22 @@ run where it is. Needs nothing but Python 3.10 and prints no secret, but for --p
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":
+    # What root leaves in somebody else's folder, its owner could not remove.
+    sys.dont_write_bytecode = True
+    # Ctrl-C while the rest loads is an end without a traceback.
+    sys.excepthook = lambda kind, error, trace: (
+        None if kind is KeyboardInterrupt else sys.__excepthook__(kind, error, trace)
+    )
+
 import argparse
 import contextlib
 import io
 import os
 import re
 import stat
-import sys
-
-if __name__ == "__main__":
-    # What root leaves in somebody else's folder, its owner could not remove.
-    sys.dont_write_bytecode = True
 
 import at_engine
 import cookie

@@ -2,7 +2,10 @@
 
 import sys
 
-from .mq_connector.commands import main
+try:
+    from .mq_connector.commands import main
+except KeyboardInterrupt:  # pragma: no cover - Ctrl-C while it loads is an end without a traceback
+    sys.exit(130)
 
 
 def make_service():  # type: ignore[no-untyped-def]  # its type would load what the health check needn't

@@ -49,6 +49,8 @@ def guarded(name: str, command: Callable[[], int]) -> int:
             return command()
         finally:  # what argparse has printed waits, too
             _flush()
+    except KeyboardInterrupt:  # also while what a command needs is imported
+        return 130
     except OutputError as error:
         _discard(sys.stdout)
         if str(error):  # else its reader has read enough, such as `head`
