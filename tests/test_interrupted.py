@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from baked import BakedProject
+from baked import TEMPLATE, BakedProject
 
+#: Scripts that the template's make targets run.
+SCRIPTS = ("demo", "ensure_broker", "lint", "manifest", "twin", "venv")
 #: Presses Ctrl-C when a module is imported; as `sitecustomize`, which Python imports at its start.
 PRESSES = """import os, signal, sys
 
@@ -39,6 +41,8 @@ CONNECTOR = "neon_echo.mq_connector"
         ((*PACKAGE, "describe"), "pika"),
         ((*PACKAGE, "describe"), f"{CONNECTOR}.commands.description"),
         ((*PACKAGE, "run", "--reload"), f"{CONNECTOR}.commands.reload"),
+        *(((str(TEMPLATE / "scripts" / f"{name}.py"),), "pathlib") for name in SCRIPTS),
+        ((str(TEMPLATE / "scripts" / "demo.py"),), "cookiecutter"),
     ],
 )
 def test_ctrl_c_while_a_program_loads_shows_no_traceback(
