@@ -45,7 +45,7 @@ def test_dead_letters_outlive_any_number_of_looks(
     for look in range(LOOKS):
         assert dead.show(service, requeue=False) == 0
         said = capsys.readouterr().out
-        assert said.endswith(f"1 dead letters of {INPUT!r}\n"), f"after {look} looks: {said}"
+        assert said.endswith(f"1 dead letter of {INPUT!r}\n"), f"after {look} looks: {said}"
 
 
 def test_a_letter_whose_death_made_its_headers_too_large_is_put_back_as_it_was(
@@ -66,11 +66,11 @@ def test_a_letter_whose_death_made_its_headers_too_large_is_put_back_as_it_was(
 
     def listed() -> bool:
         assert dead.show(service, requeue=False) == 0
-        return "1 dead letters of" in capsys.readouterr().out
+        return "1 dead letter of" in capsys.readouterr().out
 
     eventually(listed)
     assert dead.show(service, requeue=True) == 0
-    assert f"1 dead letters of {INPUT!r} put back" in capsys.readouterr().out
+    assert f"1 dead letter of {INPUT!r} put back" in capsys.readouterr().out
     _, again, body = take()
     again.headers.pop("x-delivery-count", None)  # RabbitMQ 3 counts from the first on
     assert (again.headers, again.message_id, body) == (properties.headers, "1", b"{}")

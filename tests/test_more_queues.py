@@ -213,7 +213,7 @@ def test_whatever_fails_is_dead_lettered_and_put_back_where_it_died(
         lines = service.command("dead", *words).stdout.splitlines()
         return [line for line in lines if "dead letters of" in line]
 
-    everything = [f"2 dead letters of '{INPUT}'", f"1 dead letters of '{ADMIN}'"]
+    everything = [f"2 dead letters of '{INPUT}'", f"1 dead letter of '{ADMIN}'"]
     eventually(lambda: dead() == everything, what=lambda: str(dead()))
     letters = map(json.loads, service.command("dead", "--json").stdout.splitlines())
     for letter in list(letters):
@@ -231,7 +231,7 @@ def test_whatever_fails_is_dead_lettered_and_put_back_where_it_died(
         owner.channel.queue_delete(queue)
     kept = service.command("dead", "--requeue").stdout
     assert f"stays a dead letter: there is no queue '{queue}' any more" in kept
-    assert dead() == [f"1 dead letters of '{INPUT}'", f"0 dead letters of '{ADMIN}'"]
+    assert dead() == [f"1 dead letter of '{INPUT}'", f"0 dead letters of '{ADMIN}'"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import shlex
@@ -223,7 +224,7 @@ def test_who_has_the_old_file_is_named_and_goes_on_until_he_has_the_new_one(
     ) as service:
         done = provision(project, "--rotate", "--broker", at(broker))
         assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
-        assert f"still come as user {USER}, from 127.0.0.1" in done.stderr
+        assert f"1 connection still comes as user {USER}, from 127.0.0.1" in done.stderr
         assert may_log_in(broker.port, *first) and may_log_in(broker.port, *login(project))
         assert service.command("health").returncode == 0
         elsewhere.write_text(project.read(CONFIG))
@@ -284,7 +285,7 @@ def test_who_comes_again_with_the_old_password_has_time_to_and_is_named(
     project: BakedProject,
 ) -> None:
     with pytest.raises(
-        Exception, match=r"1 connections still come as user neon_echo, from 10\.0\.0\.1"
+        Exception, match=r"1 connection still comes as user neon_echo, from 10\.0\.0\.1"
     ):
         move(project, Client(busy=math.inf, back=3))
 
@@ -375,3 +376,19 @@ def test_credentials_in_env_would_win_so_nothing_is_rotated(project: BakedProjec
         file.write("MQ_PASSWORD=mine\n")
     done = provision(project, "--rotate", "--broker", "false")
     assert done.returncode == 1 and "MQ_PASSWORD counts before mq_config.json" in done.stderr
+
+
+@pytest.mark.parametrize("call", ["open", "fsync", "replace"])
+def test_a_file_that_cant_be_written_is_named_and_stays_as_it_was(
+    project: BakedProject, call: str
+) -> None:
+    before, files = project.read(CONFIG), project.files()
+    documents = load_module("documents", project / "rabbitmq" / "documents.py")
+    config = documents.Document(CONFIG, 0o600)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with (
+        mock.patch.object(documents.os, call, side_effect=full),
+        pytest.raises(documents.Broken, match=rf"^{CONFIG} can't be written in .*No space left"),
+    ):
+        config.write("{}\n", (-1, -1))
+    assert project.read(CONFIG) == before and project.files() == files

@@ -141,7 +141,18 @@ class Document:
         """Put the file there in one piece, never readable by more people than it is meant for.
 
         :param owner: numbers of a user, which takes root, and a group to give it to; `KEEP` for either
+        :raises Broken: it can't be written, and is as it was
         """
+        try:
+            self._put(text, owner)
+        except OSError as error:
+            raise Broken(
+                f"{self.name} can't be written in {self.path.parent} ({error.strerror}): it is as it was; "
+                "mend that, and run this again"
+            ) from None
+
+    def _put(self, text: str, owner: Ids) -> None:
+        """What `write` does; raises OSError where it can't."""
         mode = self.mode if self.status is None else stat.S_IMODE(self.status.st_mode)
         beside = self.path.with_name(f"{self.path.name}.{secrets.token_hex(4)}.tmp")
         # O_EXCL follows no link, and the file has these rights before it has a byte.

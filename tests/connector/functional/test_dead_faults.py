@@ -102,7 +102,7 @@ def test_an_account_of_a_death_that_is_none_is_not_believed(
     peer.declare(queue)
     peer.publish(where, {"number": 0}, headers={"x-death": death, "mine": 1})
     assert show(True) == 0
-    assert printed(capsys) == [line, f"1 dead letters of {queue!r} put back"]
+    assert printed(capsys) == [line, f"1 dead letter of {queue!r} put back"]
     assert peer.take(queue)[0].headers == {"mine": 1}
 
 
@@ -122,7 +122,7 @@ def test_a_letter_does_not_choose_the_queue_that_it_goes_to(
         f"stays a dead letter: it says that it died in queue {other!r}, which this service doesn't "
         "consume"
     )
-    assert said[-1] == f"1 dead letters of {queue!r} put back"
+    assert said[-1] == f"1 dead letter of {queue!r} put back"
     peer.rests_at(other, 0)
     assert (numbers(peer, where), numbers(peer, queue)) == ([0], [1])
 
@@ -196,7 +196,7 @@ def test_a_letter_that_cannot_be_put_back_stays_and_the_rest_goes_on(
     assert show(True) == 1
     _, why, _, total = printed(capsys)
     assert why.startswith("stays a dead letter: its ") and reason in why
-    assert total == f"1 dead letters of {queue!r} put back"
+    assert total == f"1 dead letter of {queue!r} put back"
     assert numbers(peer, queue) == [1]
     peer.rests_at(where, 1)
     peer.reset()  # pika can't read it either

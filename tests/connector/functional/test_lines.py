@@ -147,10 +147,10 @@ def test_a_dead_letter_names_the_service_s_version_and_is_found_by_the_command(
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "add --yes" in refused.stderr
     done = service.command("dead", "--purge", "--yes", "--limit", "1")
-    assert done.stdout.endswith(f"1 dead letters of {QUEUE!r} removed\n"), done.stderr
+    assert done.stdout.endswith(f"1 dead letter of {QUEUE!r} removed\n"), done.stderr
     asking.rests_at(where, 1)
     done = service.command("dead", "--requeue", "--rate", "5")
-    assert done.stdout.endswith(f"1 dead letters of {QUEUE!r} put back\n"), done.stderr
+    assert done.stdout.endswith(f"1 dead letter of {QUEUE!r} put back\n"), done.stderr
     asking.rests_at(where, 1)
 
 
@@ -215,11 +215,20 @@ def test_an_answer_that_nobody_waits_for_any_more_is_one_line(
     )
 
 
+@pytest.mark.parametrize(
+    ("reply", "name"),
+    [({"message_id": "gone"}, "message 'gone'"), ({}, "a message without an id")],
+)
 def test_an_answer_to_a_queue_that_has_gone_is_one_line(
-    peer: Peer, queue: str, consume: Consume, caplog: pytest.LogCaptureFixture
+    peer: Peer,
+    queue: str,
+    consume: Consume,
+    caplog: pytest.LogCaptureFixture,
+    reply: dict[str, Any],
+    name: str,
 ) -> None:
     def answer(channel: Any, *_: Any) -> None:
-        body = payload.encode({"message_id": "gone"})
+        body = payload.encode(reply)
         channel.basic_publish("", "nobody.here", body, pika.BasicProperties(expiration="50"))
 
     with caplog.at_level(logging.INFO):
@@ -229,6 +238,6 @@ def test_an_answer_to_a_queue_that_has_gone_is_one_line(
             lambda: [
                 each
                 for each in caplog.messages
-                if each.startswith("the answer to message 'gone' is late and dropped")
+                if each.startswith(f"the answer to {name} is late and dropped")
             ]
         )

@@ -195,7 +195,7 @@ class _Visit:
         if self._task.purge:
             stayed, done = self._purge(doomed)
         if not self._task.json:
-            say(f"{count} dead letters of {self._queue!r}{f' {done}' if done else ''}")
+            say(f"{_counted(count)} of {self._queue!r}{f' {done}' if done else ''}")
         return stayed
 
     def _show(self, letter: DeadLetter) -> None:
@@ -223,7 +223,7 @@ class _Visit:
     def _purge(self, doomed: list[DeadLetter]) -> tuple[bool, str]:
         """:returns: whether they stay, and what was done, in words"""
         if doomed and not self._task.yes:
-            question = f"Remove {len(doomed)} dead letters of {self._queue!r} for good? [y/N] "
+            question = f"Remove {_counted(len(doomed))} of {self._queue!r} for good? [y/N] "
             try:
                 answer = input(question)
             except EOFError:
@@ -233,6 +233,10 @@ class _Visit:
         for letter in doomed:
             self._dead.remove(letter)
         return False, "removed"
+
+
+def _counted(count: int) -> str:
+    return "1 dead letter" if count == 1 else f"{count} dead letters"
 
 
 def _say(letter: DeadLetter, queue: str, as_json: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pika
 
 from .. import payload
-from ..errors import EXCERPT, PayloadError, RequestError
+from ..errors import EXCERPT, PayloadError, RequestError, named
 from ..logs import Logger
 from .addresses import DIRECT, LONGEST, is_direct, is_usual, reply_address
 from .body import Form
@@ -297,10 +297,10 @@ def _refusal(name: Any, reason: str) -> str:
 
 
 def _warn(request: Request) -> None:
-    what = "message %r: nobody will be answered, the reply address is wrong: %s"
+    what = "%s: nobody will be answered, the reply address is wrong: %s"
     # None of more digits than Python prints.
     shown = next((each[:EXCERPT] for each in message_ids({"message_id": request.message_id})), None)
-    _log.warning(what, shown, request.reply_refusal, about={"message_id": shown})
+    _log.warning(what, named(shown), request.reply_refusal, about={"message_id": shown})
 
 
 def _of_undecodable(body: bytes, properties: pika.BasicProperties) -> Request:

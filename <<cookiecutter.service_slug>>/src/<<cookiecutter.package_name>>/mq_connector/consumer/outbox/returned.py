@@ -26,7 +26,7 @@ from typing import Protocol
 import pika
 from pika.spec import Basic
 
-from ...errors import EXCERPT, MQError
+from ...errors import EXCERPT, MQError, named
 from ...logs import Complaints, Logger
 from ...payload.request import request_id
 from ..opened import Message
@@ -292,8 +292,8 @@ def _say_late(queue: str, reply: Reply) -> None:
     message_id = request_id(message.body, message.properties, SHORT)
     shown = None if message_id is None else message_id[:EXCERPT]
     _log.info(
-        "the answer to message %r is late and dropped, %.1f s after it was sent first: no queue %r",
-        shown,
+        "the answer to %s is late and dropped, %.1f s after it was sent first: no queue %r",
+        named(shown),
         reply.age,
         queue,
         about={"message_id": shown, "queue": queue, "outcome": "late"},
