@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import socket
 from typing import Any
@@ -18,7 +19,14 @@ from mq_connector.commands.top.replica import (
     resolve,
 )
 from mq_connector.commands.top.screen import drawn
-from mq_connector.commands.top.view import Depth, view
+from mq_connector.commands.top.view import (
+    QUEUE_COLUMNS,
+    REPLICA_COLUMNS,
+    Depth,
+    Row,
+    View,
+    view,
+)
 from mq_connector.metrics import Metrics
 from rich.console import Console
 from running import free_port
@@ -179,3 +187,37 @@ def test_where_to_ask(text: str, place: tuple[str, int]) -> None:
 
 def test_an_ipv6_address_is_written_with_brackets() -> None:
     assert str(Address("::1", 9464)) == "[::1]:9464"
+
+
+def of_twenty(height: int | None, width: int, bad: set[int]) -> str:
+    """What a terminal shows of twenty processes and an error."""
+    rows = [
+        Row(
+            (f"10.0.0.{number:02}:9100", "refused", "5 s", *("-" for _ in REPLICA_COLUMNS[3:])),
+            number in bad,
+        )
+        for number in range(20)
+    ]
+    queue = Row(("input", *("0" for _ in QUEUE_COLUMNS[1:])))
+    failure = Failure("12:00:00", "input", "ValueError: x", "1")
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(drawn(View("echo", "RabbitMQ", False, [queue], rows, [failure]), width, height))
+    return console.export_text()
+
+
+def test_what_is_wrong_is_on_a_screen_that_has_no_room_for_all_processes() -> None:
+    seen = of_twenty(24, 80, {3, 18})
+    assert len(seen.splitlines()) <= 24
+    assert "ValueError: x" in seen and "10.0.0.03" in seen and "10.0.0.18" in seen
+    assert f"and {20 - seen.count('10.0.0.')} more" in seen
+    assert "of them not well" in of_twenty(17, 80, set(range(20)))
+    for height in (None, 100):
+        everything = of_twenty(height, 80, {3})
+        assert everything.count("10.0.0.") == 20 and "more" not in everything
+
+
+def test_no_heading_is_broken_on_a_narrow_screen() -> None:
+    seen = of_twenty(24, 40, set())
+    for name in ("queue", "ready", "dead", "workers", "process"):
+        assert name in seen
+    assert len(seen.splitlines()) <= 24 and "10.0.0.00:9100" in seen and "refused" in seen

@@ -67,7 +67,8 @@ def watch(service: MQConnector, options: Options, session: Callable[[], Session]
             Live(console=where, screen=True, auto_refresh=False) as live,
         ):
             while True:
-                live.update(drawn(asked.look(), where.width), refresh=True)
+                seen = asked.look()
+                live.update(drawn(seen, where.width, where.height), refresh=True)
                 time.sleep(options.every)
         return 0
     finally:
