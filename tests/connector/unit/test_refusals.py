@@ -210,6 +210,14 @@ def test_what_time_may_heal_is_tried_again(error: BaseException, words: str) -> 
         ),
         (TimeoutError(110, "Connection timed out"), "connection timed out"),
         (
+            # As pika puts it where the broker takes the connection and says nothing.
+            exceptions.ConnectionOpenAborted(
+                "Connection.close() called before connection finished opening: prev_state=PROTOCOL "
+                "(320): \"Timeout while setting up AMQP to 'x'/(<AddressFamily.AF_INET: 2>, 6)\""
+            ),
+            "no answer in time",
+        ),
+        (
             exceptions.ChannelClosedByBroker(
                 404, "NOT_FOUND - no queue '\x1b[2J\u202e'\r\nERROR x"
             ),

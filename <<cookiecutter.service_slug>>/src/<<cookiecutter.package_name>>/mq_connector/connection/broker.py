@@ -178,6 +178,8 @@ def describe(error: BaseException | None) -> str:
         if isinstance(cause, TimeoutError):  # pika's own, which names the socket at length
             return "no answer in time"
     cause = causes[-1]
+    if isinstance(cause, exceptions.ConnectionOpenAborted) and "Timeout while" in str(cause):
+        return "no answer in time"  # that is pika giving up, which names the socket at length, too
     if isinstance(cause, (exceptions.ConnectionClosed, exceptions.ChannelClosed)):
         return f"{cause.reply_code} {printable(' '.join(cause.reply_text.split()), 255)}"
     if isinstance(cause, exceptions.IncompatibleProtocolError):
