@@ -171,7 +171,7 @@ def test_a_port_that_drops_everything_is_not_waited_for_for_ever() -> None:
         )
         member = Listener(Connection([parameters])).join()
         eventually(lambda: member.connection.last_error, PATIENCE)
-        assert "imeout" in member.connection.last_error
+        assert member.connection.last_error.endswith(": no answer in time")
         member.quit()
 
 
