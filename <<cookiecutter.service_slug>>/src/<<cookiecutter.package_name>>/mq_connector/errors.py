@@ -29,9 +29,7 @@ def printable(text: str, limit: int = EXCERPT) -> str:
 
 def named(message_id: str | None) -> str:
     """A message as a line of the log names it."""
-    return (
-        "a message without an id" if message_id is None else f"message {message_id[:EXCERPT]!r}"
-    )
+    return "a message without an id" if message_id is None else f"message {message_id[:EXCERPT]!r}"
 
 
 class MQError(Exception):
