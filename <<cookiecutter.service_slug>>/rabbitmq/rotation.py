@@ -173,7 +173,9 @@ def move(broker: Broker, old: str, new: str) -> None:
         left = broker.connections(old)
     if left:
         places = ", ".join(dict.fromkeys(each.rpartition(":")[0] for each in left))
-        count = "1 connection still comes" if len(left) == 1 else f"{len(left)} connections still come"
+        count = (
+            "1 connection still comes" if len(left) == 1 else f"{len(left)} connections still come"
+        )
         raise Broken(
             f"{count} as user {old}, from {places}: give them the new {CONFIG} and "
             "run this again, which removes it; until then both users may log in"
