@@ -26,6 +26,7 @@ from .load import Load
 from .newer import LIMIT, TIMEOUT, Newer, sharing
 from .peer import Peer
 from .test_retry import DELAY, Retrying
+from .test_single_active import all_are_handled_once
 
 #: Seconds from the broker's cancel, or its closing the channel, until messages are consumed again.
 BOUND = 2.0
@@ -221,3 +222,9 @@ def test_what_waits_behind_a_late_message_is_handled_once_and_as_redelivered(
     consumer.stop(10)
     consumer.join(60)
     peer.close()
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_none_is_lost_or_handled_twice_as_replicas_hand_over(broker: Newer, kind: str) -> None:
+    """Of a queue with a single active consumer; `test_single_active` says when they do."""
+    all_are_handled_once(broker, kind)
