@@ -247,6 +247,8 @@ class Publisher:
             while self._waiting and not (self._suspects and self._unconfirmed):
                 message = self._waiting.popleft()
                 try:
+                    # Of each connection, which may allow less than the one before.
+                    frames.check_size(len(message.encoded), frame_max)
                     data = frames.publish(
                         channel.channel_number,
                         message.exchange,
@@ -256,7 +258,7 @@ class Publisher:
                         message.mandatory,
                         frame_max,
                     )
-                except Exception as error:  # a name that is too long, a body that isn't bytes
+                except Exception as error:  # a name or headers that are too long, a body that isn't bytes
                     failed.append((message, error))
                     self._room.notify_all()
                     continue

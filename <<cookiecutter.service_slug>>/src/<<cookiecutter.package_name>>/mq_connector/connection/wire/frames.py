@@ -140,6 +140,20 @@ _MORE_ROUTING_KEYS = ("CC", "BCC")
 _PSEUDO_QUEUE = "amq.rabbitmq.reply-to"
 
 
+def check_size(size: int, frame_max: int) -> None:
+    """Refuse properties that don't fit into one frame, for which the broker ends the connection.
+
+    :param size: bytes of the encoded properties
+    :param frame_max: largest frame in bytes, as negotiated for the connection
+    :raises ValueError: with what to do instead
+    """
+    if size + _HEADER_OVERHEAD > frame_max:
+        raise ValueError(
+            f"the properties have {size} bytes, and {frame_max - _HEADER_OVERHEAD} are possible: "
+            "put what the headers hold into the body"
+        )
+
+
 def check(
     properties: pika.BasicProperties, size: int, frame_max: int, user: str | None = None
 ) -> None:
@@ -150,11 +164,7 @@ def check(
     :param user: whom the connection has logged in as; None where that isn't known yet
     :raises ValueError: with what to do instead
     """
-    if size + _HEADER_OVERHEAD > frame_max:
-        raise ValueError(
-            f"the properties have {size} bytes, and {frame_max - _HEADER_OVERHEAD} are possible: "
-            "put what the headers hold into the body"
-        )
+    check_size(size, frame_max)
     expiration = properties.expiration
     # In ASCII, as Python knows the digits of all scripts.
     if expiration is not None and not (
