@@ -258,7 +258,7 @@ class Publisher:
                         message.mandatory,
                         frame_max,
                     )
-                except Exception as error:  # a name or headers that are too long, a body that isn't bytes
+                except Exception as error:  # names or headers too long, a body that isn't bytes
                     failed.append((message, error))
                     self._room.notify_all()
                     continue
