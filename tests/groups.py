@@ -217,6 +217,11 @@ class Worker:
         with _held(self._folder / "alone.lock", exclusively=alone):
             return (yield)
 
+    @pytest.hookimpl(wrapper=True)
+    def pytest_report_to_serializable(self) -> Generator[None, object, object]:
+        """Half a surrogate pair in what a test has logged would end them all: reports travel in UTF-8."""
+        return _escaped((yield))
+
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         """The first interrupt ends the tests; no further one ends their cleaning up."""
         if not self._interrupted:
@@ -224,6 +229,17 @@ class Worker:
             with contextlib.suppress(OSError):
                 (self._folder / f"interrupted.{os.getpid()}").touch()
             raise KeyboardInterrupt
+
+
+def _escaped(report: Any) -> Any:
+    """A report's texts, in whatever they are, with an escape for what UTF-8 can't carry."""
+    if isinstance(report, str):
+        return report.encode(errors="backslashreplace").decode()
+    if isinstance(report, dict):
+        return {_escaped(key): _escaped(each) for key, each in report.items()}
+    if isinstance(report, (list, tuple)):
+        return type(report)(map(_escaped, report))
+    return report
 
 
 @contextlib.contextmanager

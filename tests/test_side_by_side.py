@@ -109,6 +109,21 @@ def test_what_the_command_leaves_out_is_counted(suite: Path) -> None:
     assert "20 passed, 10 deselected in" in done.stdout, done.stdout + done.stderr
 
 
+def test_half_a_surrogate_pair_in_a_log_ends_no_test_but_its_own(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(
+        "[tool.pytest.ini_options]\nmarkers = ['alone']\naddopts = ['-p', 'side_by_side']\n"
+    )
+    (tmp_path / "test_all.py").write_text(
+        "import logging\n\n"
+        "def test_logs():\n    logging.warning('half: \\ud83d')\n\n"
+        "def test_fails():\n    assert 'half: \\ud83d' == ''\n\n"
+        "def test_another():\n    pass\n"
+    )
+    done = run(tmp_path, *COMMAND)
+    assert "1 failed, 2 passed in" in done.stdout, done.stdout + done.stderr
+    assert "half: \\ud83d" in done.stdout
+
+
 def test_an_interrupt_ends_the_processes_and_what_their_tests_have_started(tmp_path: Path) -> None:
     """As a terminal does it, and as a supervisor does: to all of them, or to the first alone."""
     (tmp_path / "test_long.py").write_text(
