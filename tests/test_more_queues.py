@@ -211,7 +211,7 @@ def test_whatever_fails_is_dead_lettered_and_put_back_where_it_died(
 
     def dead(*words: str) -> list[str]:
         lines = service.command("dead", *words).stdout.splitlines()
-        return [line for line in lines if "dead letters of" in line]
+        return [line for line in lines if re.match(r"\d+ dead letters? of", line)]
 
     everything = [f"2 dead letters of '{INPUT}'", f"1 dead letter of '{ADMIN}'"]
     eventually(lambda: dead() == everything, what=lambda: str(dead()))
