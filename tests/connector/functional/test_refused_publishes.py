@@ -119,11 +119,14 @@ class Blast:
         answers: Counter[str] = Counter()
         error = ""
         quiet_since = time.monotonic()
-        while time.monotonic() - quiet_since < (1.0 if answers.total() >= COUNT else 10.0):
-            # At once, as replies expire.
-            method, _, body = self.peer.channel.basic_get(self.replies, auto_ack=True)
-            if method is None or body is None:
-                time.sleep(0.005)
+        # Pushed, as replies expire while they wait to be asked for.
+        channel = self.peer.channel
+        for method, _, body in channel.consume(
+            self.replies, auto_ack=True, inactivity_timeout=0.05
+        ):
+            if method is None:
+                if time.monotonic() - quiet_since > (1.0 if answers.total() >= COUNT else 10.0):
+                    break
                 continue
             quiet_since = time.monotonic()
             reply = payload.decode(body)
@@ -131,6 +134,7 @@ class Blast:
             if not reply.get("success", True):
                 assert reply["message_id"] == str(BAD)
                 error = reply["error"]
+        channel.cancel()
         return answers, error
 
 
