@@ -124,7 +124,7 @@ class Blast:
         for method, _, body in channel.consume(
             self.replies, auto_ack=True, inactivity_timeout=0.05
         ):
-            if method is None:
+            if method is None or body is None:
                 if time.monotonic() - quiet_since > (1.0 if answers.total() >= COUNT else 10.0):
                     break
                 continue
