@@ -75,7 +75,7 @@ def all_are_handled_once(broker: Broker | Newer, kind: str) -> None:
     assert sorted(replicas.handled) == [*range(MESSAGES)]
 
 
-def test_none_is_lost_or_handled_twice_as_replicas_hand_over(broker: Broker) -> None:
+def test_none_is_lost_or_handled_twice_by_replicas_that_may_hand_over(broker: Broker) -> None:
     all_are_handled_once(broker, "quorum")
 
 
