@@ -225,6 +225,8 @@ def test_what_waits_behind_a_late_message_is_handled_once_and_as_redelivered(
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
-def test_none_is_lost_or_handled_twice_by_replicas_that_may_hand_over(broker: Newer, kind: str) -> None:
+def test_none_is_lost_or_handled_twice_by_replicas_that_may_hand_over(
+    broker: Newer, kind: str
+) -> None:
     """Of a queue with a single active consumer; `test_single_active` says when they do."""
     all_are_handled_once(broker, kind)

@@ -149,9 +149,11 @@ def test_durations_are_classed_alike_however_they_are_told(number: int) -> None:
     """One by one, together, or by when they began."""
     chance = random.Random(number)
     for _ in range(50):
-        # Multiples of 1/4096 s are exact, so a sum depends on no order; 0.25 s, 0.5 s, … are bounds.
+        # Multiples of 1/4096 s are exact, so a sum depends on no order; the three others are bounds.
         widest = 4 ** chance.randint(0, 9)
-        seconds = [chance.randint(0, widest) / 4096 for _ in range(number)]
+        seconds = [
+            chance.choice((0.25, 0.5, 2.5, chance.randint(0, widest) / 4096)) for _ in range(number)
+        ]
         one_by_one, together, by_begin = Durations(), Durations(), Durations()
         for each in seconds:
             one_by_one.buckets[sum(bound < each for bound in BOUNDS)] += 1
