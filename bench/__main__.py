@@ -89,8 +89,10 @@ def main() -> int:
         plan = [key for key in plan if any(each.needs(*key[:3]) for each in targets.CHECKS)]
     make_environments(lab, jobs, plan)
     lab.service.compile(lab.environment("service").program)
+    occupied = machine.occupied(3.0)  # before the broker runs
     with lab:
         head = machine.describe(lab.service)
+        head["occupied"] = occupied
         head["rabbitmq"] = lab.broker.installation.version
         head["fingerprint"] += f"-{head['rabbitmq']}"
         head["versions"] = machine.versions(lab.environments)
@@ -127,10 +129,10 @@ def compare(results: Results) -> int:
     for line in report.checks(results):
         say(line)
     code = worse(results, 1.0)
-    if code and results.run["load"] >= results.run["cores"] / 2:
+    if code and report.is_busy(results.run):
         say(
-            f"[bench] the machine had other work (load {results.run['load']}): rates, starts and many queues "
-            "suffer from that more than from most changes; check again when it is idle"
+            f"[bench] the machine had other work ({results.run['occupied']:g} % of its processors' time): rates, "
+            "starts and many queues suffer from that more than from most changes; check again when it is idle"
         )
     return code
 

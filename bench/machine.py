@@ -47,8 +47,35 @@ def describe(service: Service) -> dict[str, Any]:
         "kernel": platform.release().partition("-")[0],
         "python": platform.python_version(),
         "tools": tools(),
-        "load": round(os.getloadavg()[0], 1),
     }
+
+
+def occupied(seconds: float) -> float | None:
+    """How much of all processors' time goes to whatever else runs here, with what a hypervisor keeps from us.
+
+    Not the load average, which remembers what has run in the minutes before, such as the peers' installation.
+
+    :param seconds: how long is looked
+    :returns: percent; None where the kernel doesn't say
+    """
+    try:
+        idle, total = _ticks()
+        time.sleep(seconds)
+        later_idle, later_total = _ticks()
+    except (OSError, ValueError, IndexError):
+        return None
+    spent = later_total - total
+    return round(100 * (1 - (later_idle - idle) / spent), 1) if spent > 0 else None
+
+
+def _ticks() -> tuple[int, int]:
+    """Of all processors since the start of the machine: ticks with nothing to do, and all of them (proc(5))."""
+    name, *ticks = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()
+    if name != "cpu":
+        raise ValueError(name)
+    # user, nice, system, idle, iowait, irq, softirq, steal; what follows is part of the first two
+    counts = [int(each) for each in ticks[:8]]
+    return counts[3] + counts[4], sum(counts)
 
 
 def versions(environments: dict[str, Environment]) -> dict[str, str]:

@@ -19,6 +19,9 @@ _IN_ONE_GO = 120
 #: What was found out by hand.
 ACCELERATOR = Path(__file__).with_name("accelerator.md")
 
+#: Percent of the processors' time that other work takes on a machine that isn't idle.
+_BUSY = 10.0
+
 
 class Report:
     """The report of one run.
@@ -69,11 +72,11 @@ class Report:
 
     def _unknown(self) -> str:
         """What is said of a miss that nobody has explained."""
-        return "the machine had other work" if self._busy() else "the reason is not known yet"
-
-    def _busy(self) -> bool:
-        run = self._results.run
-        return bool(run.get("load", 0) >= run.get("cores", 1) / 2)
+        return (
+            "the machine had other work"
+            if is_busy(self._results.run)
+            else "the reason is not known yet"
+        )
 
     def _document(self) -> Iterator[str]:
         run = self._results.run
@@ -88,12 +91,11 @@ class Report:
         yield (
             f"Run of {run['began']} on {run['processor']}, {run['cores']} cores, "
             f"{run['memory_gib']} GiB, {run['system']}, Linux {run['kernel']}, Python {run['python']}, "
-            f"{_tools(run)}; template {run['template']}. "
-            f"Load of the machine when it began: {run['load']}.{self._took()}"
+            f"{_tools(run)}; template {run['template']}.{_occupied(run)}{self._took()}"
         )
         if run.get("remark"):
             yield run["remark"]
-        if self._busy():
+        if is_busy(run):
             yield (
                 "So it had other work to do: times and rates are worse and scatter more than they do on "
                 "an idle machine, tails of latencies most of all; CPU per request suffers less."
@@ -349,6 +351,17 @@ def checks(results: Results) -> Iterator[str]:
             f"{each[check.name]:.2f}" if check.name in each else "–" for each in (known, found)
         ]
         yield f"| {check.name}, against {check.against} | {' | '.join(cells)} | {check.tolerance:.0%} |"
+
+
+def is_busy(run: Mapping[str, Any]) -> bool:
+    """Whether the machine had other work when a run began, as far as that was looked at."""
+    return bool((run.get("occupied") or 0) >= _BUSY)
+
+
+def _occupied(run: Mapping[str, Any]) -> str:
+    if run.get("occupied") is None:
+        return ""
+    return f" Of its processors' time {run['occupied']:g} % went to other work when it began."
 
 
 def _tools(run: Mapping[str, Any]) -> str:

@@ -166,8 +166,24 @@ TAIL_GO = Worst(
 )
 
 TARGETS = (
-    Target("CPU per request against the bare pika loop", "≤", 0.30, "", 2, CPU_RATIO),
-    Target("requests/s against the bare pika loop", "≥", 2.4, "", 2, RATE_RATIO),
+    Target(
+        "CPU per request against the bare pika loop",
+        "≤",
+        0.30,
+        "",
+        2,
+        CPU_RATIO,
+        why=_INTERPRETED,
+    ),
+    Target(
+        "requests/s against the bare pika loop",
+        "≥",
+        2.4,
+        "",
+        2,
+        RATE_RATIO,
+        why="broker and client share the processors with the service, and take as long for each request as ever",
+    ),
     Target("requests/s against neon's usual reply path", "≥", 150, "", 0, NEON_RATIO),
     Target("p50 round trip against the bare pika loop, one at a time", "≤", 1.15, "", 2, P50_RATIO),
     Target(

@@ -14,7 +14,7 @@ from typing import ClassVar, cast
 import pytest
 from baked import TEMPLATE
 
-from bench import compiled, pythons, report, targets
+from bench import compiled, machine, pythons, report, targets
 from bench.contenders import OURS, RAW
 from bench.environment import EnvironmentFailed
 from bench.job import Job, Metric, Place, Values
@@ -316,3 +316,18 @@ def test_a_target_that_is_missed_is_shown_with_its_reason(tmp_path: Path) -> Non
     assert reached.endswith("| 0.20 (0.13–0.27) | reached | |") or reached.endswith(
         "| 0.20 (0.13–0.27) | reached |  |"
     )
+
+
+def test_what_else_runs_is_looked_at_as_a_run_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([(1000, 5000), (1150, 5200)])
+    monkeypatch.setattr(machine, "_ticks", lambda: next(ticks))
+    assert machine.occupied(0.0) == 25.0
+    assert report.is_busy({"occupied": 25.0})
+    assert not report.is_busy({"occupied": 1.5})
+    assert not report.is_busy({"occupied": None})  # the kernel doesn't say
+
+
+def test_the_kernel_says_what_the_processors_have_done() -> None:
+    occupied = machine.occupied(0.2)
+    assert occupied is not None
+    assert 0 <= occupied <= 100
