@@ -95,7 +95,7 @@ class Consumption:
         prefetch = self._handling.prefetch(self.opened)
         self._workers.prefetch = prefetch
         self.opened.bulk.begin(prefetch)
-        self.opened.collected.burst = max(1, prefetch // 4)
+        self.opened.collected.burst = max(1, prefetch // 2)
         self._amqp.basic_qos(prefetch_count=prefetch)
         self._amqp.basic_consume(
             self._owner.queue,

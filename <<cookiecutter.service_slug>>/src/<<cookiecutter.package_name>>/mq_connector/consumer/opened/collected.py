@@ -28,7 +28,7 @@ class Collected:
     def __init__(
         self, link: Link, number: int, acks: Acks, lock: threading.Lock, inbox: SimpleQueue[Any]
     ) -> None:
-        #: Frames that are worth sending.
+        #: Frames that are worth sending: half the prefetch, so that the broker has more to send before their acks come.
         self.burst = 1
         self.publishes: list[bytes] = []
         self.rejects: list[bytes] = []
