@@ -22,7 +22,10 @@ from bench.jobs import JOBS
 from bench.lab import Lab
 from bench.results import Results, Spread
 from bench.run import keys, measure, turned
+from bench.targets import Figure
 from bench.turns import Taken
+
+FRAMEWORKS = ("kombu", "dramatiq", "aio-pika", "nameko", "faststream")
 
 
 def test_ratios_are_taken_within_a_round(tmp_path: Path) -> None:
@@ -261,6 +264,17 @@ def test_the_committed_ratios_are_those_of_the_committed_page() -> None:
 @pytest.mark.broker
 @pytest.mark.xdist_group("bench")  # by itself, as it takes long
 @pytest.mark.timeout(1300)
+def test_the_readme_says_no_more_than_the_committed_page() -> None:
+    results = Results(TEMPLATE / "docs" / "benchmarks" / "results.jsonl", {}, keep=True)
+    used = {row: Figure(1, "", "cpu_us", row).of(results) for row in (RAW, *FRAMEWORKS)}
+    said = " ".join((TEMPLATE / "README.md").read_text(encoding="utf-8").split())
+    assert "a third of the processor time that a bare pika loop needs" in said
+    assert "at most a sixth of what kombu, dramatiq, aio-pika, nameko and FastStream need" in said
+    for row, ratio in used.items():  # the service's time over this one's
+        assert ratio is not None, row
+        assert ratio.median <= (0.36 if row == RAW else 1 / 6), (row, ratio)
+
+
 def test_the_short_form_measures_all_that_it_promises(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     done = subprocess.run(
