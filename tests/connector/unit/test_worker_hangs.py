@@ -6,6 +6,7 @@ import threading
 import time
 from typing import Any
 
+import pytest
 from mq_connector.config import Limits
 from mq_connector.consumer.workers.suspicion import _mark
 from waiting import eventually
@@ -139,6 +140,44 @@ def test_it_says_so_when_every_worker_is_stuck_or_dead(make: Make) -> None:
     eventually(lambda: one.workers.why_unhealthy == "")
     one.workers.stop()
     eventually(lambda: one.workers.why_unhealthy == "no worker is alive")
+
+
+def test_a_worker_that_hangs_in_what_is_no_messages_callback_is_stuck_too(make: Make) -> None:
+    """An `error_func` that never returns, say: there is nobody left for the messages."""
+    hanging = Hanging()
+    one = make(hanging.callback, limits=Limits(workers=1, stuck=1))
+    one.workers.inbox.put(hanging.callback)
+    assert hanging.begun.acquire(timeout=PATIENCE)
+    assert one.workers.why_unhealthy == ""
+    eventually(lambda: "for more than 1 s" in one.workers.why_unhealthy)
+    hanging.release.set()
+    eventually(lambda: one.workers.why_unhealthy == "")
+    assert one.workers.busy_for == 0.0
+
+
+def test_what_has_to_wait_for_async_callbacks_may_be_stuck_too(make: Make) -> None:
+    hanging = Hanging()
+    one = make(hanging.callback, limits=Limits(workers=1, stuck=1))
+    one.workers.tasks.aside.call(hanging.callback)
+    assert hanging.begun.acquire(timeout=PATIENCE)
+    eventually(lambda: "for more than 1 s" in one.workers.why_unhealthy)
+    hanging.release.set()
+    eventually(lambda: one.workers.why_unhealthy == "")
+    one.workers.tasks.aside.close()
+
+
+def test_a_worker_survives_what_is_raised_beside_its_messages(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    def ends() -> None:
+        raise SystemExit
+
+    one = make(lambda *_: None)
+    one.workers.inbox.put(ends)
+    after = Delivered(1)
+    one.put(after)
+    assert after.wait().settled == "ack"
+    assert "beside its messages has failed" in caplog.text
 
 
 def test_it_tells_for_how_long_nobody_has_been_free(make: Make) -> None:

@@ -6,9 +6,7 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
-from ...logs import Logger
-
-_log = Logger(__name__)
+from .busy import Busy
 
 
 class Aside:
@@ -23,6 +21,8 @@ class Aside:
         # Guards that there is one thread.
         self._lock = threading.Lock()
         self._has_begun = False
+        #: What it does.
+        self.busy = Busy()
 
     def call(self, function: Callable[[], object]) -> None:
         """Call a function, behind those before it."""
@@ -41,7 +41,4 @@ class Aside:
             function = self._queue.get()
             if function is None:
                 return
-            try:
-                function()
-            except BaseException:  # the next one is called
-                _log.exception("what had to wait has failed")
+            self.busy.call(function)

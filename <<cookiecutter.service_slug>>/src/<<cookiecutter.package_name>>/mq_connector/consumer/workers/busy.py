@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from ...logs import Logger
 from ..opened import Delivery, OpenedChannel
 
 if TYPE_CHECKING:
     from typing import Any
+
+_log = Logger(__name__)
 
 #: The thread's own: a `ConsumerThread` overrides `is_alive`, and says no once it has ended but for callbacks.
 is_alive = threading.Thread.is_alive
@@ -22,12 +25,14 @@ class Busy:
     :param thread: None for a task's place
     """
 
-    __slots__ = ("began", "delivery", "is_replaced", "late", "thread")
+    __slots__ = ("began", "calls", "delivery", "is_replaced", "late", "thread")
 
     def __init__(self, thread: threading.Thread | None = None) -> None:
         self.thread: Any = thread
         self.delivery: Delivery | None = None
         self.began = 0.0
+        #: Whether it runs what is no message's callback, such as the service's `error_func`.
+        self.calls = False
         #: The last delivery for which the broker has waited too long.
         self.late: Delivery | None = None
         self.is_replaced = False
@@ -36,6 +41,19 @@ class Busy:
     def is_alive(self) -> bool:
         """Whether it goes on."""
         return self.thread is None or is_alive(self.thread)
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Run what is no message's callback; whatever it raises, the worker goes on."""
+        self.began, self.calls = time.monotonic(), True
+        try:
+            function()
+        except BaseException:  # SystemExit as well
+            _log.exception("what a worker had to do beside its messages has failed")
+        self.calls = False
+
+    def busy_for(self, now: float) -> float:
+        """Seconds for which it has been at what it does; 0 if it is free."""
+        return now - self.began if self.calls or self.delivery else 0.0
 
     @property
     def hangs(self) -> bool:
@@ -64,10 +82,10 @@ def latest(
 
 
 def all_busy_for(all_of_them: Iterable[Busy]) -> float:
-    """Seconds for which each of them has been handling a message; 0 if one is free, or there is none."""
+    """Seconds for which each of them has been busy; 0 if one is free, or there is none."""
     now = time.monotonic()
     alive = [each for each in all_of_them if not each.is_replaced and each.is_alive]
-    return min((now - each.began if each.delivery else 0.0 for each in alive), default=0.0)
+    return min((each.busy_for(now) for each in alive), default=0.0)
 
 
 def why_unhealthy(all_of_them: Iterable[Busy], stuck: float) -> str:
@@ -82,6 +100,6 @@ def why_unhealthy(all_of_them: Iterable[Busy], stuck: float) -> str:
     if alive and all(each.hangs for each in alive):
         return "every worker has been in its callback for longer than the broker waits"
     now = time.monotonic()
-    if stuck and alive and all(each.delivery and now - each.began > stuck for each in alive):
+    if stuck and alive and all(each.busy_for(now) > stuck for each in alive):
         return f"every worker has been in its callback for more than {stuck:g} s"
     return ""

@@ -158,8 +158,8 @@ class Workers:
     @property
     def why_unhealthy(self) -> str:
         """Why nothing will be handled, in words; empty if all is well."""
-        threads, places, stuck = list(self._workers), list(self.tasks.places), self._limits.stuck
-        return why_unhealthy(threads, stuck) or why_unhealthy(places, stuck)
+        everyone = list(self._workers), list(self.tasks.places), [self.tasks.aside.busy]
+        return next(filter(None, (why_unhealthy(each, self._limits.stuck) for each in everyone)), "")
 
     def _call_later(self, function: Callable[[], object]) -> None:
         """Call what may take long: on a worker, or, where workers may wait for tasks, on the thread beside them."""
@@ -210,8 +210,8 @@ class Workers:
                     continue
                 else:
                     if turns is not None:
-                        turns.give(worker)  # it may take long, and isn't looked at
-                    delivery()
+                        turns.give(worker)  # it may take long, and no turn waits for it
+                    worker.call(delivery)
                     continue
             if not delivery.opened.is_open:
                 continue  # the broker delivers it again on the next channel
