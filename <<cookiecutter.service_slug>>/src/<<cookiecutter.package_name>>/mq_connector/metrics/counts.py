@@ -126,8 +126,7 @@ class Counts:
     def on_opened(self, opened: OpenedChannel) -> None:
         """There is another channel."""
         opened.observer = self
-        opened.note_reply = opened.collected.arrivals.append
-        opened.collected.on_replied = self._on_replied
+        opened.time_replies(self._on_replied)
         with self._lock:
             if self._opened is not None:
                 self._received += self._opened.last_tag
