@@ -129,7 +129,9 @@ def test_a_reply_that_waits_for_a_channel_is_counted_at_once() -> None:
 def test_a_number_of_deliveries_never_falls_when_a_channel_follows_another() -> None:
     counts = Counts()
     for last_tag in (7, 0, 5):
-        opened: Any = SimpleNamespace(last_tag=last_tag, time_replies=lambda _: None)
+        opened: Any = SimpleNamespace(
+            last_tag=last_tag, collected=SimpleNamespace(time_replies=lambda _: None)
+        )
         counts.on_opened(opened)
     assert counts.received == 12
 

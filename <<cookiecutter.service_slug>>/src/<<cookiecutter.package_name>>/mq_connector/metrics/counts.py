@@ -126,7 +126,7 @@ class Counts:
     def on_opened(self, opened: OpenedChannel) -> None:
         """There is another channel."""
         opened.observer = self
-        opened.time_replies(self._on_replied)
+        opened.collected.time_replies(self._on_replied)
         with self._lock:
             if self._opened is not None:
                 self._received += self._opened.last_tag

@@ -17,7 +17,7 @@ from ...connection.wire.transport import HIGH_WATER
 from ...fork import Process
 from .acks import Acks
 from .bulk import Bulk, Sizes
-from .collected import Collected, OnReplied
+from .collected import Collected
 from .messages import Delivery, Message
 from .observer import Listener
 from .retries import Retries
@@ -54,8 +54,6 @@ class OpenedChannel:
         self.delivery_type: type[Delivery] = Delivery
         #: Is told what becomes of messages, if that is counted or traced.
         self.observer: Listener | None = None
-        #: Notes when each message came that is replied to, if that is counted.
-        self._note_reply: Callable[[float], object] | None = None
         self._encode = link.encoder
         self._process = Process()
         # Guards which deliveries are settled and what is collected, and that what is sent keeps its order.
@@ -67,14 +65,6 @@ class OpenedChannel:
         #: Counts large messages.
         self.bulk = Bulk(sizes, lambda tag: tag in self.retries or self.is_settled(tag))
         self._reader.attach(self.number, self)
-
-    def time_replies(self, on_replied: OnReplied) -> None:
-        """Tell of replies from now on.
-
-        :param on_replied: is told, as replies leave, when their messages came
-        """
-        self.collected.on_replied = on_replied
-        self._note_reply = self.collected.arrivals.append
 
     # ---- publishing, from any thread
 
@@ -103,11 +93,12 @@ class OpenedChannel:
         """
         with self._lock:
             if self.is_open:
-                self.collected.publishes.append(publish)
-                note = self._note_reply  # not called at once: see `Workers.handle`
+                collected = self.collected
+                collected.publishes.append(publish)
+                note = collected.note_reply  # not called at once: see `Workers.handle`
                 if note is not None and delivery is not None:
                     note(delivery.arrived)
-                self.collected.send_or_linger()
+                collected.send_or_linger()
                 return True
         return False
 

@@ -32,10 +32,8 @@ class Collected:
         self.burst = 1
         self.publishes: list[bytes] = []
         self.rejects: list[bytes] = []
-        #: When the messages arrived that some of `publishes` reply to, if that is counted.
-        self.arrivals: list[float] = []
-        #: Is told of them as they leave.
-        self.on_replied: OnReplied = lambda _: None
+        #: Notes when a message arrived that one of `publishes` replies to, if that is counted.
+        self.note_reply: Callable[[float], object] | None = None
         #: Whether the broker is told of nothing that is settled.
         self.is_held = False
         self._link = link
@@ -44,7 +42,15 @@ class Collected:
         self._acks = acks
         self._lock = lock
         self._inbox = inbox
+        # What was noted, and who is told of it as these replies leave.
+        self._arrivals: list[float] = []
+        self._on_replied: OnReplied = lambda _: None
         self._lingering = False
+
+    def time_replies(self, on_replied: OnReplied) -> None:
+        """Tell of replies from now on, as they leave."""
+        self._on_replied = on_replied
+        self.note_reply = self._arrivals.append
 
     def send_or_linger(self) -> None:
         """Something was added: send all, now or soon."""
@@ -58,9 +64,9 @@ class Collected:
         """Publishes first, so that no reply can be lost behind its ack; rejects before the acks that
         cover their tags (`Acks.take`)."""
         burst, self.publishes = self.publishes, []
-        if self.arrivals:
-            self.on_replied(self.arrivals[:])
-            self.arrivals.clear()
+        if self._arrivals:
+            self._on_replied(self._arrivals[:])
+            self._arrivals.clear()
         if self.is_held:
             self._transport.send(burst)
             return
@@ -75,7 +81,7 @@ class Collected:
     def forget(self) -> None:
         """Nothing more can leave: the channel ends."""
         self.publishes, self.rejects = [], []
-        self.arrivals.clear()
+        self._arrivals.clear()
         self._acks.take()
 
     # ---- on the loop
