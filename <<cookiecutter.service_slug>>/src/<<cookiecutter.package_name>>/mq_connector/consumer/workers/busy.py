@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ...logs import Logger
@@ -88,11 +88,15 @@ def all_busy_for(all_of_them: Iterable[Busy]) -> float:
     return min((each.busy_for(now) for each in alive), default=0.0)
 
 
-def why_unhealthy(all_of_them: Iterable[Busy], stuck: float) -> str:
-    """In words, why none of them will handle another message; empty if one will, or there is none.
+def why_unhealthy(stuck: float, *kinds: Iterable[Busy]) -> str:
+    """In words, why none of a kind will do anything more; empty if one of each will, where there are any.
 
     :param stuck: seconds after which one counts as stuck; 0 for never
     """
+    return next(filter(None, (_why_unhealthy(list(each), stuck) for each in kinds)), "")
+
+
+def _why_unhealthy(all_of_them: Sequence[Busy], stuck: float) -> str:
     workers = [each for each in all_of_them if not each.is_replaced]
     alive = [each for each in workers if each.is_alive]
     if workers and not alive:

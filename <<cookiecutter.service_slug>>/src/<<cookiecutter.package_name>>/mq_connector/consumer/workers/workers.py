@@ -158,8 +158,8 @@ class Workers:
     @property
     def why_unhealthy(self) -> str:
         """Why nothing will be handled, in words; empty if all is well."""
-        everyone = list(self._workers), list(self.tasks.places), [self.tasks.aside.busy]
-        return next(filter(None, (why_unhealthy(each, self._limits.stuck) for each in everyone)), "")
+        aside = [self.tasks.aside.busy]
+        return why_unhealthy(self._limits.stuck, self._workers, self.tasks.places, aside)
 
     def _call_later(self, function: Callable[[], object]) -> None:
         """Call what may take long: on a worker, or, where workers may wait for tasks, on the thread beside them."""
