@@ -65,7 +65,7 @@ def bury(peer: Peer, queue: str, consume: Consume) -> Callable[..., str]:
     return bury
 
 
-def numbers(peer: Peer, queue: str) -> list[int]:
-    """What is in a queue, which this empties."""
-    count = peer.count(queue)[0]
+def numbers(peer: Peer, queue: str, count: int | None = None) -> list[int]:
+    """What is in a queue, which this empties, or the first so many."""
+    count = peer.count(queue)[0] if count is None else count
     return [payload.decode(peer.take(queue)[1])["number"] for _ in range(count)]

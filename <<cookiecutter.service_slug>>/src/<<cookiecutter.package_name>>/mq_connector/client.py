@@ -137,8 +137,13 @@ class Client:
         """
         request.wait()
         self.forget(request)
-        if request.error is not None:
-            raise request.error
+        error, request.error = request.error, None
+        if error is not None:
+            try:
+                # One error may be that of many requests: with what each caller's frames hold, it would grow without end.
+                raise error.with_traceback(None)
+            finally:
+                del error  # whose traceback has this frame: the two would keep each other
         if request.reply is None:
             what = "reply from" if request.reply_to else "confirmation of a message to"
             reason = f": {self.connection.last_error}" if self.connection.last_error else ""

@@ -111,7 +111,7 @@ class Publisher:
                     f"{': ' + self.connection.last_error if self.connection.last_error else ''}"
                 )
             if self._refusal is not None:
-                raise self._refusal
+                raise self._refusal.with_traceback(None)  # else it grows with each that is raised
             if self._closed:
                 raise NotConnected("the publisher is closed")
             self._waiting.append(message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import NotConnected, PublishError
@@ -25,14 +25,8 @@ async def ask(
     timeout: float | None,
 ) -> dict[Any, Any]:
     """As `mq_connector.calling.words.Calling.ask_async`."""
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-
-    def on_end() -> None:
-        with contextlib.suppress(RuntimeError):  # the event loop is closed, and nobody waits
-            loop.call_soon_threadsafe(ended.set)
-
-    asked = asking.begin(queue, request, vhost, timeout, on_end)
+    ended, end = _event()
+    asked = asking.begin(queue, request, vhost, timeout, end)
     try:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(ended.wait(), asked.pending.timeout)
@@ -63,8 +57,24 @@ async def _confirmed(
             if not publishing.is_full or time.monotonic() > deadline:
                 raise
         await asyncio.sleep(_LOOK)
+    ended, end = _event()
+    sent.add_done_callback(lambda _: end())
     try:
-        left = max(0.0, deadline - time.monotonic())
-        await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(sent)), left)
+        await asyncio.wait_for(ended.wait(), max(0.0, deadline - time.monotonic()))
+        sent.result()
     except asyncio.TimeoutError:
         raise publishing.unconfirmed(timeout) from None
+    finally:
+        del sent  # with its error, whose traceback has this frame
+
+
+def _event() -> tuple[asyncio.Event, Callable[[], None]]:
+    """:returns: an event of this event loop, and what sets it from any thread"""
+    loop = asyncio.get_running_loop()
+    event = asyncio.Event()
+
+    def end() -> None:
+        with contextlib.suppress(RuntimeError):  # the event loop is closed, and nobody waits
+            loop.call_soon_threadsafe(event.set)
+
+    return event, end

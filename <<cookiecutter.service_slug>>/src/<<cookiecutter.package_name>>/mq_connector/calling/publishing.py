@@ -80,16 +80,19 @@ class Publishing:
         """
         code = str(error).partition(" ")[0]
         kind = pairs(self._service.publishes, KINDS[0]).get(exchange)
-        if not exchange or code not in (str(NOT_FOUND), str(ACCESS_REFUSED)):
-            raise error
-        if kind is None:
-            raise PublishError(
-                f"{error}; name {exchange!r} in `publishes` of the class, and run rabbitmq/provision.py"
-            ) from None
-        if code == str(ACCESS_REFUSED):
-            raise PublishError(
-                f"{error}; run rabbitmq/provision.py, which gives the right"
-            ) from None
+        try:
+            if not exchange or code not in (str(NOT_FOUND), str(ACCESS_REFUSED)):
+                raise error
+            if kind is None:
+                raise PublishError(
+                    f"{error}; name {exchange!r} in `publishes` of the class, and run rabbitmq/provision.py"
+                ) from None
+            if code == str(ACCESS_REFUSED):
+                raise PublishError(
+                    f"{error}; run rabbitmq/provision.py, which gives the right"
+                ) from None
+        finally:
+            del error  # whose traceback has this frame
         made = Result()
         connection = self._opened().connection
         connection.call(lambda: self._make(connection, Subscription.made(exchange, kind), made))
@@ -109,6 +112,8 @@ class Publishing:
             sent.result(max(0.0, deadline - time.monotonic()))
         except FutureTimeoutError:
             raise self.unconfirmed(timeout) from None
+        finally:
+            del sent  # with its error, whose traceback has this frame
 
     def _opened(self) -> Publisher:
         with self._lock:

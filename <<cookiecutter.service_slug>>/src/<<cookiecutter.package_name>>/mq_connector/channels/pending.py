@@ -107,7 +107,7 @@ class PendingRequests:
         """
         with self._lock:
             if self._refusal is not None:
-                raise self._refusal
+                raise self._refusal.with_traceback(None)  # else it grows with each that is raised
             if request.message_id in self._waiting:
                 raise PublishError(
                     f"a request with message_id {request.message_id!r} waits for its reply already"

@@ -22,8 +22,6 @@ _log = Logger(__name__)
 
 #: Seconds from an open channel to an active consumer, before the broker is taken to be stuck.
 PATIENCE = 10.0
-#: Seconds that the broker gets to answer when a channel is closed politely.
-_CLOSE_PATIENCE = 2.0
 
 
 class Consumption:
@@ -263,17 +261,13 @@ class Consumption:
 
         :param deadline: when to close in any case (`time.monotonic`); an earlier one counts
         """
-        if self._drain is None:
-            self._drain = Drain(
-                self._link,
-                self.opened,
-                self._handling,
-                self._owner.queue,
-                self._when_answered,
-                self.close,
-            )
-            self._begin_drain(self._drain)
+        if self._drain is not None:
+            self._drain.end_by(deadline)
+            return
+        queue, answered = self._owner.queue, self._when_answered
+        self._drain = Drain(self._link, self.opened, self._handling, queue, answered, self.close)
         self._drain.end_by(deadline)
+        self._begin_drain(self._drain)
 
     def _begin_drain(self, drain: Drain) -> None:
         if not self._call_off_replacement():
@@ -308,7 +302,8 @@ class Consumption:
         if self._amqp.is_open:
             self._amqp.add_on_close_callback(lambda *_: self._owner.on_ended(self))
             self._amqp.close()
-            self._link.later(_CLOSE_PATIENCE, lambda: self._owner.on_ended(self))
+            patience = 0.0 if self._drain is None else self._drain.patience
+            self._link.later(patience, lambda: self._owner.on_ended(self))
         else:
             self._owner.on_ended(self)
 

@@ -13,6 +13,8 @@ from .opened import OpenedChannel
 
 _log = Logger(__name__)
 
+#: Seconds that the broker gets to answer when a channel is closed politely.
+_CLOSE_PATIENCE = 2.0
 #: Seconds between two looks at whether the drain is over.
 _STEP = 0.01
 
@@ -50,6 +52,12 @@ class Drain:
         self._deadline = min(self._deadline, deadline)
         self._link.later(max(0.0, deadline - time.monotonic()), self._check_deadline)
 
+    @property
+    def patience(self) -> float:
+        """Seconds that the broker gets to answer when the channel is closed politely; past the deadline it has had its
+        time."""
+        return max(0.0, min(_CLOSE_PATIENCE, self._deadline - time.monotonic()))
+
     def begin(self) -> None:
         """No more deliveries come; wait for those in hand."""
         returned = self._workers.hand_back()
@@ -58,8 +66,12 @@ class Drain:
         self._wait()
 
     def _check_deadline(self) -> None:
-        if self._deadline <= time.monotonic():
-            self._close()
+        if self._deadline > time.monotonic():
+            return
+        if self._opened.is_open and not (self._opened.outstanding or self._outbox.is_busy):
+            why = self._link.blocked or "the broker hasn't answered since the stop was asked for"
+            _log.warning("%s; what it hasn't heard of settled, it delivers again", why)
+        self._close()
 
     def _wait(self) -> None:
         if not self._opened.is_open:

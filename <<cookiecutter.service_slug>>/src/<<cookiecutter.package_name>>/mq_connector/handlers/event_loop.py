@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import os
 import sys
 import threading
@@ -51,9 +52,19 @@ def drop(awaitable: object) -> None:
     """
     if isinstance(awaitable, Coroutine):
         try:
+            _drop_given(awaitable)
             awaitable.close()
         except BaseException as error:  # one of a class of a handler's own
             _log.warning("what nobody will await can't be closed: %s", text_of(error))
+
+
+def _drop_given(awaitable: Coroutine[Any, Any, Any]) -> None:
+    """Drop also what one of the connector's own, which hasn't begun, was given to await."""
+    code = getattr(awaitable, "cr_code", None)
+    if code is not None and code.co_filename.startswith(_OURS + os.sep):
+        for given in inspect.getcoroutinelocals(awaitable).values():
+            if inspect.iscoroutine(given) and inspect.getcoroutinestate(given) == inspect.CORO_CREATED:
+                drop(given)
 
 
 class EventLoop:

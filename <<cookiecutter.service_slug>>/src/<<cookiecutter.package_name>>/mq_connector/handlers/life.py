@@ -19,8 +19,9 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 #: Attribute of a method that is called periodically: seconds from one beginning to the next.
 _SECONDS = "_mq_every"
-#: Seconds that a periodic method gets to end once it was cancelled, and `on_stop` at the least.
-_AT_LEAST = 1.0
+#: Seconds that `on_stop` gets at the least, and workers to leave their contexts; and that periodic methods get to end,
+#: all together, once they were cancelled.
+_AT_LEAST, _CANCELLED_WITHIN = 1.0, 0.25
 
 
 def every(seconds: float) -> Callable[[_Method], _Method]:
@@ -111,13 +112,20 @@ class Life:
             return True
         self._has_begun = False
         deadline = time.monotonic() + timeout
-        for each in self._periodic:
-            each.end(deadline)
+        me = threading.current_thread()
+        periodic = [each for each in self._periodic if each is not me]
+        for each in periodic:
+            each.wait(deadline)
+        if any([each.cancel() for each in periodic]):
+            until = time.monotonic() + _CANCELLED_WITHIN
+            for each in periodic:
+                each.wait(until)
         if self.around is not None:
+            until = max(deadline, time.monotonic() + _AT_LEAST)
             for consumer in consumers:
-                if consumer is not threading.current_thread() and consumer.ident is not None:
-                    left = max(_AT_LEAST, deadline - time.monotonic())
-                    threading.Thread.join(consumer, left)
+                # One whose handlers have outlasted the deadline won't leave its context either.
+                if consumer is not me and consumer.ident is not None and not consumer.unfinished:
+                    threading.Thread.join(consumer, max(0.0, until - time.monotonic()))
         try:
             self._call("on_stop", max(_AT_LEAST, deadline - time.monotonic()))
         except Exception as error:
@@ -178,11 +186,17 @@ class _Periodic(threading.Thread):
                 )
             pause = max(0.0, self._seconds - (time.monotonic() - began))
 
-    def end(self, deadline: float) -> None:
-        """Wait until it has ended, and cancel it if that is later than the deadline (`time.monotonic`)."""
-        if self is threading.current_thread():
-            return
+    def wait(self, deadline: float) -> None:
+        """Wait until it has ended, or until the deadline (`time.monotonic`)."""
         self.join(max(0.0, deadline - time.monotonic()))
-        if self.is_alive() and self._errand is not None:
-            self._errand.cancel()
-            self.join(_AT_LEAST)
+
+    def cancel(self) -> bool:
+        """Cancel it if it is async and runs.
+
+        :returns: whether it does
+        """
+        errand = self._errand
+        if errand is None or not self.is_alive():
+            return False
+        errand.cancel()
+        return True

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Generator
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ...fork import Process
@@ -229,8 +230,8 @@ class Tasks:
             return
         began, channel = place.began, place.channel
         if error is not None:
-            failure = error
-            self.aside.call(lambda: self._end(place, delivery, began, failure))
+            self.aside.call(partial(self._end, place, delivery, began, error))
+            error = None  # whose traceback has this frame: the two would keep the message until a garbage collection
             return
         outcome = self._settler.settle(delivery, channel)
         self._over(place, delivery, began, outcome, is_on_loop=True)
