@@ -68,10 +68,10 @@ def _run(name: str, make_service: Callable[[], MQConnector], words: list[str]) -
 
     # The package that this connector is vendored into may have another name than the service.
     package = __name__.rpartition(".mq_connector.")[0] or name
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {package}", description=f"The {name} service."
-    )
-    commands = parser.add_subparsers(dest="command", metavar="command")
+    # No abbreviations: what is typed today would mean something else, or nothing, with the next option.
+    exact = partial(argparse.ArgumentParser, allow_abbrev=False)
+    parser = exact(prog=f"python -m {package}", description=f"The {name} service.")
+    commands = parser.add_subparsers(dest="command", metavar="command", parser_class=exact)
     serving = commands.add_parser("run", help="serve requests until SIGTERM (the default)")
     serving.add_argument("--reload", action="store_true", help="start anew after each edit")
     # For the processes that --reload starts: a file descriptor.
@@ -99,9 +99,13 @@ def _run(name: str, make_service: Callable[[], MQConnector], words: list[str]) -
     _add_dead(commands.add_parser("dead", help="list the requests whose handling failed"))
     _add_top(commands.add_parser("top", help="show live how the running service does"))
     commands.add_parser("health", help="exit 0 only while the running service is consuming")
-    options = parser.parse_args(words)
+    options, unknown = parser.parse_known_args(words)
+    # The command's own usage says what there is instead.
+    asked = commands.choices.get(options.command, parser)
+    if unknown:
+        asked.error(f"unrecognized arguments: {' '.join(unknown)}")
     if options.command == "dead" and (why := _pointless(options)):
-        parser.error(why)
+        asked.error(why)
 
     if options.command == "connector":  # before anything is loaded that isn't Python's own
         from . import inventory
@@ -273,7 +277,9 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds <= 86400:
-        raise argparse.ArgumentTypeError(f"{text!r} isn't a number of seconds, up to 86400")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} isn't a number of seconds, above 0 and up to 86400"
+        )
     return seconds
 
 
