@@ -10,7 +10,8 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from baked import TEMPLATE, BakedProject, bake_into, outside, with_uv
@@ -81,6 +82,22 @@ def test_make_lock_keeps_to_the_metadata(weather: BakedProject, before: dict[str
     os.utime(weather / "requirements-dev.txt")
     again = make(weather, "setup", PATH=f"{weather / '.venv/bin'}{os.pathsep}{os.environ['PATH']}")
     assert "with uv" in again, "uv, which `make lock` has brought, is used where it is found"
+
+
+@pytest.mark.parametrize("how", [shutil.move, shutil.copytree], ids=["moved", "copied"])
+def test_a_folder_that_was_moved_or_copied_runs_its_own_source(
+    how: Callable[[Path, Path], object], tmp_path: Path
+) -> None:
+    """Its environment leads to where the package was installed from: to nothing, or to the first folder."""
+    first = bake_into(tmp_path / "first")
+    make(first, "setup", **with_uv())
+    assert "installing" not in make(first, "setup", **with_uv()), "once is enough"
+    second = BakedProject(tmp_path / "second", first.answers)
+    how(first.path, second.path)
+    make(second, "setup", **with_uv())
+    code = "import neon_echo; print(neon_echo.__file__)"
+    found = second.run(".venv/bin/python", "-B", "-c", code, env=CLEAN).stdout
+    assert found.startswith(f"{second.path}/")
 
 
 @RUNS
