@@ -127,7 +127,10 @@ def issued(tmp_path: Path) -> dict[str, str]:
 
 
 def address_with(issued: dict[str, str], files: str) -> list[pika.ConnectionParameters]:
-    tls = TLS(**{key: issued[name] for key, name in (each.split("=") for each in files.split())})
+    named: dict[str, Any] = {
+        key: issued[name] for key, name in (each.split("=") for each in files.split())
+    }
+    tls = TLS(**named)
     settings = Settings((("mq.example", 5671),), "me", "secret", "a file", tls)
     return parameters(settings, "/mine", "a name")
 

@@ -106,6 +106,19 @@ def test_doctor_names_a_setting_with_which_the_service_would_not_start(
     assert said.startswith(f"FAIL  {variable} is {value!r}; it must be ")
 
 
+def test_doctor_says_once_what_two_of_its_looks_stumble_over(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> Any:
+        raise ConfigurationError(".env: can't be read")
+
+    service = Service()
+    service.settings = fail  # type: ignore[attr-defined]
+    monkeypatch.setattr(doctor, "metrics_port", fail)
+    assert main(service, "doctor") == 1
+    assert capsys.readouterr().out.count("FAIL  .env: can't be read\n") == 1
+
+
 def test_doctor_examines_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
     service = Service()
     monkeypatch.setattr(doctor, "examine", lambda examined: 5 if examined is service else 0)

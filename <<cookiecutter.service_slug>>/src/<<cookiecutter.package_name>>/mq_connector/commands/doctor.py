@@ -37,7 +37,12 @@ class _Report:
     """Prints findings as they come."""
 
     def __init__(self) -> None:
-        self.failed = False
+        self._failures: list[str] = []
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything is wrong."""
+        return bool(self._failures)
 
     def good(self, text: str) -> None:
         say(f"ok    {text}")
@@ -46,8 +51,10 @@ class _Report:
         say(f"note  {text}")
 
     def bad(self, text: str, remedy: str = "") -> None:
-        self.failed = True
-        say(f"FAIL  {text}{'; ' + remedy if remedy else ''}")
+        # Such as a file that both the settings and the configuration are read from.
+        if text not in self._failures:
+            say(f"FAIL  {text}{'; ' + remedy if remedy else ''}")
+        self._failures.append(text)
 
 
 def examine(service: MQConnector) -> int:
