@@ -131,6 +131,10 @@ def test_the_way_without_containers_ends_in_an_answer(weather: BakedProject) -> 
         # As the README has it, on the command line, where make reads dollars as its own.
         dollars = "it costs $5, says $HOME"
         asked = weather.run("make", "request", f"TEXT={dollars}", env={**CLEAN, "MQ_PORT": port})
+        in_place_of = "docker compose exec service python`, that is `.venv/bin/python`"
+        assert in_place_of in readme.replace("\n", " ")
+        words = ["-m", "weather_bot", "health"]
+        weather.run(".venv/bin/python", *words, env={**CLEAN, "MQ_PORT": port})
     assert json.loads(asked.stdout)["echo"] == {"text": dollars}
     assert json.loads(done.stdout)["echo"] == {"text": text}
     assert not weather.has_file("pwned")

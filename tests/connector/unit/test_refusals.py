@@ -50,7 +50,7 @@ FINAL = [
         ),
         "user 'echo' can't use vhost '/echo': 530 NOT_ALLOWED - vhost not found; the broker must have "
         "the vhost, and the user permissions on it: rabbitmq/provision.py gives both, for the VHOST in "
-        "rabbitmq/topology.py",
+        "rabbitmq/topology.py and for those in `calls` of the class",
         id="no such vhost",
     ),
     pytest.param(

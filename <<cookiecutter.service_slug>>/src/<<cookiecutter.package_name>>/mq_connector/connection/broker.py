@@ -156,7 +156,7 @@ def permanent_reason(
             return (
                 f"user {username!r} can't use vhost {vhost!r}: {words or 'refused'}; the broker must "
                 "have the vhost, and the user permissions on it: rabbitmq/provision.py gives both, for "
-                "the VHOST in rabbitmq/topology.py"
+                "the VHOST in rabbitmq/topology.py and for those in `calls` of the class"
             )
         if isinstance(cause, ssl.SSLCertVerificationError):
             unknown = getattr(cause, "verify_code", 0) in _NO_ISSUER
