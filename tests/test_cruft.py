@@ -301,3 +301,11 @@ def test_a_copy_that_can_t_be_linked_is_told_why(
     assert done.returncode != 0 and said in done.stderr and "Traceback" not in done.stderr
     assert not project.has_file(".cruft.json")
     assert project.has_file(".template.json") == (note is not None)
+
+
+def test_a_copy_that_is_linked_already_is_told_so(run: Run, project: BakedProject) -> None:
+    (project / ".template.json").unlink()
+    (project / ".cruft.json").write_text("{}")
+    done = run("make link", project.path, check=False)
+    assert done.returncode != 0 and "linked already" in done.stderr
+    assert (project / ".cruft.json").read_text() == "{}"

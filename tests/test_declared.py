@@ -165,6 +165,47 @@ def add(project: BakedProject, text: str) -> None:
         file.write(textwrap.dedent(text))
 
 
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        ('self.vhost = "/weather"', False),
+        ('self.vhost = "weather"', False),
+        ('self.vhost = "neon_echo"', True),
+        ("self.vhost = vhost", True),
+        ("self.vhost = HERE if HERE else None", True),
+    ],
+)
+def test_another_virtual_host_than_that_of_the_topology_is_named(
+    say: Any, made: BakedProject, text: str, fits: bool
+) -> None:
+    """The rights would be given where the service isn't."""
+    service = made.package / "service.py"
+    before = service.read_text()
+    service.write_text(before.replace("self.vhost = VHOST", text))
+    try:
+        if fits:
+            assert say("") == NOTHING
+            return
+        with pytest.raises(Exception, match="write the same into both") as broken:
+            say("")
+    finally:
+        service.write_text(before)
+    line = before[: before.index("self.vhost = VHOST")].count("\n") + 1
+    assert str(broken.value).startswith(
+        f"src/neon_echo/service.py:{line}: the service's virtual host is '/weather', and VHOST in "
+        "rabbitmq/topology.py is '/neon_echo'"
+    )
+
+
+def test_a_second_service_class_may_be_in_another_virtual_host(say: Any) -> None:
+    text = """
+        class Other(MQConnector):
+            def __init__(self):
+                self.vhost = "/other"
+    """
+    assert say(text) == NOTHING
+
+
 def rights(project: BakedProject, user: str = "neon_echo", vhost: str = "/neon_echo") -> Any:
     [found] = [
         each

@@ -10,7 +10,8 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from baked import TEMPLATE, BakedProject, bake_into, outside, with_uv
@@ -83,6 +84,22 @@ def test_make_lock_keeps_to_the_metadata(weather: BakedProject, before: dict[str
     assert "with uv" in again, "uv, which `make lock` has brought, is used where it is found"
 
 
+@pytest.mark.parametrize("how", [shutil.move, shutil.copytree], ids=["moved", "copied"])
+def test_a_folder_that_was_moved_or_copied_runs_its_own_source(
+    how: Callable[[Path, Path], object], tmp_path: Path
+) -> None:
+    """Its environment leads to where the package was installed from: to nothing, or to the first folder."""
+    first = bake_into(tmp_path / "first")
+    make(first, "setup", **with_uv())
+    assert "installing" not in make(first, "setup", **with_uv()), "once is enough"
+    second = BakedProject(tmp_path / "second", first.answers)
+    how(first.path, second.path)
+    make(second, "setup", **with_uv())
+    code = "import neon_echo; print(neon_echo.__file__)"
+    found = second.run(".venv/bin/python", "-B", "-c", code, env=CLEAN).stdout
+    assert found.startswith(f"{second.path}/")
+
+
 @RUNS
 def test_the_way_without_containers_ends_in_an_answer(weather: BakedProject) -> None:
     """`make broker`, `make run` and `make request`, whose text no shell takes apart."""
@@ -114,6 +131,10 @@ def test_the_way_without_containers_ends_in_an_answer(weather: BakedProject) -> 
         # As the README has it, on the command line, where make reads dollars as its own.
         dollars = "it costs $5, says $HOME"
         asked = weather.run("make", "request", f"TEXT={dollars}", env={**CLEAN, "MQ_PORT": port})
+        in_place_of = "docker compose exec service python`, that is `.venv/bin/python`"
+        assert in_place_of in readme.replace("\n", " ")
+        words = ["-m", "weather_bot", "health"]
+        weather.run(".venv/bin/python", *words, env={**CLEAN, "MQ_PORT": port})
     assert json.loads(asked.stdout)["echo"] == {"text": dollars}
     assert json.loads(done.stdout)["echo"] == {"text": text}
     assert not weather.has_file("pwned")

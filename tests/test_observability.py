@@ -209,7 +209,7 @@ def test_an_extra_that_is_missing_is_named_in_one_line(
     value = str(free_port()) if extra == "metrics" else "1"
     path = f"{missing}{os.pathsep}{project.path / 'src'}"
     said = refused(project, tmp_path / "home", **{setting: value, "PYTHONPATH": path})
-    assert f"pip install '.[{extra}]'" in said
+    assert f"pip install --editable '.[{extra}]'" in said
 
 
 def test_what_switches_spans_neither_on_nor_off_is_named_in_one_line(

@@ -265,6 +265,14 @@ def test_a_reader_that_has_gone_stops_nothing_and_is_no_fault(
     assert provision(clone, "--check").returncode == 0
 
 
+@pytest.mark.parametrize("script", ["provision.py", "local.py"])
+def test_a_python_that_leaves_out_the_script_s_own_folder_runs_it(
+    clone: BakedProject, script: str
+) -> None:
+    """`python -P`, PYTHONSAFEPATH: from Python 3.11 on."""
+    clone.run("python", f"rabbitmq/{script}", "--help", env={"PYTHONSAFEPATH": "1"})
+
+
 def test_check_says_what_is_missing_and_changes_nothing(clone: BakedProject) -> None:
     (clone / "rabbitmq/enabled_plugins").chmod(0o600)
     before = clone.files()

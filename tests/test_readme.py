@@ -122,7 +122,10 @@ def test_the_page_on_observability_is_true_of_an_environment(project: BakedProje
     _, _, install, _, _ = shell_blocks(project.read("docs/observability.md"))
     make_environment(project / ".venv")
     path = {"PATH": f"{project / '.venv/bin'}{os.pathsep}{os.environ['PATH']}"}
-    type_in(f"{install}python -c 'import neon_echo, prometheus_client, rich'", project.path, path)
+    code = "import neon_echo, prometheus_client, rich; print(neon_echo.__file__)"
+    printed = type_in(f"{install}cd /; python -c '{code}'", project.path, path)
+    where = str(project.package / "__init__.py")
+    assert printed.splitlines()[-1] == where, "an edit of the source is one of the service"
 
 
 @pytest.mark.containers

@@ -236,7 +236,7 @@ def test_without_the_extra_one_line_names_it(stage: Stage, tmp_path: Path) -> No
     (tmp_path / "rich.py").write_text("raise ModuleNotFoundError('No rich', name='rich')\n")
     path = f"{tmp_path}{os.pathsep}{stage.project.path / 'src'}"
     service = Service(stage.project, stage.broker.port, tmp_path, PYTHONPATH=path)
-    assert "pip install '.[top]'" in one_line(service.command("top"))
+    assert "pip install --editable '.[top]'" in one_line(service.command("top"))
 
 
 @pytest.mark.parametrize("where", ["x:y", ":1", "x:99999", ""])

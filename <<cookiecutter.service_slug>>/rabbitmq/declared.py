@@ -6,6 +6,7 @@ Its source is read, not run: this works on a machine that has neither pika nor w
 from __future__ import annotations
 
 import ast
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -79,8 +80,9 @@ class Reader:
     def read(self) -> Declared:
         """All that the source says.
 
-        :raises Broken: a name isn't written out, with file and line
+        :raises Broken: a name isn't written out, with file and line; or the vhost is another one there
         """
+        self._check_vhost()
         queues, hears = list(self._named["queue"]), list(self._named["exchange"])
         publishes, vhosts = list(self._named["exchange"]), []
         for module in self._modules.values():
@@ -101,6 +103,23 @@ class Reader:
             unique(publishes),
             unique([each for each in others if each != self._vhost]),
         )
+
+    def _check_vhost(self) -> None:
+        """All rights are given in one virtual host: a service that has moved to another one is told so."""
+        found: dict[str, str] = {}
+        for module in self._modules.values():
+            for node in ast.walk(module.tree):
+                if not isinstance(node, ast.Assign) or ast.unparse(node.targets[0]) != "self.vhost":
+                    continue
+                with contextlib.suppress(Unreadable, RecursionError):
+                    for text in self._texts(module, node.value):
+                        found[f"/{text.removeprefix('/')}"] = module.where(node)
+        if found and self._vhost not in found:
+            vhost, where = next(iter(found.items()))
+            raise Broken(
+                f"{where}: the service's virtual host is {vhost!r}, and VHOST in rabbitmq/topology.py is "
+                f"{self._vhost!r}: write the same into both"
+            )
 
     def _consumer(self, module: Module, call: ast.Call) -> tuple[list[str], list[str]]:
         """Queue and exchange of a call, if it makes a consumer."""

@@ -14,9 +14,12 @@ by SIGKILL.
 
 from __future__ import annotations
 
+import os
 import sys
 
 if __name__ == "__main__":
+    # `python -P` and PYTHONSAFEPATH leave out the script's own folder.
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     # What root leaves in somebody else's folder, its owner could not remove.
     sys.dont_write_bytecode = True
     # Ctrl-C while the rest loads is an end without a traceback.
@@ -25,7 +28,6 @@ if __name__ == "__main__":
     )
 
 import argparse
-import os
 import re
 import signal
 from pathlib import Path

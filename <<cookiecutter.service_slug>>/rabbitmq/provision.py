@@ -14,9 +14,12 @@ run where it is. Needs nothing but Python 3.10 and prints no secret, but for --p
 
 from __future__ import annotations
 
+import os
 import sys
 
 if __name__ == "__main__":
+    # `python -P` and PYTHONSAFEPATH leave out the script's own folder.
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     # What root leaves in somebody else's folder, its owner could not remove.
     sys.dont_write_bytecode = True
     # Ctrl-C while the rest loads is an end without a traceback.
@@ -27,7 +30,6 @@ if __name__ == "__main__":
 import argparse
 import contextlib
 import io
-import os
 import re
 import stat
 

@@ -63,6 +63,33 @@ def test_the_doctor_names_each_host_that_doesnt_answer(
     assert others[1].endswith(f" at localhost:{broker.port}, logged in")
 
 
+@pytest.mark.parametrize(
+    ("server", "hint"),
+    [
+        ("127.0.0.1", "is RabbitMQ running? .*make broker"),
+        ("mq.invalid", "does a broker run there? MQ_SERVER and MQ_PORT, or else mq_config.json"),
+        ("127.0.0.1,mq.invalid", "does a broker run there?"),
+    ],
+)
+def test_where_no_broker_answers_the_doctor_says_where_to_look(
+    capsys: pytest.CaptureFixture[str], server: str, hint: str
+) -> None:
+    """Only a broker on this machine may be one that the repository starts."""
+    config = {
+        "server": server,
+        "port": free_port(),
+        "users": {"mine": {"username": "a", "password": "b"}},
+    }
+    made = MQConnector(config, service_name="mine")
+    made.vhost = VHOST
+    assert doctor.examine(made) == 1
+    failed = capsys.readouterr().out.splitlines()[-1]
+    assert failed.startswith("FAIL  no connection to ")
+    beginning, _, rest = hint.partition(" .*")
+    assert beginning in failed and rest in failed
+    assert ("docker compose" in failed) == ("invalid" not in server)
+
+
 # ---- queues
 
 
@@ -177,7 +204,14 @@ def test_without_an_alarm_none_is_named(
     assert "ok    publishing: the broker takes messages" in examine()
     with pytest.raises(RequestTimeout) as raised:
         request.ask(service(broker.port, queue), "{}", 0.3)
-    assert str(raised.value) == f"no reply from {queue!r} within 0.3 s"
+    nobody = "; nobody consumes it: start the service"
+    assert str(raised.value) == f"no reply from {queue!r} within 0.3 s{nobody}"
+    peer.channel.basic_consume(queue, lambda *_: None)
+    with pytest.raises(RequestTimeout) as raised:
+        request.ask(service(broker.port, queue), "{}", 0.3)
+    assert str(raised.value) == f"no reply from {queue!r} within 0.3 s", (
+        "somebody does, and is slow"
+    )
 
 
 def test_a_broker_that_goes_at_the_doctor_s_last_steps_is_a_finding_like_any_other(

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pika
 import pytest
-from mq_connector.config import load
+import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from mq_connector.config import Settings, load
+from mq_connector.config.tls import TLS
 from mq_connector.connection.address import HEARTBEAT, Address, parameters
 from mq_connector.errors import ConfigurationError
 
@@ -89,3 +98,71 @@ def test_each_host_of_a_configuration_has_parameters_of_its_own(
         assert each.heartbeat == HEARTBEAT
         assert each.client_properties == {"connection_name": "a name"}
         assert each.ssl_options is None
+
+
+# ---- files for TLS
+
+
+@pytest.fixture
+def issued(tmp_path: Path) -> dict[str, str]:
+    """Files: an authority, a certificate, its key, another key, an encrypted one, both in one, and none."""
+    authority = trustme.CA()
+    ours, other = authority.issue_cert("mq.example"), authority.issue_cert("mq.example")
+    key = ours.private_key_pem.bytes()
+    encrypted = load_pem_private_key(key, None).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")
+    )
+    texts = {
+        "ca": authority.cert_pem.bytes(),
+        "cert": ours.cert_chain_pems[0].bytes(),
+        "key": key,
+        "other": other.private_key_pem.bytes(),
+        "encrypted": encrypted,
+        "both": ours.cert_chain_pems[0].bytes() + key,
+        "text": b"no PEM",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_bytes(text)
+    return {name: str(tmp_path / name) for name in (*texts, "missing")}
+
+
+def address_with(issued: dict[str, str], files: str) -> list[pika.ConnectionParameters]:
+    named: dict[str, Any] = {
+        key: issued[name] for key, name in (each.split("=") for each in files.split())
+    }
+    tls = TLS(**named)
+    settings = Settings((("mq.example", 5671),), "me", "secret", "a file", tls)
+    return parameters(settings, "/mine", "a name")
+
+
+@pytest.mark.parametrize(
+    "files", ["ca=ca", "cert=both", "ca=ca cert=cert key=key", "cert=both key=key"]
+)
+def test_files_for_tls_that_fit_are_taken(issued: dict[str, str], files: str) -> None:
+    assert address_with(issued, files)
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ("ca=missing", "missing: No such file"),
+        ("ca=ca cert=missing key=key", "missing: No such file"),
+        ("ca=ca cert=cert key=missing", "missing: No such file"),
+        ("ca=key", "key: it has to hold certificates of authorities"),
+        ("ca=text cert=cert key=key", "text: it has to hold certificates of authorities"),
+        ("cert=cert", "cert: it has to hold a certificate and its unencrypted key.*MQ_TLS_KEY"),
+        ("ca=ca cert=cert key=other", "cert and .*other: .*a certificate and its unencrypted key"),
+        ("cert=key key=key", "key and .*key: .*a certificate and its unencrypted key"),
+        # At a terminal OpenSSL would ask for its password, and wait.
+        (
+            "cert=cert key=encrypted",
+            "cert and .*encrypted: .*a certificate and its unencrypted key",
+        ),
+    ],
+)
+def test_a_file_for_tls_that_does_not_fit_is_named(
+    issued: dict[str, str], files: str, said: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"^tls: .*{said}") as refused:
+        address_with(issued, files)
+    assert "_ssl.c" not in str(refused.value)

@@ -106,6 +106,19 @@ def test_doctor_names_a_setting_with_which_the_service_would_not_start(
     assert said.startswith(f"FAIL  {variable} is {value!r}; it must be ")
 
 
+def test_doctor_says_once_what_two_of_its_looks_stumble_over(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> Any:
+        raise ConfigurationError(".env: can't be read")
+
+    service = Service()
+    service.settings = fail  # type: ignore[attr-defined]
+    monkeypatch.setattr(doctor, "metrics_port", fail)
+    assert main(service, "doctor") == 1
+    assert capsys.readouterr().out.count("FAIL  .env: can't be read\n") == 1
+
+
 def test_doctor_examines_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
     service = Service()
     monkeypatch.setattr(doctor, "examine", lambda examined: 5 if examined is service else 0)
@@ -262,6 +275,7 @@ def only_line(capsys: pytest.CaptureFixture[str]) -> str:
     ("text", "words"),
     [
         ("{text: hi}", "isn't valid JSON"),
+        ("hi", """must be a JSON object, such as '{"text": "hi"}'"""),
         ("[1]", "must be a JSON object"),
         ("", "isn't valid JSON"),
         ('{"x": 1e999}', "1e999 is too large for a number"),
@@ -346,6 +360,30 @@ def test_words_that_are_no_command_are_a_usage_error(
         cli.main("neon_echo", lambda: pytest.fail("made a service"), words)
     assert raised.value.code == 2
     assert "usage: python -m neon_echo" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "usage", "error"),
+    [
+        ("top --interval 2", "[--every EVERY]", "unrecognized arguments: --interval 2"),
+        ("dead --queue other", "[--since SINCE]", "unrecognized arguments: --queue other"),
+        ("dead --rate 5", "[--since SINCE]", "--rate goes with --requeue"),
+        ("run --reloda", "[--reload]", "unrecognized arguments: --reloda"),
+        ("request {} --queue q", "[--timeout TIMEOUT] json", "unrecognized arguments: --queue q"),
+        ("--reload", "command ...", "unrecognized arguments: --reload"),
+        # In full, or a later option makes something else of it.
+        ("dead --purg", "[--since SINCE]", "unrecognized arguments: --purg"),
+        ("describe --htm", "[--html]", "unrecognized arguments: --htm"),
+    ],
+)
+def test_an_unknown_option_is_answered_with_those_that_the_command_has(
+    capsys: pytest.CaptureFixture[str], words: str, usage: str, error: str
+) -> None:
+    with pytest.raises(SystemExit) as raised:
+        cli.main("neon_echo", lambda: pytest.fail("made a service"), words.split())
+    assert raised.value.code == 2
+    said = capsys.readouterr().err
+    assert usage in " ".join(said.split()) and said.endswith(f"error: {error}\n")
 
 
 # ---- where the output goes

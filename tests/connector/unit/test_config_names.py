@@ -143,6 +143,6 @@ def test_doctor_names_what_a_setting_needs_and_isnt_installed(
         lines = [each for each in capsys.readouterr().out.splitlines() if variable in each]
         assert len(lines) == is_set
     assert lines[0].startswith(f"note  {variable} is set, but ")
-    assert "isn't installed: pip install '.[" in lines[0]
+    assert "isn't installed: pip install --editable '.[" in lines[0]
     with pytest.raises(ConfigurationError, match="isn't installed"):
         (service._serve_metrics if extra == "prometheus_client" else service.run)()

@@ -195,6 +195,41 @@ def test_a_folder_with_a_long_name_is_left_for_a_shorter_one(
         shutil.rmtree(short)
 
 
+@pytest.mark.parametrize("logged_in", ["who asks", "the service"])
+def test_a_service_of_systemd_is_found_by_its_user_s_login_and_the_other_way_round(
+    serve: Serve, runtime: Path, monkeypatch: pytest.MonkeyPatch, logged_in: str
+) -> None:
+    """Only who logs in has a runtime folder."""
+    logins, temporary = runtime / "user", runtime / "tmp"
+    login = logins / str(os.getuid())
+    for each in (login, temporary):
+        each.mkdir(parents=True)
+    monkeypatch.setattr(health, "_LOGINS", str(logins))
+    monkeypatch.setattr(health, "_TEMPORARY", str(temporary))
+    monkeypatch.delenv("TMPDIR", raising=False)
+
+    def become(has_runtime: bool) -> None:
+        if has_runtime:
+            monkeypatch.setenv("XDG_RUNTIME_DIR", str(login))
+        else:
+            monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+
+    become(logged_in == "the service")
+    serve(lambda done: done(""))
+    become(logged_in == "who asks")
+    assert check(NAME) == (True, "consuming")
+    folder(NAME).mkdir(mode=0o777)
+    folder(NAME).chmod(0o777)
+    assert "others may write to it" in check(NAME)[1], "as before, in the usual folder"
+    folder(NAME).rmdir()
+    become(logged_in == "the service")
+    folder(NAME).chmod(0o777)
+    become(logged_in == "who asks")
+    assert check(NAME) == (False, f"no {NAME} is running here"), "a folder of anybody's isn't asked"
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime / "chosen"))
+    assert check(NAME) == (False, f"no {NAME} is running here"), "nor any but a chosen one"
+
+
 # ---- failures
 
 

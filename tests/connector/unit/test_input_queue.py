@@ -143,7 +143,10 @@ def test_a_queue_that_somebody_else_makes_meanwhile_will_do() -> None:
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        (403, "no permission for queue 'q'.*run rabbitmq/provision.py, which gives the right"),
+        (
+            403,
+            "no permission for queue 'q'.*run rabbitmq/provision.py, which gives the right, and restart `make broker`",
+        ),
         (405, "belongs exclusively"),
         (404, "can't be used"),
     ],

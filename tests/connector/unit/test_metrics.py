@@ -333,7 +333,7 @@ def test_without_the_extra_one_line_names_it(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delitem(sys.modules, "mq_connector.metrics.collector", raising=False)
     with pytest.raises(ConfigurationError) as refused:
         Metrics({}, lambda done: done(""), free_port())
-    assert "pip install '.[metrics]'" in str(refused.value)
+    assert "pip install --editable '.[metrics]'" in str(refused.value)
     assert "--build-arg METRICS=1" in str(refused.value), "and what is done where there is no pip"
     assert "\n" not in str(refused.value)
 

@@ -28,6 +28,10 @@ def closed(code: int, text: str) -> str:
 
 UNTRUSTED = ssl.SSLCertVerificationError(1, "certificate verify failed")
 UNTRUSTED.verify_message = "self-signed certificate"
+UNTRUSTED.verify_code = 18
+OTHER_NAME = ssl.SSLCertVerificationError(1, "certificate verify failed")
+OTHER_NAME.verify_message = "Hostname mismatch"
+OTHER_NAME.verify_code = 62
 NO_TLS = ssl.SSLError(1, "wrong version number")
 NO_TLS.reason = "WRONG_VERSION_NUMBER"
 
@@ -46,7 +50,7 @@ FINAL = [
         ),
         "user 'echo' can't use vhost '/echo': 530 NOT_ALLOWED - vhost not found; the broker must have "
         "the vhost, and the user permissions on it: rabbitmq/provision.py gives both, for the VHOST in "
-        "rabbitmq/topology.py",
+        "rabbitmq/topology.py and for those in `calls` of the class",
         id="no such vhost",
     ),
     pytest.param(
@@ -69,12 +73,18 @@ FINAL = [
     ),
     pytest.param(
         AMQPConnectionWorkflowFailed([AMQPConnectorTransportSetupError(UNTRUSTED)]),
-        "certificate isn't trusted: self-signed certificate",
+        "certificate isn't trusted: self-signed certificate; MQ_TLS_CA or tls.ca names the file of its "
+        "authority",
         id="certificate",
     ),
     pytest.param(
+        AMQPConnectionWorkflowFailed([AMQPConnectorTransportSetupError(OTHER_NAME)]),
+        "certificate isn't trusted: Hostname mismatch",
+        id="another host's certificate",
+    ),
+    pytest.param(
         AMQPConnectionWorkflowFailed([AMQPConnectorTransportSetupError(NO_TLS)]),
-        "doesn't speak TLS",
+        "what listens on mq.example:5672 doesn't speak TLS",
         id="TLS on the plain port",
     ),
     pytest.param(
@@ -88,7 +98,7 @@ FINAL = [
                 )
             )
         ),
-        "doesn't speak AMQP 0-9-1",
+        "what listens on mq.example:5672 doesn't speak AMQP 0-9-1",
         id="a web server",
     ),
 ]
@@ -176,7 +186,7 @@ HEALING = [
 def test_what_time_does_not_heal_has_a_reason_for_the_user(
     error: BaseException, reason: str
 ) -> None:
-    text = permanent_reason(error, "/echo", "echo")
+    text = permanent_reason(error, "/echo", "echo", "mq.example:5672")
     assert text is not None
     assert reason in text
     assert "\n" not in text

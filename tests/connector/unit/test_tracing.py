@@ -109,7 +109,7 @@ def test_without_the_extra_one_line_names_it(
     monkeypatch.setattr(builtins, "__import__", lacking)
     with pytest.raises(ConfigurationError) as refused:
         Tracing(service._mq_caller)
-    assert "pip install '.[tracing]'" in str(refused.value)
+    assert "pip install --editable '.[tracing]'" in str(refused.value)
     assert "make lock" in str(refused.value), "and what is done where there is no pip"
     assert "\n" not in str(refused.value)
 

@@ -27,6 +27,19 @@ def printable(text: str, limit: int = EXCERPT) -> str:
     )
 
 
+def provisioned(effect: str = "gives the right") -> str:
+    """What to do where the broker lacks what the source names.
+
+    A broker in this folder's container has it at once, one that `make broker` runs from its next start on.
+
+    :param effect: what that does, to be put behind "which"
+    """
+    return (
+        f"run rabbitmq/provision.py, which {effect}, and restart `make broker` where that runs the "
+        "broker"
+    )
+
+
 def named(message_id: str | None) -> str:
     """A message as a line of the log names it."""
     return "a message without an id" if message_id is None else f"message {message_id[:EXCERPT]!r}"

@@ -33,6 +33,10 @@ _NO_SOCKETS = (
 _LONGEST = 103
 #: Bytes of a socket's name in its folder: a slash, the number of its process, and the ending.
 _FILE = len("/4194304.sock")
+#: Where who has logged in has a runtime folder, called by the user's number.
+_LOGINS = "/run/user"
+#: Where all may put files.
+_TEMPORARY = "/tmp"
 #: How often the folder is made anew while others take it away.
 _ATTEMPTS = 10
 
@@ -43,15 +47,32 @@ def folder(service_name: str) -> Path:
     In the user's runtime folder, or the one for temporary files; where its name is too long for a
     socket below it, in ``/tmp``.
     """
+    name = _name(service_name)
+    for base in (os.environ.get("XDG_RUNTIME_DIR"), os.environ.get("TMPDIR")):
+        if base and len(os.fsencode(Path(base, name))) + _FILE <= _LONGEST:
+            return Path(base, name)
+    return Path(_TEMPORARY, name)
+
+
+def _name(service_name: str) -> str:
     # Another copy of the repository is another service, though it may have the same name; by whatever
     # path it is reached.
     here = os.path.realpath(__file__)
     whose = zlib.crc32(os.fsencode(f"{os.getuid()} {service_name} {here}"))
-    name = f"mq-{whose:08x}"
-    for base in (os.environ.get("XDG_RUNTIME_DIR"), os.environ.get("TMPDIR")):
-        if base and len(os.fsencode(Path(base, name))) + _FILE <= _LONGEST:
-            return Path(base, name)
-    return Path("/tmp", name)
+    return f"mq-{whose:08x}"
+
+
+def _folders(service_name: str) -> list[Path]:
+    """Where such services may be, the usual folder first.
+
+    A service that systemd or cron starts has no runtime folder, and who logs in to ask it has one; or the other
+    way round. A folder that somebody has chosen is the only one.
+    """
+    usual, name = folder(service_name), _name(service_name)
+    login = f"{_LOGINS}/{os.getuid()}"
+    if os.environ.get("XDG_RUNTIME_DIR", login) != login:
+        return [usual]
+    return list(dict.fromkeys([usual, Path(login, name), Path(_TEMPORARY, name)]))
 
 
 def _is_ours(path: Path) -> bool:
@@ -59,6 +80,18 @@ def _is_ours(path: Path) -> bool:
     found = path.lstat()
     private = not stat.S_IMODE(found.st_mode) & 0o022
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and private
+
+
+def _may_be_asked(path: Path) -> bool:
+    """The same of a folder that may well not be there."""
+    try:
+        return _is_ours(path)
+    except OSError:
+        return False
+
+
+def _sockets(directory: Path) -> list[Path]:
+    return sorted(directory.glob("*.sock"))
 
 
 class HealthServer:
@@ -169,11 +202,13 @@ def check(service_name: str) -> tuple[bool, str]:
         return False, _NO_SOCKETS
     reasons, notes = [], []
     running = 0
-    directory = folder(service_name)
+    usual, *others = _folders(service_name)
     with suppress(FileNotFoundError):  # or it goes just now
-        if not _is_ours(directory):
-            return False, f"{directory}: the folder is another user's, or others may write to it"
-    for path in sorted(directory.glob("*.sock")):
+        if not _is_ours(usual):
+            return False, f"{usual}: the folder is another user's, or others may write to it"
+    for path in (
+        path for each in (usual, *filter(_may_be_asked, others)) for path in _sockets(each)
+    ):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(ANSWER_WITHIN + 0.5)
             try:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ..channels.pending import Pending
 from ..client import Client
-from ..errors import NotConnected, RequestTimeout, StartError
+from ..errors import NotConnected, RequestTimeout, StartError, provisioned
 from .message import origin, question, time_for
 from .service import Service, pairs, reply_queue
 
@@ -17,8 +17,8 @@ from .service import Service, pairs, reply_queue
 def remedy(queue: str, vhost: str) -> str:
     """What to do where a service may not ask in another virtual host."""
     return (
-        f"name the queue with its vhost in `calls` of the class, as {(queue, vhost)!r}, and run "
-        "rabbitmq/provision.py"
+        f"name the queue with its vhost in `calls` of the class, as {(queue, vhost)!r}, then "
+        f"{provisioned()}"
     )
 
 

@@ -11,7 +11,7 @@ from ..connection import Connection
 from ..connection.broker import ACCESS_REFUSED, NOT_FOUND
 from ..connection.link import Link
 from ..connection.scratch import Result, Scratch
-from ..errors import NotConnected, PublishError
+from ..errors import NotConnected, PublishError, provisioned
 from ..publisher import Publisher
 from ..topology import KINDS, Subscription
 from .message import Publication
@@ -85,12 +85,10 @@ class Publishing:
                 raise error
             if kind is None:
                 raise PublishError(
-                    f"{error}; name {exchange!r} in `publishes` of the class, and run rabbitmq/provision.py"
+                    f"{error}; name {exchange!r} in `publishes` of the class, then {provisioned()}"
                 ) from None
             if code == str(ACCESS_REFUSED):
-                raise PublishError(
-                    f"{error}; run rabbitmq/provision.py, which gives the right"
-                ) from None
+                raise PublishError(f"{error}; {provisioned()}") from None
         finally:
             del error  # whose traceback has this frame
         made = Result()

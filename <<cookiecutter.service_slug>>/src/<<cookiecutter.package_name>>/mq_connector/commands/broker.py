@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pika
 
 from ..client import Client
-from ..connection import Connection
+from ..connection import Connection, input_queue
 from ..errors import MQError, printable
 from ..publisher import Publisher
 from .session import Session
@@ -77,6 +77,16 @@ def alarm(service: MQConnector) -> str:
 
         opened.do(operation)
     return f"the broker takes no messages: {words[0]} (resource alarm)" if words else ""
+
+
+def unheard(service: MQConnector, queue: str) -> bool:
+    """Whether a queue has no consumer, as far as the broker says so."""
+    try:
+        with Session(service.address(), SHORTLY) as opened:
+            found = opened.run(input_queue.exists(queue))
+    except MQError:
+        return False
+    return found is not None and not found.consumer_count
 
 
 def why_not(service: MQConnector) -> str:

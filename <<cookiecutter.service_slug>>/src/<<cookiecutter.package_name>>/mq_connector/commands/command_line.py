@@ -68,15 +68,17 @@ def _run(name: str, make_service: Callable[[], MQConnector], words: list[str]) -
 
     # The package that this connector is vendored into may have another name than the service.
     package = __name__.rpartition(".mq_connector.")[0] or name
+    # No abbreviations: what is typed today would mean something else, or nothing, with the next option.
     parser = argparse.ArgumentParser(
-        prog=f"python -m {package}", description=f"The {name} service."
+        prog=f"python -m {package}", description=f"The {name} service.", allow_abbrev=False
     )
     commands = parser.add_subparsers(dest="command", metavar="command")
-    serving = commands.add_parser("run", help="serve requests until SIGTERM (the default)")
+    add = partial(commands.add_parser, allow_abbrev=False)
+    serving = add("run", help="serve requests until SIGTERM (the default)")
     serving.add_argument("--reload", action="store_true", help="start anew after each edit")
     # For the processes that --reload starts: a file descriptor.
     serving.add_argument("--standby", type=int, help=argparse.SUPPRESS)
-    asking = commands.add_parser(
+    asking = add(
         "request",
         help="send one request and print the reply as JSON; exit 1 if it is an error",
         description="Send one request and print the reply as JSON. The exit code is 0 for an answer, "
@@ -86,22 +88,20 @@ def _run(name: str, make_service: Callable[[], MQConnector], words: list[str]) -
     asking.add_argument(
         "--timeout", type=_seconds, default=30.0, help="seconds to wait for the reply (30)"
     )
-    commands.add_parser(
-        "doctor", help="find out what is wrong between configuration, broker and queue"
-    )
-    describing = commands.add_parser(
-        "describe", help="print an AsyncAPI document: queues, messages, types"
-    )
+    add("doctor", help="find out what is wrong between configuration, broker and queue")
+    describing = add("describe", help="print an AsyncAPI document: queues, messages, types")
     describing.add_argument("--html", action="store_true", help="print a page to look at instead")
-    commands.add_parser(
-        "connector", help="say which version of the connector this is, and what was changed in it"
-    )
-    _add_dead(commands.add_parser("dead", help="list the requests whose handling failed"))
-    _add_top(commands.add_parser("top", help="show live how the running service does"))
-    commands.add_parser("health", help="exit 0 only while the running service is consuming")
-    options = parser.parse_args(words)
+    add("connector", help="say which version of the connector this is, and what was changed in it")
+    _add_dead(add("dead", help="list the requests whose handling failed"))
+    _add_top(add("top", help="show live how the running service does"))
+    add("health", help="exit 0 only while the running service is consuming")
+    options, unknown = parser.parse_known_args(words)
+    # The command's own usage says what there is instead.
+    asked = commands.choices.get(options.command, parser)
+    if unknown:
+        asked.error(f"unrecognized arguments: {' '.join(unknown)}")
     if options.command == "dead" and (why := _pointless(options)):
-        parser.error(why)
+        asked.error(why)
 
     if options.command == "connector":  # before anything is loaded that isn't Python's own
         from . import inventory
@@ -273,7 +273,9 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds <= 86400:
-        raise argparse.ArgumentTypeError(f"{text!r} isn't a number of seconds, up to 86400")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} isn't a number of seconds, above 0 and up to 86400"
+        )
     return seconds
 
 

@@ -10,7 +10,7 @@ from .. import health
 from ..config import Limits, environment, metrics_port, mistaken, tracing
 from ..connection import input_queue
 from ..connection.scratch import Steps
-from ..errors import ChannelError, MQError, NotConnected, printable
+from ..errors import ChannelError, MQError, NotConnected, printable, provisioned
 from ..logs import form_of, level_of
 from . import inventory
 from .broker import SHORTLY, alarm, family, session
@@ -18,6 +18,7 @@ from .session import Session
 from .terminal import say
 
 if TYPE_CHECKING:
+    from ..config import Settings
     from ..connector import MQConnector
     from ..consumer import ConsumerThread
 
@@ -26,6 +27,8 @@ _NO_KIND = {"x-queue-type": "none"}
 #: How RabbitMQ names the kind of a queue in refusing that declaration; "none" is a classic one on
 #: RabbitMQ 3.
 _CURRENT = re.compile(r"'x-queue-type'.* but current is (?:the value )?'?(\w+)'?")
+#: Names of this machine, and that of the broker in compose.yaml.
+_HERE = {"localhost", "127.0.0.1", "::1", "rabbitmq"}
 #: A reply code in the broker's own words, which tell that it runs.
 _ANSWERED = re.compile(r": \d{3} [A-Z_]+\b")
 
@@ -34,7 +37,12 @@ class _Report:
     """Prints findings as they come."""
 
     def __init__(self) -> None:
-        self.failed = False
+        self._failures: list[str] = []
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything is wrong."""
+        return bool(self._failures)
 
     def good(self, text: str) -> None:
         say(f"ok    {text}")
@@ -43,8 +51,10 @@ class _Report:
         say(f"note  {text}")
 
     def bad(self, text: str, remedy: str = "") -> None:
-        self.failed = True
-        say(f"FAIL  {text}{'; ' + remedy if remedy else ''}")
+        # Such as a file that both the settings and the configuration are read from.
+        if text not in self._failures:
+            say(f"FAIL  {text}{'; ' + remedy if remedy else ''}")
+        self._failures.append(text)
 
 
 def examine(service: MQConnector) -> int:
@@ -65,9 +75,8 @@ def examine(service: MQConnector) -> int:
     try:
         opened.open()
     except MQError as error:
-        hint = "is RabbitMQ running? `docker compose up -d rabbitmq` starts the repository's own"
         silent = isinstance(error, NotConnected) and not _ANSWERED.search(str(error))
-        report.bad(str(error), hint if silent else "")
+        report.bad(str(error), _where_to_look(settings) if silent else "")
         return 1
     try:
         version = ".".join(map(str, opened.link.broker.version))
@@ -95,6 +104,16 @@ def examine(service: MQConnector) -> int:
     else:
         report.note(f"health: {reason}")
     return int(report.failed)
+
+
+def _where_to_look(settings: Settings) -> str:
+    """What to do where no broker answers: one on this machine may be the repository's own, any other isn't."""
+    if {host for host, _ in settings.hosts} <= _HERE:
+        return (
+            "is RabbitMQ running? `docker compose up -d rabbitmq` starts the repository's own, and so "
+            "does `make broker` without Docker"
+        )
+    return "does a broker run there? MQ_SERVER and MQ_PORT, or else mq_config.json, say where it is"
 
 
 def _examine_connector(report: _Report) -> None:
@@ -174,7 +193,10 @@ def _examine_queue(report: _Report, session: Session, queue: str) -> None:
         report.note(f"queue {queue!r} doesn't exist yet; the service makes it when it starts")
         missing = _try(session, input_queue.may_make(queue))
         if missing:
-            report.bad(f"user may not make queue {queue!r} ({missing})", "grant configure on it")
+            report.bad(
+                f"user may not make queue {queue!r} ({missing})",
+                f"grant configure on it: {provisioned()}",
+            )
     else:
         kind = session.run(_kind(queue))
         ready, count = found.message_count, found.consumer_count
@@ -190,7 +212,7 @@ def _examine_queue(report: _Report, session: Session, queue: str) -> None:
     if dead is None:
         report.bad(
             f"there is no queue {queue + '.dead'!r}: messages that fail are dropped",
-            "import rabbitmq/definitions.json",
+            provisioned("makes it"),
         )
     elif dead.message_count:
         report.note(f"dead letters: {dead.message_count} in {queue + '.dead'!r}")
@@ -223,7 +245,8 @@ def _examine_alarm(report: _Report, service: MQConnector) -> None:
         reason = alarm(service)
     except ChannelError as error:
         report.bad(
-            f"user may not publish ({error})", "grant write on amq.default: replies go there"
+            f"user may not publish ({error})",
+            f"grant write on amq.default, where replies go: {provisioned()}",
         )
         return
     if reason:

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from .. import health
 from ..errors import ConfigurationError, RequestTimeout, printable
-from .broker import client, why_not
+from .broker import client, unheard, why_not
 from .terminal import say
 
 if TYPE_CHECKING:
     from ..connector import MQConnector
+
+#: With the quotes that a shell wants.
+_OBJECT = """must be a JSON object, such as '{"text": "hi"}'"""
 
 
 def ask(service: MQConnector, text: str, timeout: float) -> int:
@@ -36,17 +39,18 @@ def ask(service: MQConnector, text: str, timeout: float) -> int:
             reply = asking.request(queue, data, timeout)
         except RequestTimeout as error:
             # An alarm that was told to this connection is in the error already.
-            why = "" if asking.connection.blocked else why_not(service) or _busy(service)
+            why = "" if asking.connection.blocked else why_not(service) or _busy(service, queue)
             raise RequestTimeout(f"{error}{why}") from None
     say(_line(_as_json(reply)))
     return int(_is_error(reply))
 
 
-def _busy(service: MQConnector) -> str:
-    """What keeps a service that runs here from answering, to be put behind what went wrong."""
+def _busy(service: MQConnector, queue: str) -> str:
+    """What keeps a service from answering, to be put behind what went wrong."""
     well, reason = health.check(service.service_name)
-    busy = reason.removeprefix(health.CONSUMING)
-    return busy if well else ""
+    if well:  # it runs here
+        return reason.removeprefix(health.CONSUMING)
+    return "; nobody consumes it: start the service" if unheard(service, queue) else ""
 
 
 def _parse(text: str) -> dict[str, Any]:
@@ -57,10 +61,11 @@ def _parse(text: str) -> dict[str, Any]:
     try:
         data = json.loads(text, parse_float=_finite, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
-        reason = printable(str(error))
+        hint = f"; it {_OBJECT}" if isinstance(error, json.JSONDecodeError) else ""
+        reason = f"{printable(str(error))}{hint}"
         raise ConfigurationError(f"the request isn't valid JSON: {reason}") from None
     if not isinstance(data, dict):
-        raise ConfigurationError('the request must be a JSON object, such as {"text": "hi"}')
+        raise ConfigurationError(f"the request {_OBJECT}")
     return data
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -80,17 +81,36 @@ def parameters(settings: Settings, vhost: str, name: str) -> list[pika.Connectio
     ]
 
 
+def _not_loaded(tls: TLS) -> str:
+    """Which of the files OpenSSL can't use, and what it has to hold."""
+    if tls.ca:
+        try:
+            ssl.create_default_context(cafile=tls.ca)
+        except ssl.SSLError:
+            return f"{tls.ca}: it has to hold certificates of authorities, in PEM"
+    if tls.key:
+        return f"{tls.cert} and {tls.key}: they have to be a certificate and its unencrypted key, in PEM"
+    return (
+        f"{tls.cert}: it has to hold a certificate and its unencrypted key, in PEM; a key in a file of "
+        "its own is named by MQ_TLS_KEY or tls.key"
+    )
+
+
 def _ssl_options(tls: TLS, host: str) -> pika.SSLOptions:
-    name = tls.ca
     try:
         context = ssl.create_default_context(cafile=tls.ca)
         if tls.cert:
-            name = tls.cert
-            context.load_cert_chain(tls.cert, tls.key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(
-            f"tls: {name}: {error.strerror or error}; check the file"
-        ) from None
+            # An encrypted key would be asked for at the terminal, for as long as nobody answers.
+            context.load_cert_chain(tls.cert, tls.key, password="")
+    except ssl.SSLError as error:
+        # OpenSSL's own word for it, where it has one.
+        word = f" ({error.reason})" if error.reason else ""
+        raise ConfigurationError(f"tls: {_not_loaded(tls)}{word}") from None
+    except OSError as error:
+        # The error doesn't say which of the files it is about.
+        files = [name for name in (tls.ca, tls.cert, tls.key) if name]
+        name = next((name for name in files if not os.access(name, os.R_OK)), files[-1])
+        raise ConfigurationError(f"tls: {name}: {error.strerror}; check the file") from None
     if not tls.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -42,6 +42,8 @@ _LOGIN_REFUSED, _VHOST_REFUSED = "(403)", "(530)"
 _NO_AMQP = "InvalidFrameError"
 #: What OpenSSL calls an answer that is no TLS, before its version 3.2 and since.
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
+#: OpenSSL's numbers for certificates whose authority isn't among the trusted (X509_STORE_CTX_get_error(3)).
+_NO_ISSUER = (2, 18, 19, 20, 21)
 #: Where that text carries the broker's own code and words, these as Python writes a string.
 _BROKERS_WORDS = re.compile(r"""ConnectionClosedByBroker: \((\d+)\) ((?P<mark>['"]).*(?P=mark))""")
 #: How RabbitMQ says that a vhost, a user or a node has as many connections as it may have: with the
@@ -123,10 +125,13 @@ class Broker(NamedTuple):
         return self.version >= (4, 3)
 
 
-def permanent_reason(error: BaseException, vhost: str, username: str) -> str | None:
+def permanent_reason(
+    error: BaseException, vhost: str, username: str, where: str = "this port"
+) -> str | None:
     """Why connecting can't succeed, whenever it is tried.
 
     :param error: what pika reports for a connection that didn't open
+    :param where: host and port, where they are known
     :returns: one sentence for the person who runs the service, or None if time may heal it
     """
     for cause in causes_of(error):
@@ -151,15 +156,17 @@ def permanent_reason(error: BaseException, vhost: str, username: str) -> str | N
             return (
                 f"user {username!r} can't use vhost {vhost!r}: {words or 'refused'}; the broker must "
                 "have the vhost, and the user permissions on it: rabbitmq/provision.py gives both, for "
-                "the VHOST in rabbitmq/topology.py"
+                "the VHOST in rabbitmq/topology.py and for those in `calls` of the class"
             )
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"the broker's certificate isn't trusted: {cause.verify_message}"
+            unknown = getattr(cause, "verify_code", 0) in _NO_ISSUER
+            remedy = "; MQ_TLS_CA or tls.ca names the file of its authority" if unknown else ""
+            return f"the broker's certificate isn't trusted: {cause.verify_message}{remedy}"
         if isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS:
-            return "what listens on this port doesn't speak TLS; is it the broker's TLS port, usually 5671?"
+            return f"what listens on {where} doesn't speak TLS; is it the broker's TLS port, usually 5671?"
         if isinstance(cause, exceptions.IncompatibleProtocolError) and _NO_AMQP in text:
             return (
-                "what listens on this port doesn't speak AMQP 0-9-1; is it the broker's AMQP port, and "
+                f"what listens on {where} doesn't speak AMQP 0-9-1; is it the broker's AMQP port, and "
                 "not its TLS port?"
             )
     return None

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from pika.channel import Channel
 
-from ..errors import ChannelError, MQError, StartError
+from ..errors import ChannelError, MQError, StartError, provisioned
 from ..logs import Logger
 from .broker import (
     ACCESS_REFUSED,
@@ -209,9 +209,7 @@ def start_error(queue: str, error: ChannelError) -> StartError:
     if error.code == RESOURCE_LOCKED:
         return StartError(f"queue {queue!r} belongs exclusively to another connection: {error}")
     if error.code == ACCESS_REFUSED:
-        return StartError(
-            f"no permission for queue {queue!r}: {error}; run rabbitmq/provision.py, which gives the right"
-        )
+        return StartError(f"no permission for queue {queue!r}: {error}; {provisioned()}")
     return StartError(f"queue {queue!r} can't be used: {error}")
 
 

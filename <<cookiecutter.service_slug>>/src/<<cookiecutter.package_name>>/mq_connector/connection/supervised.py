@@ -221,10 +221,10 @@ class Connection:
         attempts, hosts = self.attempts, self.address.parameters
         host = hosts[attempts.turn % len(hosts)]
         attempts.missed()
-        reason = permanent_reason(
-            error, host.virtual_host, getattr(host.credentials, "username", "")
-        )
-        self._last_error = f"no connection to {host.host}:{host.port}: {reason or describe(error)}"
+        username = getattr(host.credentials, "username", "")
+        where = f"{host.host}:{host.port}"
+        reason = permanent_reason(error, host.virtual_host, username, where)
+        self._last_error = f"no connection to {where}: {reason or describe(error)}"
         if not self._members:
             self._close()
             return

@@ -30,7 +30,7 @@ def exposition() -> type[Exposition]:
     with needing(
         "prometheus_client",
         "MQ_METRICS_PORT is set, but prometheus-client isn't installed: "
-        "pip install '.[metrics]'; an image has it when it is built with --build-arg METRICS=1, as by "
+        "pip install --editable '.[metrics]'; an image has it when it is built with --build-arg METRICS=1, as by "
         "`docker compose up --build` with MQ_METRICS_PORT in .env",
     ):
         from .collector import Exposition

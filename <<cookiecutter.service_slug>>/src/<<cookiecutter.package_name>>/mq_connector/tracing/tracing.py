@@ -22,7 +22,7 @@ def check() -> None:
     """
     with needing(
         "opentelemetry",
-        "MQ_TRACING is set, but opentelemetry-api isn't installed: pip install '.[tracing]'; for an image, "
+        "MQ_TRACING is set, but opentelemetry-api isn't installed: pip install --editable '.[tracing]'; for an image, "
         "put it into `dependencies` of pyproject.toml, then `make lock`, and build it anew",
     ):
         from . import spans  # noqa: F401

@@ -47,7 +47,7 @@ def watch(service: MQConnector, options: Options, session: Callable[[], Session]
     """
     with needing(
         "rich",
-        "top needs rich: pip install '.[top]'; an image has it when it is built with --build-arg METRICS=1, as by "
+        "top needs rich: pip install --editable '.[top]'; an image has it when it is built with --build-arg METRICS=1, as by "
         "`docker compose up --build` with MQ_METRICS_PORT in .env",
     ):
         from .screen import Live, console, drawn
