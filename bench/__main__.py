@@ -7,6 +7,10 @@ Exit code 1: a ratio got worse; 2: it can't be done here; 130: interrupted.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    # Before the rest, whose loading it covers; mypy knows it by its bare name.
+    __import__("scripts.interrupts")
+
 import argparse
 import os
 import shutil

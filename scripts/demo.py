@@ -4,17 +4,13 @@ Runs on a private RabbitMQ where rabbitmq-server is installed, otherwise in cont
 makes lies in a temporary folder and is gone afterwards.
 """
 
-import sys
-
-# Ctrl-C while the rest loads is an end without a traceback.
 if __name__ == "__main__":
-    sys.excepthook = lambda kind, error, trace: (
-        None if kind is KeyboardInterrupt else sys.__excepthook__(kind, error, trace)
-    )
+    import interrupts  # noqa: F401  (before the rest, whose loading it covers)
 
 import json
 import os
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator

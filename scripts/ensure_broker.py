@@ -6,18 +6,14 @@ Elsewhere, without an engine either, one line says what to type; exit code 2.
 
 from __future__ import annotations
 
-import sys
-
-# Ctrl-C while the rest loads is an end without a traceback.
 if __name__ == "__main__":
-    sys.excepthook = lambda kind, error, trace: (
-        None if kind is KeyboardInterrupt else sys.__excepthook__(kind, error, trace)
-    )
+    import interrupts  # noqa: F401  (before the rest, whose loading it covers)
 
 import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 #: The generated repository's own way to find a RabbitMQ, where it lies in the template.

@@ -6,6 +6,9 @@ with --check that is all it prints.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import interrupts  # noqa: F401  (before the rest, whose loading it covers)
+
 import ast
 import sys
 from collections.abc import Iterator

@@ -9,6 +9,9 @@ prints the input and its seed and ends with exit code 1.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import interrupts  # noqa: F401  (before the rest, whose loading it covers)
+
 import argparse
 import ast
 import base64

@@ -4,17 +4,13 @@ Files with placeholders in them are looked at as the defaults render them, by th
 repository's own settings where it has some. Every check runs; the exit code is 1 if any failed.
 """
 
-import sys
-
-# Ctrl-C while the rest loads is an end without a traceback.
 if __name__ == "__main__":
-    sys.excepthook = lambda kind, error, trace: (
-        None if kind is KeyboardInterrupt else sys.__excepthook__(kind, error, trace)
-    )
+    import interrupts  # noqa: F401  (before the rest, whose loading it covers)
 
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator

@@ -12,6 +12,9 @@ The version stands in cookiecutter.json, as `_version`. docs/releasing.md has th
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import interrupts  # noqa: F401  (before the rest, whose loading it covers)
+
 import argparse
 import datetime
 import json

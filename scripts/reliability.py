@@ -5,6 +5,9 @@
 With `--check`, nothing is written; the exit code is 1 where the document is not up to date.
 """
 
+if __name__ == "__main__":
+    import interrupts  # noqa: F401  (before the rest, whose loading it covers)
+
 import json
 import re
 import sys

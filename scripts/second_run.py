@@ -9,6 +9,9 @@ passed then. Whatever else ended the tests, or no word at all, stays a failure. 
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import interrupts  # noqa: F401  (before the rest, whose loading it covers)
+
 import json
 import subprocess
 import sys

@@ -11,13 +11,8 @@ included. tests/test_twin.py holds it to that; docs/releasing.md says how a rele
 
 from __future__ import annotations
 
-import sys
-
-# Ctrl-C while the rest loads is an end without a traceback.
 if __name__ == "__main__":
-    sys.excepthook = lambda kind, error, trace: (
-        None if kind is KeyboardInterrupt else sys.__excepthook__(kind, error, trace)
-    )
+    import interrupts  # noqa: F401  (before the rest, whose loading it covers)
 
 import argparse
 import json
@@ -25,6 +20,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path

@@ -6,18 +6,14 @@ says what to type where this machine can't make an environment.
 
 from __future__ import annotations
 
-import sys
-
-# Ctrl-C while the rest loads is an end without a traceback.
 if __name__ == "__main__":
-    sys.excepthook = lambda kind, error, trace: (
-        None if kind is KeyboardInterrupt else sys.__excepthook__(kind, error, trace)
-    )
+    import interrupts  # noqa: F401  (before the rest, whose loading it covers)
 
 import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 

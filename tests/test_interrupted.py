@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -9,8 +10,8 @@ from pathlib import Path
 import pytest
 from baked import TEMPLATE, BakedProject
 
-#: Scripts that the template's make targets run.
-SCRIPTS = ("demo", "ensure_broker", "lint", "manifest", "twin", "venv")
+#: The template's own programs, but for what they import first.
+SCRIPTS = sorted({*(TEMPLATE / "scripts").glob("*.py")} - {TEMPLATE / "scripts" / "interrupts.py"})
 #: Presses Ctrl-C when a module is imported; as `sitecustomize`, which Python imports at its start.
 PRESSES = """import os, signal, sys
 
@@ -41,15 +42,18 @@ CONNECTOR = "neon_echo.mq_connector"
         ((*PACKAGE, "describe"), "pika"),
         ((*PACKAGE, "describe"), f"{CONNECTOR}.commands.description"),
         ((*PACKAGE, "run", "--reload"), f"{CONNECTOR}.commands.reload"),
-        *(((str(TEMPLATE / "scripts" / f"{name}.py"),), "pathlib") for name in SCRIPTS),
+        *(pytest.param((str(script),), "pathlib", id=script.stem) for script in SCRIPTS),
         ((str(TEMPLATE / "scripts" / "demo.py"),), "cookiecutter"),
+        (("-m", "bench"), "argparse"),
+        (("-m", "bench"), "bench.lab"),
+        (("-m", "soak"), "connector.functional.broker"),
     ],
 )
 def test_ctrl_c_while_a_program_loads_shows_no_traceback(
     project: BakedProject, tmp_path: Path, words: tuple[str, ...], module: str
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(PRESSES)
-    path = f"{tmp_path}:{project / 'src'}"
+    path = os.pathsep.join(map(str, (tmp_path, project / "src", TEMPLATE, TEMPLATE / "tests")))
     done = project.run(
         sys.executable,
         "-B",

@@ -244,8 +244,11 @@ class Client:
     back: float = math.inf
     now: float = 0.0
     cut_at: float = math.inf
+    #: How often the broker was asked who is there, which costs it half a second of processor time.
+    asked: int = 0
 
     def connections(self, user: str) -> list[str]:
+        self.asked += 1
         there = (
             self.now < self.busy if self.now < self.cut_at else self.now >= self.cut_at + self.back
         )
@@ -273,6 +276,18 @@ def test_what_is_under_way_with_the_old_password_has_time_to_end(project: BakedP
     client = Client(busy=3)
     move(project, client)
     assert client.cut_at == math.inf
+
+
+def test_who_ends_soon_is_waited_for_no_longer(project: BakedProject) -> None:
+    client = Client(busy=0.4)
+    move(project, client)
+    assert client.now <= 1 and client.cut_at == math.inf
+
+
+def test_the_broker_is_seldom_asked_who_is_still_there(project: BakedProject) -> None:
+    client = Client(busy=math.inf)
+    move(project, client)
+    assert client.asked <= 6 and client.cut_at == 5
 
 
 def test_who_stays_with_the_old_password_is_cut_off(project: BakedProject) -> None:

@@ -13,7 +13,7 @@ import pytest
 from baked import TEMPLATE, outside
 
 TESTS = Path(__file__).parent
-SCRIPT = TEMPLATE / "scripts" / "second_run.py"
+SCRIPTS = [TEMPLATE / "scripts" / name for name in ("second_run.py", "interrupts.py")]
 MAKEFILE = """
 WORKERS ?= 2
 test:
@@ -53,10 +53,15 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def copy_scripts(folder: Path) -> None:
+    (folder / "scripts").mkdir()
+    for script in SCRIPTS:
+        shutil.copy(script, folder / "scripts")
+
+
 @pytest.fixture
 def suite(tmp_path: Path) -> Path:
-    (tmp_path / "scripts").mkdir()
-    shutil.copy(SCRIPT, tmp_path / "scripts")
+    copy_scripts(tmp_path)
     (tmp_path / "pyproject.toml").write_text("[tool.pytest.ini_options]\nmarkers = ['alone']\n")
     (tmp_path / "Makefile").write_text(MAKEFILE.format(python=sys.executable))
     (tmp_path / "test_all.py").write_text(SUITE)
@@ -113,8 +118,7 @@ def test_what_fails_again_and_what_kills_its_process_is_a_failure(suite: Path) -
 def test_other_ends_than_a_few_failures_get_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: Any, reason: str
 ) -> None:
-    (tmp_path / "scripts").mkdir()
-    shutil.copy(SCRIPT, tmp_path / "scripts")
+    copy_scripts(tmp_path)
     (tmp_path / "Makefile").write_text("test:\n\techo they run again\n")
     (tmp_path / ".cache").mkdir()
     if outcome is not None:
@@ -128,8 +132,7 @@ def test_other_ends_than_a_few_failures_get_none(
 
 
 def test_a_test_that_is_skipped_then_has_not_passed(tmp_path: Path) -> None:
-    (tmp_path / "scripts").mkdir()
-    shutil.copy(SCRIPT, tmp_path / "scripts")
+    copy_scripts(tmp_path)
     (tmp_path / ".cache").mkdir()
     found = {"exit": 1, "failed": ["a"], "skipped": [], "died": []}
     (tmp_path / ".cache" / "outcome.json").write_text(json.dumps(found))

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from baked import TEMPLATE, load
 
+#: What a program of this folder finds what it imports first in.
+SCRIPTS = str(TEMPLATE / "scripts")
 ensure_broker = load("ensure_broker", TEMPLATE / "scripts" / "ensure_broker.py")
 NONE = "no rabbitmq-server on this machine: apt-get install rabbitmq-server"
 
@@ -62,7 +64,7 @@ def test_an_engine_will_do(machine: Any, capsys: pytest.CaptureFixture[str]) -> 
 def test_without_a_server_in_sight_the_script_says_so(tmp_path: Path) -> None:
     """For real: nothing on the path, and root has no apt-get there."""
     code = (
-        "import sys, runpy, shutil; shutil.which = lambda *a, **k: None; "
+        f"import sys, runpy, shutil; sys.path.append({SCRIPTS!r}); shutil.which = lambda *a, **k: None; "
         f"runpy.run_path({str(TEMPLATE / 'scripts' / 'ensure_broker.py')!r}, run_name='__main__')"
     )
     done = subprocess.run([sys.executable, "-B", "-c", code], capture_output=True, text=True)
@@ -76,7 +78,8 @@ def test_a_python_that_is_too_old_is_told_so_and_not_with_a_traceback(
 ) -> None:
     script = TEMPLATE / "scripts" / "venv.py"
     code = (
-        f"import sys, runpy; sys.version_info = {version!r}; sys.argv[1:] = ['x', 'demo']; "
+        f"import sys, runpy; sys.path.append({SCRIPTS!r}); sys.version_info = {version!r}; "
+        "sys.argv[1:] = ['x', 'demo']; "
         f"runpy.run_path({str(script)!r}, run_name='__main__')"
     )
     done = subprocess.run(

@@ -33,6 +33,8 @@ OF_A_USER = {"users": "name", "permissions": "user", "topic_permissions": "user"
 SETTLED = 5.0
 #: Seconds that commands with the old password get to end by themselves, once they were seen.
 SHORT = 5.0
+#: Seconds until it is first looked whether they have; each further look takes twice as long to come.
+FIRST_PAUSE = 0.5
 
 
 def other(user: str) -> str:
@@ -163,9 +165,11 @@ def move(broker: Broker, old: str, new: str) -> None:
         if at_engine.restart(container, changed):
             print(f"the service: its container {container} was restarted, and logs in as {new}")
     left = broker.connections(old)
-    deadline = time.monotonic() + SHORT
-    while left and time.monotonic() < deadline:
-        time.sleep(0.5)
+    # Seldom, as each question starts a program in Erlang where the broker is.
+    deadline, pause = time.monotonic() + SHORT, FIRST_PAUSE
+    while left and (rest := deadline - time.monotonic()) > 0:
+        time.sleep(min(pause, rest))
+        pause *= 2
         left = broker.connections(old)
     if left:
         broker.disconnect(old)

@@ -9,6 +9,10 @@ service doesn't come back.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    # Before the rest, whose loading it covers; mypy knows it by its bare name.
+    __import__("scripts.interrupts")
+
 import functools
 import json
 import os

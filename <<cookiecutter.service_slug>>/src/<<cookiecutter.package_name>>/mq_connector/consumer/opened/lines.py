@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from ...errors import EXCERPT, MQError, PayloadError, RequestError, printable
+from ...errors import EXCERPT, MQError, PayloadError, RequestError, named, printable
 from ...logs import LONGEST, Logger, text_of
 from ...payload.request import request_id, trace_of
 from .messages import Delivery
@@ -30,10 +30,8 @@ class Named:
         self._trace = trace_of(delivery.properties)
 
     def __str__(self) -> str:
-        name = self.message_id
-        shown = "without an id" if name is None else repr(name[:EXCERPT])
         where = self._method.routing_key or self._method.exchange or ""
-        return f"message {shown} of {where!r}"
+        return f"{named(self.message_id)} of {where!r}"
 
     def fields(self, **more: object) -> dict[str, object]:
         """The same by name, for a line in JSON.
