@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import json
 import re
@@ -270,3 +271,11 @@ def test_at_most_ten_questions_are_asked_and_each_is_a_sentence() -> None:
         asked = variables["__prompts__"][name]
         sentence = asked if isinstance(asked, str) else asked["__prompt__"]
         assert len(sentence.split()) >= 3, name
+
+
+def test_an_editor_finds_what_the_tests_import_from_the_scripts(project: BakedProject) -> None:
+    """They put the folder into the path as they run, which a type checker doesn't see."""
+    tree = ast.parse(project.read("tests/conftest.py"))
+    imports = [each.module for each in ast.walk(tree) if isinstance(each, ast.ImportFrom)]
+    assert [each for each in imports if project.has_file(f"rabbitmq/{each}.py")] == ["local"]
+    assert project.metadata()["tool"]["pyright"]["extraPaths"] == ["rabbitmq"]

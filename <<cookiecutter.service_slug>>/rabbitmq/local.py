@@ -88,7 +88,8 @@ def run(options: argparse.Namespace) -> None:
     with broker:
         if broker.left_out:
             keys = ", ".join(broker.left_out)
-            print(f"left out, unknown to RabbitMQ {broker.installation.version}: {keys}")
+            version = broker.installation.version
+            print(f"of rabbitmq.conf, RabbitMQ {version} doesn't know and goes without: {keys}")
         pages = f", http://127.0.0.1:{management}" if management else ""
         print(
             f"RabbitMQ {broker.installation.version} is ready on localhost:{amqp}{pages} "
