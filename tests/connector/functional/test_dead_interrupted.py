@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mq_connector.commands import dead
+from mq_connector.commands import dead, terminal
 from mq_connector.commands.dead import Task
 from mq_connector.commands.letters import Selection
 from mq_connector.commands.session import Session
@@ -54,7 +54,7 @@ def at_line(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def at_line(count: int, happen: Callable[[], object]) -> None:
         shown: list[str] = []
-        say = dead.say
+        say = terminal.say
 
         def said(text: str) -> None:
             say(text)

@@ -56,7 +56,8 @@ def end_within(seconds: float, code: int) -> threading.Timer:
         timer = threading.Timer(seconds, end_process, (code,))
         timer.daemon = True
         timer.start()
-    except RuntimeError:  # As in `end_process`, or a callback has taken away what Python's threads need.
+    except RuntimeError:
+        # As in `end_process`, or a callback has taken away what Python's threads need.
         end_process(code)
     return timer
 
