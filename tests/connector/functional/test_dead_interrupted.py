@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mq_connector.commands import dead
+from mq_connector.commands import dead, terminal
 from mq_connector.commands.dead import Task
 from mq_connector.commands.letters import Selection
 from mq_connector.commands.session import Session
@@ -54,7 +54,7 @@ def at_line(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def at_line(count: int, happen: Callable[[], object]) -> None:
         shown: list[str] = []
-        say = dead.say
+        say = terminal.say
 
         def said(text: str) -> None:
             say(text)
@@ -159,3 +159,21 @@ def test_a_file_of_letters_has_each_once(
         run(broker, queue, Task(export=str(file)))
     ids = [json.loads(line)["id"] for line in file.read_text().splitlines()]
     assert ids == ["m0", "m1", "m2"]
+
+
+def test_who_watches_sees_each_letter_once_though_a_look_is_cut_short(
+    broker: Broker,
+    bury: Callable[..., str],
+    queue: str,
+    lose: Callable[[], None],
+    at_line: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bury(5)
+    at_line(3, lose)
+    watched = dead._Watched(service(broker.port, queue), queue, Task(json=True))
+    with pytest.raises(NotConnected, match=LOST):
+        watched.look()
+    watched.look()
+    seen = [json.loads(line)["id"] for line in capsys.readouterr().out.splitlines()]
+    assert seen == ["m0", "m1", "m2", "m3", "m4"]

@@ -8,13 +8,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from baked import IMPORTABLE
 from mq_connector import Connection, ConsumerThread
 from mq_connector.config import Limits
 from mq_connector.connection.address import Address
-from mq_connector.consumer import drain
+from mq_connector.consumer import Channel, drain
 from waiting import eventually
 
 from .broker import PASSWORD, USER, VHOST, Broker
@@ -132,10 +133,10 @@ def test_past_its_deadline_it_waits_for_no_broker(
     monkeypatch.setattr(drain, "_CLOSE_PATIENCE", 600.0)
     began: list[float] = []
 
-    def slow(channel: object, *rest: object) -> None:
+    def slow(channel: Channel, method: Any, properties: Any, body: bytes) -> None:
         began.append(time.monotonic())
         time.sleep(1.0)
-        echo(channel, *rest)
+        echo(channel, method, properties, body)
 
     connection = Connection(Address([victim.parameters()]))
     consumer = ConsumerThread(connection, queue, slow, limits=Limits(queue_type="quorum"))

@@ -67,3 +67,25 @@ def test_a_main_thread_that_has_more_to_do_is_left_alone() -> None:
     code, said, took = ended("end_after_main(0.2)\ntime.sleep(2)\nprint('over')")
     assert (code, said) == (0, "over\n")
     assert took >= 2
+
+
+@pytest.mark.parametrize("hook", ["threading.excepthook", "sys.excepthook"])
+def test_it_ends_though_no_thread_can_be_made(hook: str) -> None:
+    """As Python refuses to where a callback has taken away what tells of a thread's error."""
+    code, said, _ = ended(f"{hook} = None\nend_within(0.5, 7)\ntime.sleep(300)")
+    assert (code, said) == (7, "")
+
+
+def test_a_signal_that_cannot_be_handled_ends_the_process() -> None:
+    code, _, _ = ended(
+        """
+import os, signal
+from mq_connector.ending import Signals
+def fail(*_):
+    raise OSError(9, "Bad file descriptor")
+Signals(fail).install()
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(300)
+"""
+    )
+    assert code == 1

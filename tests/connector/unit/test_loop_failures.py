@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Any
 
@@ -106,3 +107,19 @@ def test_a_timer_set_while_the_loop_is_being_replaced_goes_off_on_the_next(
         assert went.wait(PATIENCE)
         member.wait(3)
         member.quit()
+
+
+def test_a_call_may_come_though_the_loop_cannot_be_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever calls, such as a worker, isn't the one to suffer: the loop fails by itself, and the next one does it."""
+    monkeypatch.setattr(loop_module, "RESTART_PAUSE", 0.01)
+    with broker(serve) as server, joined(server) as [member]:
+        member.wait(1)
+        connection = member.connection
+        called = threading.Event()
+        loop: Any = connection._loop
+        poller = loop.io._poller
+        for file in (poller._w_interrupt, poller._r_interrupt, poller._poll):
+            os.close(file.fileno())
+        connection.call(called.set)
+        assert called.wait(PATIENCE)
+        assert member.wait(3) == ["open", "lost", "open"]

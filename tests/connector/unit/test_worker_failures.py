@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import threading
 from typing import Any
 
 import pytest
 from mq_connector import RetryMessage, payload
+from mq_connector.config import Limits
+from mq_connector.consumer.workers import Workers
+from mq_connector.consumer.workers.suspicion import Suspicion
 
-from .working import Callback, Delivered, Make, errors, idle, make, nothing_left
+from .working import Callback, Delivered, Make, channels, errors, idle, make, nothing_left
 
 __all__ = ["errors", "make", "nothing_left"]
 
@@ -179,3 +183,40 @@ def test_a_retry_s_delay_that_is_no_time_is_an_error_where_it_is_written(delay: 
     """On the loop it would only be logged, and the message would stay in hand."""
     with pytest.raises(ValueError, match="must be 0 s or more"):
         RetryMessage(delay)
+
+
+def test_what_fails_beside_callbacks_costs_no_worker(caplog: pytest.LogCaptureFixture) -> None:
+    """As where a callback has closed files that aren't its own, the connector's among them."""
+    handled: list[int] = []
+    suspicion = Suspicion()
+    suspicion.relax()
+    failures = iter([OSError(9, "Bad file descriptor"), SystemExit(3)])
+
+    def fail() -> None:
+        error = next(failures, None)
+        if error is not None:
+            raise error
+
+    workers = Workers(
+        Limits(workers=1),
+        "w",
+        lambda channel, method, *_: handled.append(method.delivery_tag),
+        lambda delivery: channels[delivery],
+        lambda error: None,
+        suspicion,
+        on_pace=fail,
+    )
+    thread = threading.Thread(target=workers.work, daemon=True)
+    thread.start()
+    messages = [Delivered(tag) for tag in range(1, 4)]
+    for each in messages:
+        workers.prefetch = 0  # so that another prefetch is asked for
+        workers.inbox.put(each.delivery)
+        each.wait()
+    assert [each.outcome.settled for each in messages] == ["requeue", "requeue", "ack"]
+    assert handled == [3]
+    assert not workers.why_unhealthy
+    assert "a worker has failed beside its callback" in caplog.text
+    workers.stop()
+    thread.join(60)
+    assert not thread.is_alive()

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NoReturn
 
 #: Seconds for the logs to be written before the process is ended without asking anybody.
 _WRITTEN_WITHIN = 1.0
@@ -30,7 +30,7 @@ _DEFAULTS: dict[int, Any] = {
 }
 
 
-def end_process(code: int) -> None:
+def end_process(code: int) -> NoReturn:
     """End the process at once; what was logged and printed is written, if that is quick."""
 
     def write() -> None:
@@ -39,8 +39,8 @@ def end_process(code: int) -> None:
                 stream.flush()
         logging.shutdown()
 
-    writing = threading.Thread(target=write, daemon=True)
     with contextlib.suppress(RuntimeError):  # Once it ends, Python 3.12 starts no thread any more.
+        writing = threading.Thread(target=write, daemon=True)
         writing.start()
         writing.join(_WRITTEN_WITHIN)
     os._exit(code)
@@ -52,13 +52,12 @@ def end_within(seconds: float, code: int) -> threading.Timer:
     :param code: the exit code
     :returns: what can be cancelled
     """
-    timer = threading.Timer(seconds, end_process, (code,))
-    timer.daemon = True
     try:
+        timer = threading.Timer(seconds, end_process, (code,))
+        timer.daemon = True
         timer.start()
-    except (
-        RuntimeError
-    ):  # As in `end_process`: the main thread has ended, so there is nothing to wait for.
+    except RuntimeError:
+        # As in `end_process`, or a callback has taken away what Python's threads need.
         end_process(code)
     return timer
 
@@ -125,7 +124,12 @@ class Signals:
 
     def _pass_on(self) -> None:
         while True:
-            self._on_signal(*self._signals.get())
+            number, since = self._signals.get()
+            try:
+                self._on_signal(number, since)
+            except BaseException:  # otherwise nothing would end it any more
+                logging.getLogger(__name__).exception("ended at once by signal %d", number)
+                end_process(1)
 
 
 class _AroundForks(threading.local):

@@ -134,6 +134,7 @@ class _Watched:
                 there.add(mark)
                 if mark not in self._known and self._task.selection.takes(letter):
                     _say(letter, self._queue, self._task.json)
+                self._known.add(mark)  # now, as the connection may be lost before the last one
             self._known, self._count = there, count
             self._due = time.monotonic() + _LOOK_AGAIN
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from pika.adapters.select_connection import IOLoop
 
@@ -51,7 +52,9 @@ class Loop:
         self._calls.append(function)
         io = self.io
         if io is not None and self._awake.acquire(blocking=False):
-            io.add_callback_threadsafe(self._run_calls)
+            # Where a handler has closed files that aren't its own, the loop fails by itself, and the next one does it.
+            with suppress(OSError):
+                io.add_callback_threadsafe(self._run_calls)
 
     # ---- on the thread
 

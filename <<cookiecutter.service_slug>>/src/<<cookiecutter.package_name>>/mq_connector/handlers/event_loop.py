@@ -63,7 +63,9 @@ def _drop_given(awaitable: Coroutine[Any, Any, Any]) -> None:
     code = getattr(awaitable, "cr_code", None)
     if code is not None and code.co_filename.startswith(_OURS + os.sep):
         for given in inspect.getcoroutinelocals(awaitable).values():
-            if inspect.iscoroutine(given) and inspect.getcoroutinestate(given) == inspect.CORO_CREATED:
+            if not inspect.iscoroutine(given):
+                continue
+            if inspect.getcoroutinestate(given) == inspect.CORO_CREATED:
                 drop(given)
 
 

@@ -116,10 +116,10 @@ class Life:
         periodic = [each for each in self._periodic if each is not me]
         for each in periodic:
             each.wait(deadline)
-        if any([each.cancel() for each in periodic]):
-            until = time.monotonic() + _CANCELLED_WITHIN
-            for each in periodic:
-                each.wait(until)
+        cancelled = [each for each in periodic if each.cancel()]
+        until = time.monotonic() + _CANCELLED_WITHIN
+        for each in cancelled:
+            each.wait(until)
         if self.around is not None:
             until = max(deadline, time.monotonic() + _AT_LEAST)
             for consumer in consumers:

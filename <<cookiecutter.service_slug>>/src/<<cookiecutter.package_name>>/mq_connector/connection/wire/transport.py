@@ -11,6 +11,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from pika.adapters.utils import nbio_interface
@@ -130,7 +131,8 @@ class Transport(nbio_interface.AbstractStreamTransport):
             self._closed = True
             self._waiting.clear()
             self._room.notify_all()
-            self._sock.close()
+            with suppress(OSError):  # a handler has closed it, though it isn't its own
+                self._sock.close()
 
     def _close(self) -> bool:
         if self._closed:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from ...fork import Process
 from ...logs import Logger
 from ..opened import Delivery, OpenedChannel
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 _log = Logger(__name__)
 
+#: Seconds before a worker that has failed goes on.
+_PAUSE = 0.1
 #: The thread's own: a `ConsumerThread` overrides `is_alive`, and says no once it has ended but for callbacks.
 is_alive = threading.Thread.is_alive
 
@@ -59,6 +62,27 @@ class Busy:
     def hangs(self) -> bool:
         """Whether the broker has waited too long for the message that it handles."""
         return self.late is not None and self.late is self.delivery
+
+
+def keep_on(work: Callable[[Busy], None], busy: Busy, process: Process) -> None:
+    """Have a worker work, and again where anything but its callback fails: a thread that ends is a service that idles.
+
+    Its message goes back to the queue, in case that is why.
+
+    :param process: the worker's; what fails in a child that was forked from it ends there
+    """
+    while True:
+        try:
+            work(busy)
+            return
+        except BaseException:
+            if process.forked:
+                raise
+            _log.exception("a worker has failed beside its callback; it goes on")
+            delivery, busy.delivery = busy.delivery, None
+            if delivery is not None:
+                delivery.opened.reject(delivery.tag, requeue=True)
+        time.sleep(_PAUSE)
 
 
 def latest(

@@ -20,7 +20,7 @@ from ...handlers.shapes import is_async
 from ...payload import Bounds, bounds
 from ..channel import Channel
 from ..opened import Delivery, Observer, OpenedChannel, Prefetch, Sizes, lines
-from .busy import Busy, all_busy_for, latest, why_unhealthy
+from .busy import Busy, all_busy_for, keep_on, latest, why_unhealthy
 from .current import expired_for, in_hand
 from .pace import SOON, TOGETHER, Pace
 from .settling import Settling, ended_by
@@ -187,7 +187,7 @@ class Workers:
                 except BaseException as error:  # SystemExit would leave a service that idles
                     self.on_no_start(error)
                     return
-            self._work(worker)
+            keep_on(self._work, worker, self._process)
 
     def _work(self, worker: Busy) -> None:
         get, handle, suspicion, now = self.inbox.get, self.handle, self._suspicion, time.monotonic
