@@ -24,9 +24,6 @@ Make = Callable[..., Publisher]
 pytestmark = pytest.mark.timeout(300)
 
 
-Make = Callable[..., Publisher]
-
-
 @pytest.fixture
 def make(broker: Broker) -> Iterator[Make]:
     """Publishers that are closed with their test."""
