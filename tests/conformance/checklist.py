@@ -85,6 +85,7 @@ def scenario(
 
 def scenarios() -> dict[str, Scenario]:
     """All of them, by name."""
-    for module in ("api", "consuming", "sending", "running", "asking", "helpers", "public"):
+    modules = ("api", "consuming", "surviving", "sending", "running", "asking", "helpers", "public")
+    for module in modules:
         import_module(f"conformance.scenarios_{module}")
     return _registry.scenarios

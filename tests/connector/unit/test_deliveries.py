@@ -2,107 +2,34 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
-import struct
-import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import pika
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mq_connector.connection.wire import deliveries
 from mq_connector.connection.wire.deliveries import DeliveryReader, Properties, Timed
 from mq_connector.connection.wire.frames import HEARTBEAT_FRAME
 from pika import spec
-from pika.exceptions import InvalidFrameError
 
 from . import wire
-
-OURS, OTHER = 1, 2
-
-
-@pytest.fixture(autouse=True)
-def no_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    """The clock stands still, so that the reader adds no heartbeats of its own."""
-    now = [0.0]
-    monkeypatch.setattr(f"{deliveries.__name__}.time.monotonic", lambda: now[0])
-    yield now
-
-
-@dataclass
-class Message:
-    """A delivery to be sent, and what must come of it."""
-
-    body: bytes
-    properties: pika.BasicProperties = field(default_factory=pika.BasicProperties)
-    redelivered: bool = False
-    exchange: str = ""
-    routing_key: str = "input"
-    consumer_tag: str = "ctag1.0"
-
-
-class Sink:
-    """Collects what is delivered on one channel."""
-
-    def __init__(self) -> None:
-        self.delivered: list[tuple[Any, Any, bytes]] = []
-        self.closed = 0
-
-    def deliver(self, method: Any, properties: Any, body: bytes) -> None:
-        self.delivered.append((method, properties, body))
-
-    def closing(self) -> None:
-        self.closed += 1
-
-
-def frames_of(tag: int, message: Message, frame_max: int = wire.FRAME_MAX) -> list[bytes]:
-    return wire.delivery(
-        OURS,
-        tag,
-        message.body,
-        message.properties,
-        consumer_tag=message.consumer_tag,
-        redelivered=message.redelivered,
-        exchange=message.exchange,
-        routing_key=message.routing_key,
-        frame_max=frame_max,
-    )
-
-
-def assert_delivered(sink: Sink, messages: Sequence[Message]) -> None:
-    assert len(sink.delivered) == len(messages)
-    for tag, ((method, properties, body), message) in enumerate(
-        zip(sink.delivered, messages, strict=True), 1
-    ):
-        assert type(method) is spec.Basic.Deliver
-        expected = spec.Basic.Deliver(
-            message.consumer_tag, tag, message.redelivered, message.exchange, message.routing_key
-        )
-        assert method == expected
-        assert properties == message.properties
-        assert type(body) is bytes
-        assert body == message.body
-
-
-names = st.text(max_size=30)
-messages = st.builds(
+from .reading import (
+    OTHER,
+    OURS,
     Message,
-    body=st.binary(max_size=400),
-    properties=st.builds(
-        pika.BasicProperties,
-        headers=st.none() | st.dictionaries(names, st.integers(0, 99), max_size=3),
-        expiration=st.none() | st.just("1000"),
-        reply_to=st.none() | names,
-    ),
-    redelivered=st.booleans(),
-    exchange=names,
-    routing_key=names,
-    consumer_tag=st.sampled_from(["ctag1.0", "ctag1.1", "zähler"]),
+    Sink,
+    assert_delivered,
+    fed,
+    frames_of,
+    messages,
+    names,
+    no_signs_of_life,
 )
+
+__all__ = ["no_signs_of_life"]
+
+
 for_pika = st.sampled_from(
     [
         [HEARTBEAT_FRAME],
@@ -277,193 +204,6 @@ def test_a_content_header_may_be_larger_than_a_frame() -> None:
     large = pika.BasicProperties(headers={"large": ["x" * 100_000] * 5})
     _, sink = fed(*frames_of(1, Message(b"body", large)))
     assert_delivered(sink, [Message(b"body", large)])
-
-
-# ---- properties
-
-
-@given(messages)
-def test_lazy_properties_equal_those_of_pika(message: Message) -> None:
-    raw = b"".join(message.properties.encode())
-    assert Properties(raw) == message.properties
-    assert message.properties == Properties(raw)
-    assert Properties(raw) == Properties(raw)
-    assert Properties(raw).reply_to == message.properties.reply_to
-    assert b"".join(Properties(raw).encode()) == raw
-    assert repr(Properties(raw)) == repr(message.properties)
-    assert copy.deepcopy(Properties(raw)) == message.properties
-    assert copy.copy(Properties(raw)) == message.properties
-    assert isinstance(Properties(raw), pika.BasicProperties)
-
-
-def test_properties_tell_which_they_are_before_they_are_decoded() -> None:
-    raw = b"".join(pika.BasicProperties(reply_to="q", correlation_id="c").encode())
-    properties = Properties(raw)
-    assert properties.flags == properties.FLAG_REPLY_TO | properties.FLAG_CORRELATION_ID
-    assert "correlation_id" not in vars(properties)
-    properties.content_type = "text/plain"
-    assert properties.correlation_id == "c"
-    assert properties.flags & properties.FLAG_CONTENT_TYPE, "they may have been set since"
-    assert Properties(b"").flags & Properties.FLAG_REPLY_TO, (
-        "what is broken is found by decoding it"
-    )
-
-
-def test_lazy_properties_differ_where_those_of_pika_do() -> None:
-    raw = b"".join(pika.BasicProperties(expiration="1000").encode())
-    assert Properties(raw) != pika.BasicProperties(expiration="1001")
-    assert Properties(raw) != pika.BasicProperties()
-    assert Properties(raw) != "1000"
-
-
-def test_lazy_properties_have_no_more_attributes_than_those_of_pika() -> None:
-    raw = b"".join(pika.BasicProperties().encode())
-    properties = Properties(raw)
-    with pytest.raises(AttributeError, match="colour"):
-        _ = properties.colour
-    assert vars(properties) == vars(pika.BasicProperties())
-    assert not hasattr(properties, "colour")
-
-
-def test_an_attribute_can_be_set_before_any_was_read() -> None:
-    properties = Properties(b"".join(pika.BasicProperties(reply_to="q", expiration="1").encode()))
-    properties.expiration = "5"
-    assert (properties.reply_to, properties.expiration) == ("q", "5")
-
-
-def test_lazy_properties_may_be_read_first_by_several_threads_at_once() -> None:
-    raw = b"".join(pika.BasicProperties(headers={"a": 1}, reply_to="q").encode())
-    wrong: list[object] = []
-    for _ in range(300):
-        properties = Properties(raw)
-        ready = threading.Barrier(4)
-
-        def read(properties: Properties = properties, ready: threading.Barrier = ready) -> None:
-            ready.wait()
-            try:
-                if properties.reply_to != "q" or properties.headers != {"a": 1}:
-                    wrong.append(vars(properties))
-            except AttributeError as error:
-                wrong.append(error)
-
-        threads = [threading.Thread(target=read) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert not wrong
-
-
-# ---- failures: what no broker sends
-
-
-def fed(*frames: bytes) -> tuple[list[bytes], Sink]:
-    forwarded: list[bytes] = []
-    sink = Sink()
-    reader = DeliveryReader(forwarded.append)
-    reader.attach(OURS, sink)
-    reader.feed(b"".join(frames))
-    return forwarded, sink
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        pytest.param(b"HTTP/1.1 400 Bad Request\r\n", id="http"),
-        pytest.param(b"AMQP\x00\x01\x00\x00", id="another AMQP"),
-        pytest.param(b"\x00" * 8, id="zeros"),
-        pytest.param(struct.pack(">BHL", 4, OURS, 0) + b"\xce", id="unknown frame type"),
-        pytest.param(struct.pack(">BHL", 3, OURS, 131073) + b"\xce", id="oversized frame"),
-        pytest.param(struct.pack(">BHL", 2, OURS, 2**21 + 1) + b"\xce", id="oversized header"),
-        pytest.param(struct.pack(">BHL", 3, OURS, 2**32 - 1) + b"\xce", id="four gigabytes"),
-    ],
-)
-def test_what_is_no_frame_is_refused_before_it_is_waited_for(data: bytes) -> None:
-    with pytest.raises(InvalidFrameError, match=r"^frame of type \d+ with \d+ bytes"):
-        fed(data)
-
-
-@pytest.mark.parametrize("data", [b"\x15\x03\x01\x00\x02\x02\x0a", b"H"])
-def test_what_can_be_no_frame_is_refused_though_it_is_shorter_than_one(data: bytes) -> None:
-    """A TLS port says seven bytes to who speaks plainly, and waits."""
-    with pytest.raises(InvalidFrameError, match="no AMQP frame"):
-        fed(data)
-
-
-def test_whole_messages_before_a_malformed_frame_are_delivered() -> None:
-    sink = Sink()
-    reader = DeliveryReader(lambda _: None)
-    reader.attach(OURS, sink)
-    with pytest.raises(InvalidFrameError):
-        reader.feed(b"".join(frames_of(1, Message(b"first"))) + b"garbage!")
-    assert_delivered(sink, [Message(b"first")])
-
-
-def test_a_frame_without_its_end_octet_is_left_for_pika_to_refuse() -> None:
-    pieces = frames_of(1, Message(b"body"))
-    pieces[0] = pieces[0][:-1] + b"\x00"
-    forwarded, sink = fed(pieces[0])
-    assert forwarded == [pieces[0]]
-    assert not sink.delivered
-
-
-def test_a_body_before_its_header_is_refused() -> None:
-    method, _, body = frames_of(1, Message(b"body"))
-    with pytest.raises(InvalidFrameError, match="header"):
-        fed(method, body)
-
-
-def test_a_body_longer_than_its_header_says_is_refused() -> None:
-    method, header, body = frames_of(1, Message(b"body"))
-    with pytest.raises(InvalidFrameError, match="bytes too many"):
-        fed(method, header, body.replace(b"\x04body", b"\x05bodyx"))
-
-
-def test_a_delivery_cut_short_within_its_frame_is_refused() -> None:
-    broken = struct.pack(">BHL", 1, OURS, 6) + b"\x00\x3c\x00\x3c\x03c" + b"\xce"
-    with pytest.raises(Exception, match=r"buffer|index"):
-        fed(broken)
-
-
-def test_malformed_properties_cost_only_the_message_that_has_them() -> None:
-    """As a handler that looks at them raises, the message is dead-lettered."""
-    method, _, body = frames_of(1, Message(b"body"))
-    raw = b"\x20\x00\x00"  # headers, whose size has four bytes
-    header = struct.pack(">BHLHHQ", 2, OURS, 12 + len(raw), 60, 0, 4) + raw + b"\xce"
-    _, sink = fed(method, header, body)
-    properties = sink.delivered[0][1]
-    for _ in range(2):
-        with pytest.raises(struct.error):
-            _ = properties.reply_to
-
-
-@pytest.mark.parametrize("more", [{}, {"content_type": "a/b"}, {"content_encoding": "utf-8"}])
-@pytest.mark.parametrize(
-    "odd",
-    [
-        pytest.param(b"\x01tT" + b"\xff" * 8, id="a time beyond the year 9999"),
-        pytest.param(b"\x01n?" + b"\x00" * 8, id="a type that there isn't"),
-    ],
-)
-def test_pika_gets_a_content_header_without_the_headers_that_it_cannot_read(
-    more: dict[str, str], odd: bytes
-) -> None:
-    """On a channel without a sink, or of what comes back: the connection would be lost by them."""
-    others: dict[str, Any] = {
-        **more,
-        "delivery_mode": 2,
-        "message_id": "mine",
-        "timestamp": 2**64 - 1,
-    }
-    headers = {"h": "0" * (len(odd) - 7)}
-    data = b"".join(wire.content(OTHER, b"body", pika.BasicProperties(headers=headers, **others)))
-    plain = b"".join(pika.BasicProperties(headers=headers).encode())[2:]
-    assert plain in data
-    data = data.replace(plain, struct.pack(">L", len(odd)) + odd)
-    before, behind = wire.method(OTHER, spec.Basic.Qos()), wire.method(OTHER, spec.Basic.QosOk())
-    forwarded, _ = fed(before, data, behind)
-    expected = wire.content(OTHER, b"body", pika.BasicProperties(**others))
-    assert b"".join(forwarded) == b"".join([before, *expected, behind])
 
 
 def test_names_that_stay_the_same_on_a_channel_are_decoded_once_however_many_channels_take_turns() -> (

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import array
 import ast
-import asyncio
 import base64
 import datetime
 import decimal
 import enum
 import json
-import subprocess
-import sys
-import warnings
 from collections import Counter, OrderedDict, UserDict, defaultdict, deque, namedtuple
-from collections.abc import Iterator
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
@@ -24,12 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mq_connector.errors import PayloadError
 from mq_connector.payload import Form, decode, encode
-from mq_connector.payload.encoding import LEVELS, as_dict
+from mq_connector.payload.encoding import LEVELS
 
 from .literals import dicts, scalars, typed, values
+from .requests import forms
 
 JSON_FORMS = [Form.JSON, Form.JSON_BASE64]
-forms = pytest.mark.parametrize("form", list(Form))
 
 NEON, JSON = "which Neon's format can't carry", "which JSON can't carry"
 
@@ -118,7 +113,10 @@ class Bare:
 
 Point = namedtuple("Point", "x y")
 ordered = OrderedDict(a=1, b=2)
+
+
 ordered.move_to_end("a")
+
 
 #: What becomes a value of its base type, and what that is.
 CONVERTED = [
@@ -183,7 +181,10 @@ now = datetime.datetime(2026, 1, 1)
 endless: dict[str, Any] = {"a": 1}
 endless["b"] = {"c": [endless]}
 rounds: list[Any] = []
+
+
 rounds.append((rounds,))
+
 
 #: What no body carries, and what is said of it.
 REFUSED = [
@@ -355,108 +356,3 @@ def plain(value: Any) -> Any:
         base = type(value).__mro__[1]
         return base.__getnewargs__(value)[0]
     return value
-
-
-# ---- what isn't a dict
-
-
-async def promise() -> dict[str, Any]:
-    return {}
-
-
-def yields() -> Iterator[dict[str, Any]]:
-    yield {}
-
-
-async def both() -> Any:
-    yield {}
-
-
-NO_DICTS = [
-    (promise, r"answer\(\) must be a dict, but is async, so it gave a coroutine"),
-    (yields, r"answer\(\) must be a dict, but yields, so it gave a generator"),
-    (both, r"answer\(\) must be a dict, but yields, so it gave a generator"),
-    (lambda: None, r"answer\(\) must be a dict, but is None: is a return missing\?"),
-    (lambda: "x", r"answer\(\) must be a dict, but is a str$"),
-    (lambda: [("a", 1)], r"answer\(\) must be a dict, but is a list$"),
-    (lambda: 1, r"answer\(\) must be a dict, but is an int$"),
-    (lambda: dict, r"answer\(\) must be a dict, but is a type$"),
-]
-
-
-@pytest.mark.parametrize(
-    ("make", "reason"), NO_DICTS, ids=[reason[30:60] for _, reason in NO_DICTS]
-)
-def test_what_is_no_dict_is_refused_in_one_plain_sentence(make: Any, reason: str) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # That a coroutine was never awaited is said by us.
-        for refuse in (as_dict, lambda data, name: encode(data, name=name)):
-            with pytest.raises(PayloadError, match=reason):
-                refuse(make(), "answer()")
-
-
-def test_a_future_is_no_dict_either() -> None:
-    loop = asyncio.new_event_loop()
-    try:
-        with pytest.raises(PayloadError, match="must be a dict, but is a Future"):
-            encode(loop.create_future(), name="answer()")  # type: ignore[arg-type]
-    finally:
-        loop.close()
-
-
-# ---- numpy
-
-
-def test_numpy_is_not_imported_for_a_message_without_it() -> None:
-    script = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from mq_connector.payload import encode\n"
-        "encode({'a': [1.5, type('Sub', (int,), {})(1)]})\n"
-        "print('numpy' in sys.modules)\n"
-    )
-    folder = Path(sys.modules["mq_connector"].__file__ or "").parent.parent
-    command = [sys.executable, "-B", "-c", script, str(folder)]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert result.stdout == "False\n"
-
-
-@forms
-def test_numbers_and_texts_of_numpy_are_sent_as_pythons_own(form: Form) -> None:
-    np = pytest.importorskip("numpy", reason="services that answer from models have it")
-    data = {
-        "float64": np.float64(1.5),
-        "float32": np.float32(0.1),
-        "float16": [np.float16(0.5)],
-        "int64": np.int64(-7),
-        "uint8": {"a": np.uint8(255)},
-        "bool": np.bool_(True),
-        np.str_("str"): np.str_("é"),
-        "mean": np.array([1.0, 2.0]).mean(),
-    }
-    expected = {
-        "float64": 1.5,
-        "float32": float(np.float32(0.1)),
-        "float16": [0.5],
-        "int64": -7,
-        "uint8": {"a": 255},
-        "bool": True,
-        "str": "é",
-        "mean": 1.5,
-    }
-    assert typed(decode(encode(data, form))) == typed(expected)
-
-
-@forms
-def test_what_of_numpy_python_has_no_number_for_is_refused(form: Form) -> None:
-    np = pytest.importorskip("numpy", reason="services that answer from models have it")
-    for value, reason in (
-        (np.float64("nan"), "is nan"),
-        (np.float32("inf"), "is inf"),
-        (np.array([1.0]), "is a ndarray"),
-        (np.array(1.0), "is a ndarray"),
-        (np.longdouble(1), "is a longdouble"),
-        (np.datetime64("2026-01-01T00:00", "ns"), "is a datetime64"),
-        (np.timedelta64(1, "ns"), "is a timedelta64"),
-    ):
-        with pytest.raises(PayloadError, match=rf"message\['a'\] {reason}, which"):
-            encode({"a": value}, form)

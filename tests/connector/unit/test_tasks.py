@@ -9,27 +9,21 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from mq_connector import RequestError, RetryMessage
 from mq_connector.config import Limits
 from mq_connector.consumer.opened import Confirms
-from mq_connector.consumer.workers import Workers, tasks
+from mq_connector.consumer.workers import Workers
 from mq_connector.handlers.event_loop import event_loop
 from mq_connector.handlers.shapes import is_async
 from waiting import eventually
 
-from .working import PATIENCE, Delivered, Make, Running, channels, errors, make
+from .working import PATIENCE, Delivered, Make, channels, errors, make, no_channels_left
 
-__all__ = ["errors", "make"]
-
-
-@pytest.fixture(autouse=True)
-def no_channels_left() -> Iterator[None]:
-    yield
-    channels.clear()
+__all__ = ["errors", "make", "no_channels_left"]
 
 
 def test_a_context_variable_that_the_callback_sets_is_there_in_its_task(make: Make) -> None:
@@ -221,144 +215,6 @@ def test_without_ack_on_return_a_message_is_left_to_its_task(make: Make) -> None
     assert delivered.outcome.settled == ""
 
 
-def test_others_take_over_from_a_task_that_is_late_and_its_message_is_struck(make: Make) -> None:
-    may_end = threading.Event()
-
-    async def callback(_channel: Any, _method: Any, _properties: Any, body: bytes) -> None:
-        while body == b"late" and not may_end.is_set():
-            await asyncio.sleep(0.01)
-
-    one = make(callback)
-    late, next_one = Delivered(1, b"late"), Delivered(2)
-    one.put(late)
-    eventually(lambda: any(each.delivery for each in one.workers.tasks.places))
-    one.workers.replace_late(late.delivery.opened)
-    assert one.suspicion.is_alert
-    one.put(next_one)
-    assert next_one.wait().settled == "ack"
-    assert late.outcome.settled == ""
-    may_end.set()
-    late.wait()
-    eventually(lambda: len(one.workers.tasks.places) == 1, PATIENCE)
-
-
-def in_hand(one: Running) -> int:
-    return sum(place.delivery is not None for place in one.workers.tasks.places)
-
-
-def test_every_place_that_hangs_is_told_of(make: Make) -> None:
-    may_end = threading.Event()
-
-    async def callback(*_: Any) -> None:
-        while not may_end.is_set():
-            await asyncio.sleep(0.01)
-
-    one = make(callback)
-    for tag in range(1, 5):
-        delivered = Delivered(tag, b"%d" % tag)
-        one.put(delivered)
-        eventually(lambda: in_hand(one) == tag, PATIENCE)  # noqa: B023
-        one.workers.replace_late(delivered.delivery.opened)
-    assert "longer than the broker waits" in one.workers.why_unhealthy
-    may_end.set()
-    eventually(lambda: not one.workers.why_unhealthy, PATIENCE)
-
-
-def test_while_there_is_a_suspicion_a_task_counts_when_it_is_over(make: Make) -> None:
-    may_end = threading.Event()
-
-    async def callback(*_: Any) -> None:
-        while not may_end.is_set():
-            await asyncio.sleep(0.01)
-
-    one = make(callback)
-    one.suspicion.lost(1, None)
-    one.suspicion.relax()
-    one.suspicion.lost(0, None)  # for 20 messages
-    before = one.suspicion._careful_for
-    delivered = Delivered(redelivered=True)
-    one.put(delivered)
-    eventually(lambda: any(each.delivery for each in one.workers.tasks.places))
-    assert one.suspicion._careful_for == before
-    may_end.set()
-    delivered.wait()
-    eventually(lambda: one.suspicion._careful_for == before - 1)
-
-
-def test_what_waits_for_a_place_at_the_end_is_not_begun(make: Make) -> None:
-    begun: list[int] = []
-    cancelled: list[int] = []
-
-    async def go_on(tag: int) -> None:
-        begun.append(tag)
-        try:
-            await asyncio.sleep(60)
-        except asyncio.CancelledError:
-            cancelled.append(tag)
-            raise
-
-    # With two threads, both of which wait in the end: for room among those that wait for a place.
-    one = make(lambda _channel, method, *_: go_on(method.delivery_tag), 2)
-    deliveries = [Delivered(tag) for tag in range(1, 5 + tasks._AHEAD)]
-    one.put(*deliveries)
-    eventually(lambda: len(begun) == 2 and one.workers.inbox.empty())
-    one.workers.stop()
-    for thread in one.threads():
-        thread.join(PATIENCE)
-        assert not thread.is_alive()
-    eventually(lambda: sorted(cancelled) == sorted(begun), PATIENCE)
-    assert len(begun) == 2
-    assert [each.outcome.settled for each in deliveries] == [""] * len(deliveries)
-
-
-def test_what_waits_for_a_place_is_handed_back_and_its_order_kept(make: Make) -> None:
-    may_end = threading.Event()
-    begun: list[int] = []
-
-    async def go_on(tag: int) -> None:
-        begun.append(tag)
-        while not may_end.is_set():
-            await asyncio.sleep(0.01)
-
-    one = make(lambda _channel, method, *_: go_on(method.delivery_tag))
-    deliveries = [Delivered(tag) for tag in range(1, 11)]
-    one.put(*deliveries)
-    eventually(lambda: begun and len(one.workers.tasks._waiting) == 9)
-    deliveries[4].opened.is_open = False  # as after a loss
-    assert one.workers.tasks._waiting[0].delivery is deliveries[1].delivery
-    may_end.set()
-    for each in [*deliveries[:4], *deliveries[5:]]:
-        assert each.wait().settled == "ack"
-    assert begun == [1, 2, 3, 4, 6, 7, 8, 9, 10]
-    may_end.clear()
-    more = [Delivered(tag) for tag in range(11, 14)]
-    one.put(*more)
-    eventually(lambda: 11 in begun and len(one.workers.tasks._waiting) == 2)
-    assert one.workers.hand_back() == 2
-    assert [each.outcome.settled for each in more] == ["", "requeue", "requeue"]
-    assert one.workers.hand_back() == 0
-    may_end.set()
-    assert more[0].wait().settled == "ack"
-    eventually(lambda: in_hand(one) == 0)
-    assert begun[-1] == 11
-
-
-def test_more_than_may_wait_for_a_place_are_handled_all_the_same(make: Make) -> None:
-    may_end = threading.Event()
-
-    async def callback(*_: Any) -> None:
-        while not may_end.is_set():
-            await asyncio.sleep(0.01)
-
-    one = make(callback)
-    deliveries = [Delivered(tag) for tag in range(1, 3 * tasks._AHEAD)]
-    one.put(*deliveries)
-    eventually(lambda: len(one.workers.tasks._waiting) == tasks._AHEAD)
-    may_end.set()
-    for each in deliveries:
-        assert each.wait().settled == "ack"
-
-
 def test_a_child_that_returns_from_a_task_settles_nothing_and_ends(make: Make) -> None:
     children: list[int] = []
     parent = os.getpid()
@@ -468,51 +324,3 @@ def test_an_error_that_lacks_what_ours_has_costs_its_message_only(
     assert good.wait().settled == "ack"
     [error] = errors
     assert isinstance(error, AttributeError) and isinstance(error.__cause__, kind)
-
-
-def test_a_failure_to_settle_leaves_the_place_to_the_next_message(make: Make) -> None:
-    async def callback(*rest: Any) -> None:
-        if rest[3] == b"bad":
-            raise ValueError
-
-    one = make(callback)
-
-    def raised(*_: Any) -> str:
-        raise RuntimeError("whatever an observer does")
-
-    settling: Any = one.workers.settling
-    settling.raised = raised
-    good = Delivered(2)
-    one.put(Delivered(1, b"bad"), good)
-    assert good.wait().settled == "ack"
-
-
-class Odd:
-    """Can be awaited, and has a ``close`` that is no coroutine's."""
-
-    def __init__(self, may_end: threading.Event) -> None:
-        self._may_end = may_end
-
-    def __await__(self) -> Any:
-        while not self._may_end.is_set():
-            yield from asyncio.sleep(0.01).__await__()
-
-    def close(self, code: int) -> None:
-        raise AssertionError("nobody's to call")
-
-
-def test_what_has_another_close_is_dropped_without_it(make: Make) -> None:
-    may_end = threading.Event()
-    one = make(lambda *_: Odd(may_end))
-    deliveries = [Delivered(tag) for tag in range(1, 5)]
-    one.put(*deliveries)
-    eventually(lambda: len(one.workers.tasks._waiting) == 3)
-    deliveries[1].opened.is_open = False  # as after a loss
-    may_end.set()
-    for each in (deliveries[0], *deliveries[2:]):
-        assert each.wait().settled == "ack"
-    may_end.clear()
-    one.put(*[Delivered(tag) for tag in range(5, 8)])
-    eventually(lambda: len(one.workers.tasks._waiting) == 2)
-    assert one.workers.hand_back() == 2
-    may_end.set()

@@ -177,7 +177,7 @@ def test_a_worker_survives_what_is_raised_beside_its_messages(
     after = Delivered(1)
     one.put(after)
     assert after.wait().settled == "ack"
-    assert "beside its messages has failed" in caplog.text
+    assert "failed beside its callback" in caplog.text
 
 
 def test_it_tells_for_how_long_nobody_has_been_free(make: Make) -> None:

@@ -168,3 +168,9 @@ def count_handled(counts: Counts, callback: Callable[..., object], *bodies: byte
     thread.join(30)
     assert not thread.is_alive()
     return opened_by
+
+
+@pytest.fixture(autouse=True)
+def no_channels_left() -> Iterator[None]:
+    yield
+    channels.clear()

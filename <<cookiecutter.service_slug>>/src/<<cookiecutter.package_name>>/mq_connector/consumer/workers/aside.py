@@ -6,7 +6,10 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from ...logs import Logger
 from .busy import Busy
+
+_log = Logger(__name__)
 
 
 class Aside:
@@ -41,4 +44,7 @@ class Aside:
             function = self._queue.get()
             if function is None:
                 return
-            self.busy.call(function)
+            try:
+                self.busy.call(function)
+            except BaseException:  # the next one is called
+                _log.exception("what had to wait has failed")

@@ -46,13 +46,12 @@ class Busy:
         return self.thread is None or is_alive(self.thread)
 
     def call(self, function: Callable[[], object]) -> None:
-        """Run what is no message's callback; whatever it raises, the worker goes on."""
+        """Run what is no message's callback."""
         self.began, self.calls = time.monotonic(), True
         try:
             function()
-        except BaseException:  # SystemExit as well
-            _log.exception("what a worker had to do beside its messages has failed")
-        self.calls = False
+        finally:
+            self.calls = False
 
     def busy_for(self, now: float) -> float:
         """Seconds for which it has been at what it does; 0 if it is free."""
