@@ -260,7 +260,6 @@ def test_the_committed_ratios_are_those_of_the_committed_page() -> None:
     assert targets.baseline() == targets.ratios(Results(raw, {}, keep=True))
 
 
-@pytest.mark.slow
 def test_the_readme_says_no_more_than_the_committed_page() -> None:
     results = Results(TEMPLATE / "docs" / "benchmarks" / "results.jsonl", {}, keep=True)
     used = {row: Figure(1, "", "cpu_us", row).of(results) for row in (RAW, *FRAMEWORKS)}
@@ -272,6 +271,7 @@ def test_the_readme_says_no_more_than_the_committed_page() -> None:
         assert ratio.median <= (0.36 if row == RAW else 1 / 6), (row, ratio)
 
 
+@pytest.mark.slow
 @pytest.mark.broker
 @pytest.mark.xdist_group("bench")  # by itself, as it takes long
 @pytest.mark.timeout(1300)
