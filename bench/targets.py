@@ -93,7 +93,7 @@ class Target:
 
 #: Why some are missed.
 _INTERPRETED = "most of it is the interpreter's: see where the time goes"
-_TURNS = "each queue has a thread, and threads that wait for the interpreter's lock wake for it every 5 ms"
+_TURNS = "each queue has a thread, and whenever one sends, another takes the interpreter's lock from it"
 _COUNTED = "each message costs two notes in lists, which are put into buckets a few dozen at a time"
 _EIGHT = "the worst of eight cases, whose turns scatter by more than that"
 
