@@ -158,4 +158,5 @@ def test_a_handler_that_is_not_begun_is_not_complained_of() -> None:
         warnings.simplefilter("always")
         drop(respond(None, request, answer))  # type: ignore[arg-type]
         gc.collect()
-    assert [str(each.message) for each in caught] == []
+    said = [str(each.message) for each in caught]  # of what other tests have left behind, too
+    assert [each for each in said if "never awaited" in each] == []
