@@ -22,6 +22,7 @@ from .members import Listener, on_loop
 from .replying import (
     Ask,
     answer_all,
+    answer_all_on_channel,
     client,
     locked_queue,
     ready,
@@ -62,6 +63,25 @@ def test_a_no_after_a_yes_is_taken_for_a_passing_one(
 
     with broker(lose, no, no, answer_all) as server:
         asking = client(server)
+        assert asking.request("input", {"text": "hi"}, timeout=PATIENCE)["echo"] == "hi"
+        asking.close()
+
+
+def test_a_shared_reply_queue_that_goes_as_we_come_is_made_again(client: Ask) -> None:
+    """Who else had it leaves, and deletes it, after we have declared it and before we consume it."""
+
+    def deleted(peer: BrokerEnd) -> None:
+        peer.open()
+        channel = peer.open_channel()
+        peer.confirm(channel)
+        declared = peer.expect(spec.Queue.Declare)
+        peer.method(channel, spec.Queue.DeclareOk(declared.queue, 0, 0))
+        peer.expect(spec.Basic.Consume)
+        peer.close_channel(channel, 404, "NOT_FOUND - no queue 'replies'")
+        answer_all_on_channel(peer)
+
+    with broker(deleted) as server:
+        asking = client(server, reply_queue="replies", exclusive=False, shared=True)
         assert asking.request("input", {"text": "hi"}, timeout=PATIENCE)["echo"] == "hi"
         asking.close()
 

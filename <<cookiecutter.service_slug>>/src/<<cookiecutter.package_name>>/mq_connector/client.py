@@ -17,7 +17,7 @@ from .channels.pending import Pending, PendingRequests
 from .channels.replies import ReplyChannel, ReplyQueue
 from .connection import Connection, input_queue
 from .connection.attempts import Attempts
-from .connection.broker import INTERNAL_ERROR, is_stuck
+from .connection.broker import INTERNAL_ERROR, NOT_FOUND, is_stuck
 from .connection.link import Link
 from .errors import (
     EXCERPT,
@@ -201,6 +201,11 @@ class Client:
             replies.on_closed_by_broker(reason)
         if self._closed:  # such as when a shared reply queue isn't ours to delete (406)
             self._left.set()
+            return
+        if reason.reply_code == NOT_FOUND:
+            # Who shared it has deleted it, after we had declared it and before we consumed it.
+            self.connection.last_error = f"reply queue {self.reply_queue!r} was deleted"
+            self._kept.open_again(_CHANNEL_PAUSE)
             return
         # After a half-open loss the broker takes our exclusive queue for somebody else's (405), until it
         # notices.
