@@ -118,8 +118,10 @@ def test_a_call_may_come_though_the_loop_cannot_be_woken(monkeypatch: pytest.Mon
         called = threading.Event()
         loop: Any = connection._loop
         poller = loop.io._poller
-        for file in (poller._w_interrupt, poller._r_interrupt, poller._poll):
-            os.close(file.fileno())
+        # Not by their numbers alone: they would be closed once more later, when they are somebody else's.
+        for each in (poller._w_interrupt, poller._r_interrupt):
+            os.close(each.detach())
+        poller._poll.close()
         connection.call(called.set)
         assert called.wait(PATIENCE)
         assert member.wait(3) == ["open", "lost", "open"]
