@@ -94,8 +94,8 @@ class Target:
 #: Why some are missed.
 _INTERPRETED = "most of it is the interpreter's: see where the time goes"
 _TURNS = (
-    "with 4 to 32 queues the thread of each is woken for a few messages at a time: 0.3 switches of threads for a "
-    "request, 0.1 with one queue or with 64"
+    "with 4 to 32 queues there are some three times as many switches of threads for a request "
+    "([decision](decisions.md#a-thread-for-each-queue))"
 )
 _COUNTED = "each message costs two notes in lists, which are put into buckets a few dozen at a time"
 _EIGHT = "the worst of eight cases, whose turns scatter by more than that"

@@ -1,6 +1,6 @@
-"""Ctrl-C while a program loads is an end without a traceback, as after a program's own `import interrupts`.
+"""To be imported first: Ctrl-C while the rest of a program loads ends it without a traceback.
 
-Imports nothing that isn't loaded already: what comes before it would still end with one.
+It imports nothing that isn't loaded already, as Ctrl-C before it has run still shows one.
 """
 
 from __future__ import annotations
