@@ -154,6 +154,17 @@ def broker(nobody: Any) -> Any:
 
 
 @pytest.mark.broker
+def test_a_broker_that_knows_nothing_is_given_what_the_service_needs(
+    project: BakedProject, nobody: Any, tmp_path: Path
+) -> None:
+    """As one that is installed on the machine, or another service's."""
+    done = provision(project, "--broker", at(nobody))
+    assert done.returncode == 0, done.stderr
+    with running(project, nobody.port, tmp_path / "home") as service:
+        assert service.ask({"text": "hi"})["echo"]["text"] == "hi"
+
+
+@pytest.mark.broker
 def test_a_rotation_under_load_loses_nothing_and_refuses_nobody(
     project: BakedProject, broker: Any, tmp_path: Path
 ) -> None:
