@@ -160,7 +160,7 @@ def test_what_has_to_wait_for_async_callbacks_may_be_stuck_too(make: Make) -> No
     one = make(hanging.callback, limits=Limits(workers=1, stuck=1))
     one.workers.tasks.aside.call(hanging.callback)
     assert hanging.begun.acquire(timeout=PATIENCE)
-    eventually(lambda: "for more than 1 s" in one.workers.why_unhealthy)
+    eventually(lambda: "beside async callbacks has taken more" in one.workers.why_unhealthy)
     hanging.release.set()
     eventually(lambda: one.workers.why_unhealthy == "")
     one.workers.tasks.aside.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from queue import SimpleQueue
 
@@ -24,8 +25,7 @@ class Aside:
         # Guards that there is one thread.
         self._lock = threading.Lock()
         self._has_begun = False
-        #: What it does.
-        self.busy = Busy()
+        self._busy = Busy()
 
     def call(self, function: Callable[[], object]) -> None:
         """Call a function, behind those before it."""
@@ -34,6 +34,15 @@ class Aside:
             if not self._has_begun:
                 threading.Thread(target=self._run, name=self._name, daemon=True).start()
                 self._has_begun = True
+
+    def why_stuck(self, stuck: float) -> str:
+        """In words, why nothing more will be called; empty if something will.
+
+        :param stuck: seconds after which the thread counts as stuck; 0 for never
+        """
+        if stuck and self._busy.busy_for(time.monotonic()) > stuck:
+            return f"what has to wait beside async callbacks has taken more than {stuck:g} s"
+        return ""
 
     def close(self) -> None:
         """End the thread when all is done."""
@@ -45,6 +54,6 @@ class Aside:
             if function is None:
                 return
             try:
-                self.busy.call(function)
+                self._busy.call(function)
             except BaseException:  # the next one is called
                 _log.exception("what had to wait has failed")

@@ -158,8 +158,8 @@ class Workers:
     @property
     def why_unhealthy(self) -> str:
         """Why nothing will be handled, in words; empty if all is well."""
-        aside = [self.tasks.aside.busy]
-        return why_unhealthy(self._limits.stuck, self._workers, self.tasks.places, aside)
+        stuck, tasks = self._limits.stuck, self.tasks
+        return why_unhealthy(stuck, self._workers, tasks.places) or tasks.aside.why_stuck(stuck)
 
     def _call_later(self, function: Callable[[], object]) -> None:
         """Call what may take long: on a worker, or, where workers may wait for tasks, on the thread beside them."""
