@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import erlang
 import pytest
 from baked import TEMPLATE, BakedProject, load
+from lending import LENDING
 from local import free_port
 from quick_start import QuickStart
 
@@ -21,7 +28,8 @@ from quick_start import QuickStart
 IMAGES = ("rabbitmq:4.0-management", "rabbitmq:4.3-management")
 #: Seconds until a broker in a container answers.
 PATIENCE = 90
-_FILES = ("rabbitmq.conf", "enabled_plugins", "definitions.json")
+DEFINITIONS = "definitions.json"
+_FILES = ("rabbitmq.conf", "enabled_plugins", DEFINITIONS)
 
 
 @contextmanager
@@ -45,9 +53,11 @@ def installed_node(project: BakedProject, port: int = 0, **options: Any) -> Iter
 
 
 @contextmanager
-def installed(project: BakedProject, port: int = 0) -> Iterator[int]:
-    """The same, for those who only want its port."""
-    with installed_node(project, port) as broker:
+def installed(project: BakedProject) -> Iterator[int]:
+    """The same for those who only want its port: lent."""
+    files = files_of(project)
+    kind = ("installed", files["rabbitmq.conf"])
+    with LENDING.lend(kind, files[DEFINITIONS], partial(installed_node, project)) as broker:
         yield broker.port
 
 
@@ -66,11 +76,14 @@ def need_image(image: str) -> None:
         pytest.skip(f"the image {image} is neither here nor can it be had: {last}")
 
 
+def marks(image: str) -> list[pytest.MarkDecorator]:
+    """Of tests with a broker of this image: one process has them all, so that they are lent the same."""
+    group = pytest.mark.xdist_group(f"lent {image}")
+    return [pytest.mark.containers, pytest.mark.slow, group]
+
+
 #: For a fixture's `params`: the installed broker, and each generation in a container; see `at`.
-EVERYWHERE = [
-    "installed",
-    *(pytest.param(image, marks=[pytest.mark.containers, pytest.mark.slow]) for image in IMAGES),
-]
+EVERYWHERE = ["installed", *(pytest.param(image, marks=marks(image)) for image in IMAGES)]
 
 
 @contextmanager
@@ -80,35 +93,81 @@ def at(place: str, project: BakedProject) -> Iterator[int]:
         yield port
 
 
+class Container:
+    """A broker in a container."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.name = f"neon-test-{uuid.uuid4().hex[:8]}"
+
+    def evaluate(self, expression: str) -> str:
+        """Evaluate an expression that gives a text, in Erlang, on the node."""
+        words = ("exec", "--interactive", self.name, "sh", "-c", erlang.CALL)
+        done = _docker(*words, check=False, text=expression)
+        return erlang.result(done.stdout or done.stderr)
+
+    def ctl(self, *arguments: str) -> str:
+        """What rabbitmqctl prints; the usual commands are given without it."""
+        if expression := erlang.at_once(arguments):
+            with contextlib.suppress(AssertionError):
+                return self.evaluate(erlang.script(expression))
+        return _docker("exec", self.name, "rabbitmqctl", "--quiet", *arguments).stdout
+
+
 @contextmanager
 def in_container(project: BakedProject, image: str) -> Iterator[int]:
-    """A broker in a container of its own, set up as in the compose file; yields its port."""
+    """A broker in a container, with what the compose file has it read: lent; yields its port."""
+    with lent_container(image, files_of(project)) as container:
+        yield container.port
+
+
+def files_of(project: BakedProject) -> dict[str, str]:
+    """What a repository's broker reads, by its name in /etc/rabbitmq."""
+    return {name: (project / "rabbitmq" / name).read_text(encoding="utf-8") for name in _FILES}
+
+
+@contextmanager
+def lent_container(image: str, files: Mapping[str, str]) -> Iterator[Container]:
+    """A broker in a container: lent.
+
+    :param files: which it reads at its start, by their names in /etc/rabbitmq
+    """
     need_image(image)
-    port = free_port()
-    name = f"neon-test-{uuid.uuid4().hex[:8]}"
-    mounts = [
-        word
-        for file in _FILES
-        for word in ("-v", f"{project / 'rabbitmq' / file}:/etc/rabbitmq/{file}:ro")
-    ]
-    for parent in (project / "rabbitmq").parents:
-        if parent.stat().st_uid == 0 and parent.name.startswith(("pytest-", "popen-")):
-            parent.chmod(parent.stat().st_mode | 0o011)  # the broker's user has to get at the files
-    # It reads the definitions by their group, as the compose file has it.
-    group = str((project / "rabbitmq" / "definitions.json").stat().st_gid)
-    limits = ["--ulimit", "nofile=16384", "--user", "rabbitmq", "--group-add", group]
-    publish = ["-p", f"127.0.0.1:{port}:5672"]
-    subprocess.run(
-        ["docker", "run", "--rm", "--detach", "--name", name, *limits, *publish, *mounts, image],
-        check=True,
+    others = {name: text for name, text in files.items() if name != DEFINITIONS}
+    kind = (image, *sorted(others.items()))
+    with LENDING.lend(kind, files[DEFINITIONS], partial(own_container, image, files)) as container:
+        yield container
+
+
+@contextmanager
+def own_container(image: str, files: Mapping[str, str]) -> Iterator[Container]:
+    """The same for one test alone."""
+    need_image(image)
+    container = Container()
+    words = ["--name", container.name, "--ulimit", "nofile=16384"]
+    words += ["-p", f"127.0.0.1:{container.port}:5672"]
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)  # the broker's user has to get at them
+        for name, text in files.items():
+            Path(folder, name).write_text(text, encoding="utf-8")
+            words += ["-v", f"{folder}/{name}:/etc/rabbitmq/{name}:ro"]
+        _docker("run", "--rm", "--detach", *words, image)
+        try:
+            _wait_for_amqp(container.port)
+            yield container
+        finally:
+            _docker("kill", container.name, check=False)
+
+
+def _docker(*words: str, check: bool = True, text: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["docker", *words],
+        check=check,
+        input=text,
         capture_output=True,
+        text=True,
         timeout=PATIENCE,
     )
-    try:
-        _wait_for_amqp(port)
-        yield port
-    finally:
-        subprocess.run(["docker", "kill", name], capture_output=True, timeout=PATIENCE)
 
 
 def _wait_for_amqp(port: int) -> None:

@@ -37,7 +37,7 @@ Bake = Callable[..., BakedProject]
 #: pytest's own `record_property`, by which a test says how many of something it has tried.
 Count = Callable[[str, object], None]
 
-pytest_plugins = ["side_by_side"]
+pytest_plugins = ["side_by_side", "lending"]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -219,7 +219,7 @@ def test_a_broker_that_is_down_is_tried_again_until_it_is_there(
             time.sleep(0.05)
         assert service.command("health").returncode == 1
         assert float(pauses[2]) > 2 * float(pauses[0]), pauses
-        with brokers.installed(project, port):
+        with brokers.installed_node(project, port):
             service.wait_until_healthy()
             assert service.ask({"text": "hi"})["echo"] == {"text": "hi"}
             assert service.stop() == 0

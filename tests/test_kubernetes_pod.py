@@ -95,10 +95,9 @@ def arguments(objects: list[Object], config: Path) -> list[str]:
 @contextmanager
 def broker(project: BakedProject, network: str, name: str) -> Iterator[int]:
     """A broker that the pod finds under the name of its Service; yields its port on this machine."""
-    with brokers.in_container(project, IMAGES[1]) as port:
-        container = docker("ps", "--quiet", "--filter", f"publish={port}")
-        docker("network", "connect", "--alias", name, network, container)
-        yield port
+    with brokers.own_container(IMAGES[1], brokers.files_of(project)) as container:
+        docker("network", "connect", "--alias", name, network, container.name)
+        yield container.port
 
 
 def length_as_keda_asks(project: BakedProject, port: int) -> int:

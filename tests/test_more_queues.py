@@ -91,15 +91,15 @@ class NeonEchoService(MQConnector):
 """
 
 
-_CONTAINERS = [pytest.mark.containers, pytest.mark.slow]
-
-
 @pytest.fixture(
     scope="module",
     params=[
         pytest.param((CORE, "installed"), id="core"),
         pytest.param((COMPAT, "installed"), id="compat"),
-        *(pytest.param((CORE, each), id=each, marks=_CONTAINERS) for each in brokers.IMAGES),
+        *(
+            pytest.param((CORE, each), id=each, marks=brokers.marks(each))
+            for each in brokers.IMAGES
+        ),
     ],
 )
 def written(request: pytest.FixtureRequest) -> tuple[str, str]:

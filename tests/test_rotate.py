@@ -22,7 +22,7 @@ import pytest
 from baked import BakedProject
 from baked import load as load_module
 from brokers import installed_node
-from erlang import script
+from lending import FORGET, taking_in
 from provisioning import CONFIG, DEFINITIONS, load
 from running import Service, running
 from waiting import eventually
@@ -35,13 +35,6 @@ DIES_AT = """#!/bin/sh
 case "$3" in *{word}*) kill -KILL $PPID; exit 1;; esac
 exec {command} "$@"
 """
-
-#: In Erlang: a broker is as new, and as told by a file.
-FORGETS = """
-Users = [proplists:get_value(user, Each) || Each <- rabbit_auth_backend_internal:list_users()],
-[rabbit_vhost:delete(Each, <<"test">>) || Each <- rabbit_vhost:list_names()],
-[ok = rabbit_auth_backend_internal:delete_user(Each, <<"test">>) || Each <- Users]"""
-TAKES_IN = "{{ok, Text}} = file:read_file({file}), ok = rabbit_definitions:import_raw(Text)"
 
 
 def at(broker: Any) -> str:
@@ -142,14 +135,14 @@ def node(default_project: BakedProject) -> Iterator[Any]:
 def nobody(node: Any, project: BakedProject) -> Any:
     """It knows nothing; what it would take in at its next start are the repository's definitions."""
     node.definitions = project / DEFINITIONS
-    node.evaluate(script(FORGETS))
+    node.evaluate(FORGET)
     return node
 
 
 @pytest.fixture
 def broker(nobody: Any) -> Any:
     """It knows what it would if it had started just now."""
-    nobody.evaluate(script(TAKES_IN.format(file=json.dumps(str(nobody.definitions)))))
+    nobody.evaluate(taking_in(nobody.definitions.read_text()))
     return nobody
 
 

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import subprocess
-import tempfile
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Protocol
 
 import brokers
-import erlang
 import pika
 import pytest
 from baked import TREE
 from connector.functional.broker import PASSWORD, USER, VHOST, Broker
-from local import NoServer, free_port
+from local import NoServer
 
 #: Denies Neon's clients their transient queues, which 4.3 can.
 _DENY = "deprecated_features.permit.transient_nonexcl_queues = false\n"
@@ -79,47 +72,14 @@ def running(
             yield broker
         return
     image, settings = IN_CONTAINERS[name]
-    try:
-        with _container(image, settings, definitions) as node:
-            versions[name] = _version(node.port)
-            yield node
-    finally:
-        broker.close()
-
-
-@contextmanager
-def _container(image: str, settings: str, definitions: object) -> Iterator[Node]:
-    brokers.need_image(image)
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)
-        conf = (TREE / "rabbitmq" / "rabbitmq.conf").read_text(encoding="utf-8") + settings
-        files = {"rabbitmq.conf": conf, "definitions.json": json.dumps(definitions)}
-        mounts = []
-        for name, text in files.items():
-            Path(folder, name).write_text(text, encoding="utf-8")
-            mounts += ["-v", f"{folder}/{name}:/etc/rabbitmq/{name}:ro"]
-        node = _Container(free_port())
-        publish = ["-p", f"127.0.0.1:{node.port}:5672", "--ulimit", "nofile=16384"]
-        _docker("run", "--rm", "--detach", "--name", node.name, *publish, *mounts, image)
-        try:
-            brokers._wait_for_amqp(node.port)
-            yield node
-        finally:
-            _docker("kill", node.name, check=False)
-
-
-class _Container:
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.name = f"neon-test-{uuid.uuid4().hex[:8]}"
-
-    def ctl(self, *arguments: str) -> str:
-        if expression := erlang.at_once(arguments):
-            words = ("exec", "--interactive", self.name, "sh", "-c", erlang.CALL)
-            done = _docker(*words, check=False, text=erlang.script(expression))
-            with contextlib.suppress(AssertionError):
-                return erlang.result(done.stdout)
-        return _docker("exec", self.name, "rabbitmqctl", "--quiet", *arguments).stdout
+    files = {
+        "rabbitmq.conf": (TREE / "rabbitmq" / "rabbitmq.conf").read_text("utf-8") + settings,
+        "definitions.json": json.dumps(definitions),
+    }
+    broker.close()
+    with brokers.lent_container(image, files) as node:
+        versions[name] = _version(node.port)
+        yield node
 
 
 def _version(port: int) -> str:
@@ -130,14 +90,3 @@ def _version(port: int) -> str:
     with pika.BlockingConnection(where) as connection:
         wire: Any = connection
         return str(wire._impl.server_properties["version"])
-
-
-def _docker(*words: str, check: bool = True, text: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["docker", *words],
-        check=check,
-        input=text,
-        capture_output=True,
-        text=True,
-        timeout=brokers.PATIENCE,
-    )

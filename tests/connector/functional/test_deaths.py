@@ -85,12 +85,15 @@ def broker(request: pytest.FixtureRequest) -> Iterator[Generation]:
         timed["definition"] = {**TIMED["definition"], "consumer-timeout": TIMEOUT}  # type: ignore[dict-item]
     with generations.running(request.param, [], [timed]) as node:
         if request.param != "4.3":  # one for all queues, looked at once a minute
-            node.ctl(
-                "eval",
-                f"application:set_env(rabbit, consumer_timeout, {TIMEOUT}),"
-                "application:set_env(rabbit, channel_tick_interval, 250).",
-            )
+            _set(node, consumer_timeout=TIMEOUT, channel_tick_interval=250)
         yield Generation(request.param, node)
+        if request.param != "4.3":  # others are lent it
+            _set(node, consumer_timeout=1_800_000, channel_tick_interval=60_000)
+
+
+def _set(node: generations.Node, **milliseconds: int) -> None:
+    settings = (f"application:set_env(rabbit, {name}, {ms})" for name, ms in milliseconds.items())
+    node.ctl("eval", f"{', '.join(settings)}.")
 
 
 @pytest.fixture
