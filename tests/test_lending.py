@@ -9,6 +9,7 @@ import pika
 import pytest
 from baked import BakedProject
 from conftest import Bake
+from pika.exceptions import ProbableAuthenticationError
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 
@@ -37,7 +38,7 @@ def test_the_next_finds_nothing_of_the_last_and_all_of_its_own(
     other = bake()
     with brokers.at(place, other) as again:
         assert again == port, "the same broker"
-        with pytest.raises(pika.exceptions.ProbableAuthenticationError):
+        with pytest.raises(ProbableAuthenticationError):
             pika.BlockingConnection(where(default_project, again))
         with pika.BlockingConnection(where(other, again)) as connection:
             asked = connection.channel().queue_declare(QUEUE, durable=True)
