@@ -140,6 +140,23 @@ def test_what_is_restored_elsewhere_is_for_the_containers_there(tmp_path: Path, 
             assert (stat.S_IMODE(status.st_mode), status.st_gid) == (mode, owner), name
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_who_may_not_read_the_credentials_is_not_told_to_remove_them(tmp_path: Path) -> None:
+    """As an administrator who lets another user's service in at the broker."""
+    # Not below pytest's own folder, which nobody else may enter.
+    with tempfile.TemporaryDirectory() as folder:
+        baked = bake_into(Path(folder), settings_folder=tmp_path / "settings")
+        Path(folder).chmod(0o755)
+        # All is loaded before: this Python may lie where nobody else gets at it.
+        script = "import os, sys; sys.path.insert(0, 'rabbitmq'); import provision; "
+        script += "os.setgroups([]), os.setgid(4711), os.setuid(4711); sys.exit(provision.main([]))"
+        done = baked.run("python", "-B", "-c", script, check=False)
+    assert done.returncode == 1 and done.stderr == (
+        f"provision.py: {CONFIG} can't be read (Permission denied): "
+        "run this as the user whose it is, or as root\n"
+    )
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be root, and give files away")
 def test_root_leaves_the_credentials_to_a_user_without_rights(clone: BakedProject) -> None:
     assert "given" not in provision(clone).stdout  # it is theirs from the beginning
