@@ -101,6 +101,7 @@ if not CRUFT:
         f"  cd {shlex.quote(str(project.relative_to(here) if project.is_relative_to(here) else project))}\n"
         f"  docker compose up --build --detach --wait\n"
         f"  docker compose exec service python -m {ANSWERS['package_name']} request '{request}'\n"
+        f"Or without it, each in a terminal of its own:\n  make broker\n  make run\n  make request\n"
         f"And a first commit, which later updates build on:\n"
         f"  git init --quiet && git add --all && git commit --quiet --message 'From the template'"
     )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from baked import BakedProject
+from operating import paste
+from pages import section, shell_blocks
 
 #: What a broker of the overlay has of its own.
 OWN = {"hostname", "command", "ports", "volumes", "healthcheck"}
@@ -46,3 +50,19 @@ def test_the_service_waits_for_none_and_knows_all(default_project: BakedProject)
     settings = default_project.read("rabbitmq/cluster.conf")
     for name in brokers:
         assert f" = rabbit@{name}\n" in settings
+
+
+def test_node_by_node_none_is_taken_that_the_others_cannot_do_without(
+    default_project: BakedProject, tmp_path: Path
+) -> None:
+    """Pasted into a shell, which goes on after what fails."""
+    [loop] = shell_blocks(section(default_project.read("docs/scaling.md"), "Node by node"))
+    engine = tmp_path / "docker"
+    engine.write_text(
+        '#!/bin/sh\necho "$*"\ncase "$*" in *rabbitmq-2*await_online_quorum_plus_one*) exit 69; esac\n'
+    )
+    engine.chmod(0o755)
+    path = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    seen = paste(loop, default_project.path, path).stdout.splitlines()
+    assert [line.split()[-1] for line in seen if " up " in line] == ["rabbitmq"]
+    assert "rabbitmq-2" in seen[-1], "it ends there"

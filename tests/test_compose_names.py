@@ -63,6 +63,15 @@ def test_a_folder_copied_whole_is_another_project_after_what_the_readme_says(
     assert made["volumes"]["rabbitmq"]["name"] == "neon-echo-2_rabbitmq"
 
 
+def test_a_copy_may_have_an_image_of_its_own(project: BakedProject) -> None:
+    """Else one that is built in a copy runs in the other after its next `docker compose up`."""
+    assert "an image each (`IMAGE` in `.env`)" in " ".join(project.read("README.md").split())
+    assert composed(project)["services"]["service"]["image"] == "neon-echo:latest"
+    with (project / ".env").open("a", encoding="utf-8") as file:
+        file.write("IMAGE=neon-echo-2\n")
+    assert composed(project)["services"]["service"]["image"] == "neon-echo-2:latest"
+
+
 @pytest.mark.parametrize("settings", ["SERVICE_UID=10001\nSERVICE_GID=10001\n", "MQ_PORT=5999\n"])
 def test_a_copy_that_is_older_keeps_its_volume(project: BakedProject, settings: str) -> None:
     (project / ".env").write_text(settings)

@@ -115,6 +115,19 @@ def test_keda_goes_to_the_broker_that_was_named(
     assert url.split(":")[2].split("@")[0] not in said, "the password was printed"
 
 
+@pytest.mark.parametrize("broker", ["", "amqp://mq/x", "mq:amqp", "mq:5672:1", "mq:70000", "a b"])
+def test_what_names_no_broker_is_refused_and_nothing_written(
+    project: BakedProject, broker: str
+) -> None:
+    words = ["python", "-B", f"{FOLDER}/copy_secrets.py", "--broker", broker]
+    done = project.run(*words, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith(
+        f"--broker {broker!r}: give a host, or HOST:PORT, as in neon-rabbitmq.default.svc:5672"
+    )
+    assert not (project / FOLDER / "base/mq_config.json").exists()
+
+
 def test_a_password_of_signs_stays_one(project: BakedProject) -> None:
     script = load("copy_secrets", project / FOLDER / "copy_secrets.py")
     asked = pika.URLParameters(script.address("a/b", "p@:/?#%&+ ü", "mq"))

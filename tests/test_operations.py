@@ -234,6 +234,22 @@ def test_during_an_alarm_all_waits_and_is_handled_afterwards(desk: Desk) -> None
     eventually(lambda: "FAIL" not in desk.doctor(), what="the alarm ends by itself")
 
 
+def test_a_backlog_that_nobody_waits_for_is_removed(desk: Desk) -> None:
+    [purge] = re.findall(
+        "`(docker compose exec rabbitmq rabbitmqctl purge.*)`", desk.project.read(PAGE)
+    )
+    desk.shell("docker compose stop service")
+    try:
+        with Load(desk.project, desk.port) as load:
+            eventually(lambda: len(load.confirmed) >= 20, what="there is a backlog")
+        desk.shell(purge)
+        assert f"{INPUT}', quorum, 0 ready" in desk.shell(
+            "docker compose run --rm --no-deps -T service python -m neon_echo doctor || true"
+        )
+    finally:
+        desk.shell("docker compose start service")
+
+
 def test_a_release_is_taken_back_and_no_request_is_lost(desk: Desk, report: Report) -> None:
     release, back = desk.steps("Take a release back")
     service = desk.project.package / "service.py"

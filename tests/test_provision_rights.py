@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import stat
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -13,7 +15,8 @@ import provisioning
 import pytest
 import yaml
 from baked import SECRETS, BakedProject, bake_into
-from provisioning import CONFIG, DEFINITIONS, everything, provision
+from pages import section, shell_blocks
+from provisioning import CONFIG, COOKIE, DEFINITIONS, everything, provision
 
 
 @pytest.fixture
@@ -92,6 +95,66 @@ def test_a_group_that_one_doesnt_belong_to_is_named(tmp_path: Path) -> None:
         done = made.run("python", "-B", "-c", script)
     assert f"{DEFINITIONS}: can't be given to group 4712" in done.stdout, done.stderr
     assert done.stderr == ""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize("owner", [4711, 4712], ids=["the same number", "another number"])
+def test_what_is_restored_elsewhere_is_for_the_containers_there(tmp_path: Path, owner: int) -> None:
+    """By the block of docs/operations.md, for whoever has which number on the other machine."""
+    if not shutil.which("python3", path=os.defpath):
+        pytest.skip("no Python of the system's that an ordinary user could run")
+    # Not below pytest's own folder, which nobody else may enter.
+    with tempfile.TemporaryDirectory() as folder:
+        baked = bake_into(Path(folder), settings_folder=tmp_path / "settings")
+        kept = {name: baked.read(name) for name in (".env", CONFIG, DEFINITIONS)}
+        kept[".env"] = kept[".env"].replace("=10001", "=4711") + "MQ_PASSWORD=secret\n"
+        second = provisioning.clone(baked)
+        (second / "backup").mkdir()
+        for name, text in kept.items():
+            copy = second / "backup" / Path(name).name
+            copy.write_text(text)
+            copy.chmod(0o600)
+        for path in [Path(folder), *Path(folder).rglob("*")]:
+            os.chown(path, owner, owner, follow_symlinks=False)
+        [block, *_] = shell_blocks(section(second.read("docs/operations.md"), "Restore"))
+        done = subprocess.run(
+            ["bash", "-uc", block],
+            cwd=second.path,
+            env={"PATH": os.defpath, "HOME": folder},
+            user=owner,
+            group=owner,
+            extra_groups=[],
+            umask=0o022,
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "belongs to" not in done.stdout and "can't" not in done.stdout
+        for name in (CONFIG, DEFINITIONS):
+            assert second.read(name) == kept[name]
+        assert f"\nSERVICE_UID={owner}\nSERVICE_GID={owner}\n" in second.read(".env")
+        assert "\nMQ_PASSWORD=secret\n" in second.read(".env")
+        for name in (*kept, COOKIE):
+            status = (second / name).stat()
+            mode = 0o640 if name in (DEFINITIONS, COOKIE) else 0o600
+            assert (stat.S_IMODE(status.st_mode), status.st_gid) == (mode, owner), name
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_who_may_not_read_the_credentials_is_not_told_to_remove_them(tmp_path: Path) -> None:
+    """As an administrator who lets another user's service in at the broker."""
+    # Not below pytest's own folder, which nobody else may enter.
+    with tempfile.TemporaryDirectory() as folder:
+        baked = bake_into(Path(folder), settings_folder=tmp_path / "settings")
+        Path(folder).chmod(0o755)
+        # All is loaded before: this Python may lie where nobody else gets at it.
+        script = "import os, sys; sys.path.insert(0, 'rabbitmq'); import provision; "
+        script += "os.setgroups([]), os.setgid(4711), os.setuid(4711); sys.exit(provision.main([]))"
+        done = baked.run("python", "-B", "-c", script, check=False)
+    assert done.returncode == 1 and done.stderr == (
+        f"provision.py: {CONFIG} can't be read (Permission denied): "
+        "run this as the user whose it is, or as root\n"
+    )
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be root, and give files away")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import urllib.request
@@ -85,6 +86,10 @@ def test_the_page_on_observability_is_true(
 ) -> None:
     """But for what needs images that no registry need have, and an environment: see the test below."""
     metrics, _, _, top, broker = shell_blocks(project.read("docs/observability.md"))
+    # Ports stand in .env, as the README says, where a shell doesn't see them.
+    ports = {name: containers.pop(name) for name in [*containers] if name.endswith("_PORT")}
+    with (project / ".env").open("a", encoding="utf-8") as file:
+        file.writelines(f"{name}={port}\n" for name, port in ports.items())
     assert "consuming" in type_in(metrics, project.path, containers)
     seen = type_in(top, project.path, containers)
     assert "1 of 1 processes answer" in seen
@@ -114,16 +119,20 @@ def test_prometheus_finds_each_replica_by_their_name(
     try:
         type_in(up, project.path, variables)
         eventually(lambda: targets() == expected, 120, lambda: f"it is {targets()}", every=1)
+        # A plain `docker compose down` would leave them, and the network.
+        type_in("make down", project.path, variables)
+        label = f"label=com.docker.compose.project={containers['COMPOSE_PROJECT_NAME']}"
+        assert docker("ps", "--all", "--quiet", "--filter", label) == ""
     finally:
         type_in(f"{compose} down --volumes", project.path, variables)
 
 
 def test_the_page_on_observability_is_true_of_an_environment(project: BakedProject) -> None:
     _, _, install, _, _ = shell_blocks(project.read("docs/observability.md"))
-    make_environment(project / ".venv")
-    path = {"PATH": f"{project / '.venv/bin'}{os.pathsep}{os.environ['PATH']}"}
+    make_environment(project / ".venv")  # which nobody has activated
     code = "import neon_echo, prometheus_client, rich; print(neon_echo.__file__)"
-    printed = type_in(f"{install}cd /; python -c '{code}'", project.path, path)
+    python = shlex.quote(str(project / ".venv/bin/python"))
+    printed = type_in(f"{install}cd /; {python} -c '{code}'", project.path)
     where = str(project.package / "__init__.py")
     assert printed.splitlines()[-1] == where, "an edit of the source is one of the service"
 

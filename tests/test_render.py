@@ -6,6 +6,8 @@ import ast
 import itertools
 import json
 import re
+import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -261,6 +263,42 @@ def test_make_alone_says_what_there_is_to_make(default_project: BakedProject) ->
     said = default_project.run("make").stdout
     targets = ["setup", "run", "request", "broker", "up", "down", "watch", "test", "lint", "lock"]
     assert [target for target in targets if f"make {target} " not in said] == []
+
+
+@pytest.mark.parametrize("target", ["up", "watch", "down"])
+def test_without_docker_make_says_what_does_without_it(
+    default_project: BakedProject, tmp_path: Path, target: str
+) -> None:
+    for name in ("sh", "sed", "git", "make"):
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    words = ["make", target, f"PYTHON={sys.executable}"]
+    done = default_project.run(*words, env={"PATH": str(tmp_path)}, check=False)
+    said, of_make = done.stderr.splitlines()
+    assert said == "docker isn't here: make broker and, in another terminal, make run do without it"
+    assert done.returncode == 2 and of_make.startswith("make: ***")
+
+
+def test_what_is_said_after_rendering_has_a_way_without_docker(
+    bake: Bake, capfd: pytest.CaptureFixture[str]
+) -> None:
+    project = bake()
+    said = capfd.readouterr().out.splitlines()
+    start = said.index("Or without it, each in a terminal of its own:")
+    with_docker, without = (
+        said[said.index("Next, with Docker:") : start],
+        said[start + 1 : start + 4],
+    )
+    assert with_docker[1] == f"  cd {project.path}"
+    targets = [line.removeprefix("  make ") for line in without]
+    assert targets == ["broker", "run", "request"]
+    assert [each for each in targets if f"\n{each}: " not in project.read("Makefile")] == []
+
+
+def test_cookiecutter_drops_a_name_that_it_does_not_know(bake: Bake) -> None:
+    """No hook is told of it."""
+    readme = " ".join((TEMPLATE / "README.md").read_text(encoding="utf-8").split())
+    assert "(`servicename=…`) it drops without a word" in readme
+    assert bake(servicename="Weather Bot").answers["service_name"] == "Neon Echo"
 
 
 def test_at_most_ten_questions_are_asked_and_each_is_a_sentence() -> None:

@@ -217,6 +217,48 @@ def test_a_rotation_that_was_interrupted_is_finished_by_the_next(
 
 
 @pytest.mark.broker
+def test_the_clients_password_is_renewed_as_the_page_says(
+    project: BakedProject, broker: Any
+) -> None:
+    page = " ".join(project.read("SECURITY.md").split())
+    assert "take `mq_handler` out of `mq_config.json`, run `python3 rabbitmq/provision.py" in page
+
+    def client() -> tuple[str, str]:
+        user = load(project, CONFIG)["users"]["mq_handler"]
+        return user["username"], user["password"]
+
+    assert provision(project, "--client-user", "--broker", at(broker)).returncode == 0
+    before = client()
+    assert may_log_in(broker.port, *before)
+    config = load(project, CONFIG)
+    del config["users"]["mq_handler"]
+    (project / CONFIG).write_text(json.dumps(config))
+    done = provision(project, "--client-user", "--broker", at(broker))
+    assert done.returncode == 0 and "docker compose restart" in done.stdout
+    broker.evaluate(script(TAKES_IN.format(file=json.dumps(str(broker.definitions)))))
+    assert may_log_in(broker.port, *client())
+    assert not may_log_in(broker.port, *before)
+
+
+@pytest.mark.broker
+def test_a_user_that_came_back_from_a_backup_stays_and_is_named(
+    project: BakedProject, broker: Any, tmp_path: Path
+) -> None:
+    """Somebody may have logged in as that one again: it isn't for this to decide."""
+    before = login(project)
+    backup = tmp_path / "definitions.json"
+    backup.write_text(project.read(DEFINITIONS))
+    assert provision(project, "--rotate", "--broker", at(broker)).returncode == 0
+    broker.evaluate(script(TAKES_IN.format(file=json.dumps(str(backup)))))
+    done = provision(project, "--rotate", "--broker", at(broker))
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert f"has a user {USER} that isn't of this copy" in done.stderr
+    assert f"rabbitmqctl delete_user {USER}" in done.stderr
+    assert may_log_in(broker.port, *before)
+    assert may_log_in(broker.port, *login(project))
+
+
+@pytest.mark.broker
 def test_who_has_the_old_file_is_named_and_goes_on_until_he_has_the_new_one(
     project: BakedProject, broker: Any, tmp_path: Path
 ) -> None:

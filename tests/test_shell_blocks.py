@@ -52,7 +52,7 @@ RUN = {
     f"{TREE.name}/CONTRIBUTING.md": {"make lint": "test_generated_repository"},
     f"{TREE.name}/docs/observability.md": {
         "echo MQ_METRICS_PORT=9464 >>.env": "test_readme",
-        "pip install --editable '.[metrics,top]'": "test_readme",
+        ".venv/bin/python -m pip install --editable '.[metrics,top]'": "test_readme",
         "docker compose exec service python -m << cookiecutter.package_name >> top": "test_readme",
         "curl --silent": "test_readme",
     },

@@ -69,6 +69,10 @@ class Document:
                 self.status: os.stat_result | None = os.fstat(file.fileno())
         except FileNotFoundError:
             self.status = None
+        except PermissionError as error:
+            raise Broken(
+                f"{name} can't be read ({error.strerror}): run this as the user whose it is, or as root"
+            ) from None
         except (OSError, UnicodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it isn't UTF-8"
             raise Broken(f"{name} can't be read ({reason}): {self.way_out}") from None

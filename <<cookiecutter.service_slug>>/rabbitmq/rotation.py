@@ -74,7 +74,10 @@ def rotate_alone(command: str | None) -> None:
     else:
         old, new = user, other(user)
         if new in known and definitions.get(TURN) != new:
-            raise Broken(f"the broker has a user {new} that isn't of this copy: remove it")
+            raise Broken(
+                f"the broker has a user {new} that isn't of this copy, as from a backup: "
+                f"remove it there (rabbitmqctl delete_user {new})"
+            )
         introduce(broker, there, config_file, definitions_file, (old, new))
     move(broker, old, new)
     if old in known:

@@ -10,6 +10,7 @@ or queues, then apply. Needs nothing but Python 3.10 and prints no secret.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 from urllib.parse import quote
@@ -51,6 +52,11 @@ def main() -> None:
         help="where KEDA, in a namespace of its own, finds the broker (%(default)s)",
     )
     broker = parser.parse_args().broker
+    port = broker.partition(":")[2]
+    if not re.fullmatch(r"[\w.-]+(:[0-9]+)?", broker) or int(port or TLS) > 65535:
+        parser.error(
+            f"--broker {broker!r}: give a host, or HOST:PORT, as in neon-rabbitmq.default.svc:5672"
+        )
     config, definitions = Document(CONFIG, 0o600), Document(DEFINITIONS, 0o600)
     if config.text is None:
         raise Broken(f"{CONFIG} is missing: python3 rabbitmq/provision.py makes it")
