@@ -35,6 +35,11 @@ DIES_AT = """#!/bin/sh
 case "$3" in *{word}*) kill -KILL $PPID; exit 1;; esac
 exec {command} "$@"
 """
+#: Kills the broker when rabbitmqctl gets to this command.
+KILLED_AT = """#!/bin/sh
+case "$3" in *{word}*) kill -KILL {broker}; sleep 1;; esac
+exec {command} "$@"
+"""
 
 
 def at(broker: Any) -> str:
@@ -235,7 +240,7 @@ def test_the_clients_password_is_renewed_as_the_page_says(
     (project / CONFIG).write_text(json.dumps(config))
     done = provision(project, "--client-user", "--broker", at(broker))
     assert done.returncode == 0 and "docker compose restart" in done.stdout
-    broker.evaluate(script(TAKES_IN.format(file=json.dumps(str(broker.definitions)))))
+    broker.evaluate(taking_in(broker.definitions.read_text()))
     assert may_log_in(broker.port, *client())
     assert not may_log_in(broker.port, *before)
 
@@ -249,13 +254,37 @@ def test_a_user_that_came_back_from_a_backup_stays_and_is_named(
     backup = tmp_path / "definitions.json"
     backup.write_text(project.read(DEFINITIONS))
     assert provision(project, "--rotate", "--broker", at(broker)).returncode == 0
-    broker.evaluate(script(TAKES_IN.format(file=json.dumps(str(backup)))))
+    broker.evaluate(taking_in(backup.read_text()))
     done = provision(project, "--rotate", "--broker", at(broker))
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert f"has a user {USER} that isn't of this copy" in done.stderr
     assert f"rabbitmqctl delete_user {USER}" in done.stderr
     assert may_log_in(broker.port, *before)
     assert may_log_in(broker.port, *login(project))
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("word", ["import_definitions", "delete_user"])
+def test_a_rotation_whose_broker_dies_is_one_line_and_finished_by_the_next(
+    project: BakedProject, broker: Any, tmp_path: Path, word: str
+) -> None:
+    """At each step: nobody is shut out, and what rabbitmqctl says then is a page on what may be the reason."""
+    first = login(project)
+    kills = tmp_path / "kills"
+    kills.write_text(KILLED_AT.format(word=word, command=at(broker), broker=broker.pid))
+    kills.chmod(0o755)
+    cut_short = provision(project, "--rotate", "--broker", str(kills))
+    broker.start()
+    assert cut_short.returncode == 1
+    assert cut_short.stderr == (
+        f"provision.py: the broker: rabbitmqctl {word} doesn't reach it: start it, or name somebody who may "
+        "ask it (--broker sudo, say); then run this again\n"
+    )
+    assert may_log_in(broker.port, *login(project)) and may_log_in(broker.port, *first)
+    done = provision(project, "--rotate", "--broker", at(broker))
+    assert done.returncode == 0, done.stderr
+    assert login(project)[0] == SECOND
+    assert may_log_in(broker.port, *login(project)) and not may_log_in(broker.port, *first)
 
 
 @pytest.mark.broker
@@ -406,7 +435,11 @@ def test_a_broker_that_knows_nothing_is_told_all(project: BakedProject, nobody: 
         ("false", "the broker: exit code 1"),
         (
             "sh -c 'echo Error: unable to perform an operation on node >&2; exit 69'",
-            "Error: unable",
+            "rabbitmqctl eval doesn't reach it: start it",
+        ),
+        (
+            "sh -c 'echo Error: it requires the app to be running on the target node >&2; exit 64'",
+            "then run this again",
         ),
         ("/nowhere/kubectl", "/nowhere/kubectl can't be run"),
         ("", "--broker is empty"),

@@ -16,6 +16,8 @@ from documents import CONFIG, Broken
 
 #: Seconds that a command at the broker may take.
 PATIENCE = 120
+#: How rabbitmqctl begins where no broker answers it, or one that is still starting: a page on what may be the reason.
+AWAY = ("unable to perform an operation on node", "app to be running on the target node")
 #: Characters of what a command complains of.
 LONGEST = 300
 #: From a file, not from standard input, which the rabbitmqctl of some versions can't read.
@@ -118,9 +120,13 @@ class Broker:
         except OSError as error:
             raise Broken(f"--broker: {self._command[0]} can't be run ({error.strerror})") from None
         if done.returncode:
-            said = (done.stderr.strip() or done.stdout).split()
-            why = " ".join(said)[:LONGEST] or f"exit code {done.returncode}"
-            raise Broken(f"the broker: {why}")
+            said = " ".join((done.stderr.strip() or done.stdout).split())
+            if any(sign in said for sign in AWAY):
+                raise Broken(
+                    f"the broker: rabbitmqctl {name} doesn't reach it: start it, or name somebody who may "
+                    "ask it (--broker sudo, say); then run this again"
+                )
+            raise Broken(f"the broker: {said[:LONGEST] or f'exit code {done.returncode}'}")
         return done.stdout
 
 

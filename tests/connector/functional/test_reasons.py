@@ -331,3 +331,32 @@ def test_times_may_be_ages_or_dates() -> None:
     assert abs(datetime.now(timezone.utc) - moment("2h") - timedelta(hours=2)).seconds < 60
     assert moment("2026-01-31T12:00+01:00") == datetime(2026, 1, 31, 11, tzinfo=timezone.utc)
     assert moment("2026-01-31").tzinfo is not None
+
+
+def test_where_nothing_takes_the_dead_letters_it_is_said_once_until_something_does(
+    peer: Peer, queue: str, consume: Consume, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The broker drops what it can dead-letter nowhere, and tells nobody."""
+
+    def said() -> list[str]:
+        return [each.getMessage() for each in caplog.records if "takes no dead" in each.message]
+
+    def handled(count: int) -> None:
+        publish(peer, queue, count)
+        peer.rests_at(queue, 0)
+
+    failed: list[Exception] = []
+    consume(fail, error_func=lambda _, error: failed.append(error))
+    handled(5)
+    eventually(lambda: len(failed) == 5)
+    eventually(said, what="a warning")
+    assert len(said()) == 1
+    assert f"'{queue}.dead' takes no dead letters" in said()[0]
+    assert "is lost where they don't; run rabbitmq/provision.py" in said()[0]
+
+    where = peer.declare_dead(queue)
+    handled(3)
+    eventually(lambda: peer.count(where)[0] == 3)
+    peer.channel.queue_delete(where)
+    handled(2)
+    eventually(lambda: len(said()) == 2, what="the next time it is news")

@@ -260,3 +260,29 @@ def test_hosts_of_the_configuration_are_tried_in_turn(
     service.vhost = VHOST
     consume(echo, at=service.create_mq_connection())
     assert "echo" in peer.ask(queue)
+
+
+def test_a_quorum_queue_that_somebody_makes_again_at_once(
+    victim: Broker, served: Callable[..., Served], record: Record
+) -> None:
+    """RabbitMQ 3.10 doesn't cancel the consumer then, and what it sends to it is lost on its way, until its channel is
+    closed. More must wait than it has sent: nothing else shows."""
+    one = served(pause=0.01)
+    peer = Peer(victim.parameters())
+    assert peer.has(one.queue)
+    with one.watched():
+        with one.load.held_up():
+            peer.channel.queue_delete(one.queue)
+            peer.declare(one.queue, durable=True, arguments={"x-queue-type": "quorum"})
+        began, done = time.monotonic(), len(one.load.processed)
+        eventually(lambda: len(one.load.processed) > done + 20)
+        recovery = time.monotonic() - began
+        healthy = one.yes_again(began)
+    record(
+        "quorum queue deleted and made again at once, 3.10",
+        bound=30.0,
+        recovery=round(recovery, 3),
+        health_true=round(healthy, 3),
+        **one.load.check(),
+    )
+    peer.close()

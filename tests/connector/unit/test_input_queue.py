@@ -126,6 +126,15 @@ def test_a_queue_of_another_kind_is_used_as_it_is(caplog: pytest.LogCaptureFixtu
     assert "queue 'q' isn't of type quorum and is used as it is: 406" in caplog.text
 
 
+def test_a_queue_that_may_not_be_declared_is_not_said_to_be_of_another_kind(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Who may consume needn't be allowed to make it, and the refusal says nothing of its kind."""
+    run(input_queue.compare("q", "quorum"), 403)
+    assert "isn't of type" not in caplog.text
+    assert "whether queue 'q' is of type quorum can't be seen, and it is used" in caplog.text
+
+
 def test_a_queue_of_the_right_kind_is_used_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
         assert run(input_queue.compare("q", "legacy"))[1] == [("declare", "q", {})]

@@ -145,6 +145,31 @@ def test_a_failure_is_logged_with_the_message_and_where_it_happened(
     assert "Traceback" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("before", "says"),
+    [
+        ("it was settled", "had been settled when its handler failed"),
+        ("its channel was lost", "failed and comes again, as its channel is gone"),
+    ],
+)
+def test_what_can_t_be_dead_lettered_any_more_is_not_said_to_be(
+    caplog: pytest.LogCaptureFixture, before: str, says: str
+) -> None:
+    delivered = Delivered(7, message_id="m7")
+
+    def fail(*_: Any) -> None:
+        if before == "it was settled":
+            delivered.opened.ack(7)
+        else:
+            delivered.opened.is_open = False
+        raise ValueError("too late")
+
+    with caplog.at_level(logging.ERROR):
+        idle(fail).workers.handle(delivered.delivery)
+    assert f"message 'm7' of 'input' {says}: ValueError: too late" in caplog.text
+    assert "is dead-lettered" not in caplog.text
+
+
 def test_a_bad_body_is_logged_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
         idle(decode).workers.handle(Delivered(7, b"%%%").delivery)

@@ -195,7 +195,11 @@ def compare(queue: str, kind: str) -> Steps:
     try:
         yield _declaration(queue, kind)
     except ChannelError as error:
-        _log.warning("queue %r isn't of type %s and is used as it is: %s", queue, kind, error)
+        if error.code == PRECONDITION_FAILED:
+            _log.warning("queue %r isn't of type %s and is used as it is: %s", queue, kind, error)
+        else:  # without the right to declare it, say, which it takes only to make it
+            what = "whether queue %r is of type %s can't be seen, and it is used as it is: %s"
+            _log.warning(what, queue, kind, error)
 
 
 def _declaration(queue: str, kind: str) -> Operation:

@@ -12,7 +12,7 @@ import pika
 
 from ..connection import Connection, input_queue
 from ..connection.attempts import Attempts
-from ..connection.broker import is_lost, is_our_doing, is_stuck
+from ..connection.broker import UNANSWERED, is_lost, is_our_doing, is_stuck
 from ..connection.link import Link
 from ..connection.scratch import Done
 from ..errors import ChannelError, MQError, StartError
@@ -21,6 +21,7 @@ from .channel import Channel
 from .consumption import Consumption
 from .handling import Handling
 from .opened import OpenedChannel
+from .unserved import Unserved
 
 _log = Logger(__name__)
 
@@ -71,6 +72,7 @@ class Supervision:
         #: Attempts to consume.
         self._attempts = Attempts()
         self._complaints = Complaints()
+        self._unserved = Unserved()
         self._deadline = 0.0
 
     # ---- from any thread
@@ -255,6 +257,12 @@ class Supervision:
 
         def looked(found: Any, error: MQError | None) -> None:
             has_one = error is None and found is not None and found.consumer_count > 0
+            current = None if self.stopping.is_set() else self._consumption
+            if has_one and current is not None and current is consumption:
+                unserved = self._unserved.seen(current.opened, found)
+                if unserved:
+                    what = f"{unserved} messages wait in {self.queue!r} and the broker sends none of them"
+                    self.on_failed(current, ChannelError(UNANSWERED, what))
             done("" if has_one and self.is_well else reason)
 
         if handling is not None and handling.workers.why_unhealthy:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from ..consumer.workers.busy import Busy
 
 _TRACEPARENT = "traceparent"
-#: What has become of a message whose handling has failed.
-_DEAD_LETTERED = "dead-lettered"
+#: How it begins what has become of a message whose handling has failed.
+_FAILED = ("dead-lettered", "failed")
 
 
 #: By a class of deliveries, one like it whose objects have a place for their span as well.
@@ -131,7 +131,7 @@ class Consumed:
         outcome = self._raised(delivery, error)
         span = _span_of(delivery)
         if span is not None and not self._process.forked:
-            if outcome == _DEAD_LETTERED:
+            if outcome.startswith(_FAILED):
                 spans.fail(span, error)
             spans.note(span, outcome)
         return outcome

@@ -123,19 +123,31 @@ def expired(delivery: Delivery, ago: float) -> str:
     return "expired, dead-lettered"
 
 
-def failed(delivery: Delivery, error: Exception) -> None:
-    """It is dead-lettered; with a traceback, unless the error is one of ours."""
-    if delivery.opened.observer is not None:
-        delivery.opened.observer.failed(delivery, error)
+def failed(delivery: Delivery, error: Exception) -> str:
+    """It is dead-lettered, if it still can be; with a traceback, unless the error is one of ours.
+
+    :returns: what becomes of the message, in words
+    """
+    opened = delivery.opened
+    if opened.observer is not None:
+        opened.observer.failed(delivery, error)
+    if opened.is_settled(delivery.tag):
+        what, outcome = "had been settled when its handler failed", "failed, settled before"
+    elif not opened.is_open:
+        what, outcome = "failed and comes again, as its channel is gone", "failed, to come again"
+    else:
+        what, outcome = "is dead-lettered", "dead-lettered"
     # What couldn't be decoded may take long to be refused once more.
     message = Named(delivery, SHORT if isinstance(error, PayloadError) else None)
     _log.error(
-        "%s is dead-lettered: %s",
+        "%s %s: %s",
         message,
+        what,
         text_of(error),
         exc_info=None if isinstance(error, MQError) else error,
-        about=message.fields(outcome="dead-lettered", exception=type(error).__name__),
+        about=message.fields(outcome=outcome, exception=type(error).__name__),
     )
+    return outcome
 
 
 def refused(delivery: Delivery, error: RequestError) -> None:

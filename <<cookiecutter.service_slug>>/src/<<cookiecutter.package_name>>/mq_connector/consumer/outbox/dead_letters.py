@@ -10,7 +10,7 @@ from typing import Any
 
 import pika
 
-from ...errors import Culprit, printable
+from ...errors import Culprit, PublishError, printable, provisioned
 from ...logs import Logger, text_of
 from ..opened import Delivery, Message
 from ..opened.lines import Named
@@ -51,6 +51,8 @@ class DeadLetters:
     def __init__(self, queue: str, publish: Callable[[Message], Future[None]]) -> None:
         self._queue = queue
         self._publish = publish
+        #: Whether the last copy that the broker has heard of was refused, and it was said.
+        self._is_refused = False
 
     def dead_letter(self, delivery: Delivery, error: Exception) -> None:
         """Dead-letter a message.
@@ -68,6 +70,7 @@ class DeadLetters:
         def done(confirmed: Future[None]) -> None:
             refusal = confirmed.exception()
             if refusal is None:
+                self._is_refused = False
                 opened.ack(tag)
             else:
                 self._reject(delivery, refusal)
@@ -84,6 +87,17 @@ class DeadLetters:
     def _reject(self, delivery: Delivery, refusal: BaseException) -> None:
         message = Named(delivery, 0)
         _log.debug("%s is dead-lettered without the reason: %s", message, text_of(refusal))
+        # Nobody but the broker knows whether a policy takes it then: a queue that was deleted is news.
+        if isinstance(refusal, PublishError) and not self._is_refused:
+            self._is_refused = True
+            _log.warning(
+                "%r takes no dead letters (%s): what fails goes where the broker's policies for %r send it, "
+                "and is lost where they don't; %s",
+                f"{self._queue}{DEAD}",
+                text_of(refusal),
+                self._queue,
+                provisioned("makes queue and policy"),
+            )
         delivery.opened.reject(delivery.tag, requeue=False)
 
 

@@ -119,12 +119,12 @@ class Settling:
         if self._process.forked:
             lines.forked(delivery, error)
             return ""
-        lines.failed(delivery, error)
+        outcome = lines.failed(delivery, error)
         delivery.confirms = None  # what was published before is of no importance any more
         self._tell_client(delivery, error)
         self.dead_letter(delivery, error)
         self._on_error(error)
-        return "dead-lettered"
+        return outcome
 
     def _tell_client(self, delivery: Delivery, error: Exception) -> None:
         try:
