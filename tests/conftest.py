@@ -26,6 +26,10 @@ gc.disable()
 sys.dont_write_bytecode = True
 sys.path[:0] = [str(Path(__file__).resolve().parent)]
 
+import memory  # noqa: E402
+
+memory.use()
+
 import bytecode  # noqa: E402
 import forks  # noqa: E402
 from baked import IMPORTABLE, TEMPLATE, BakedProject, bake_into  # noqa: E402
