@@ -28,6 +28,8 @@ from quick_start import QuickStart
 IMAGES = ("rabbitmq:4.0-management", "rabbitmq:4.3-management")
 #: Seconds until a broker in a container answers.
 PATIENCE = 90
+#: Attempts to start a container, each with another port.
+_TRIES = 3
 DEFINITIONS = "definitions.json"
 _FILES = ("rabbitmq.conf", "enabled_plugins", DEFINITIONS)
 
@@ -143,20 +145,30 @@ def lent_container(image: str, files: Mapping[str, str]) -> Iterator[Container]:
 def own_container(image: str, files: Mapping[str, str]) -> Iterator[Container]:
     """The same for one test alone."""
     need_image(image)
-    container = Container()
-    words = ["--name", container.name, "--ulimit", "nofile=16384"]
-    words += ["-p", f"127.0.0.1:{container.port}:5672"]
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)  # the broker's user has to get at them
+        words = ["--ulimit", "nofile=16384"]
         for name, text in files.items():
             Path(folder, name).write_text(text, encoding="utf-8")
             words += ["-v", f"{folder}/{name}:/etc/rabbitmq/{name}:ro"]
-        _docker("run", "--rm", "--detach", *words, image)
+        container = _started(*words, image)
         try:
             _wait_for_amqp(container.port)
             yield container
         finally:
             _docker("kill", container.name, check=False)
+
+
+def _started(*words: str) -> Container:
+    """A container with a port that was free, and that nobody has taken before the engine came to it."""
+    for _ in range(_TRIES):
+        container = Container()
+        names = ("--name", container.name, "-p", f"127.0.0.1:{container.port}:5672")
+        done = _docker("run", "--rm", "--detach", *names, *words, check=False)
+        if not done.returncode:
+            return container
+        _docker("rm", "--force", container.name, check=False)
+    raise AssertionError(done.stderr)
 
 
 def _docker(*words: str, check: bool = True, text: str = "") -> subprocess.CompletedProcess[str]:

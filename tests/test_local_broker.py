@@ -46,11 +46,16 @@ def local(default_project: BakedProject) -> Any:
 
 
 @pytest.fixture(scope="module")
-def broker(local: Any) -> Iterator[Any]:
+def quick(local: Any) -> Any:
     class Node(QuickStart, local.LocalBroker):  # type: ignore[misc]
         """Beside the one that starts as its user's does, in the first test."""
 
-    with Node() as started:
+    return Node
+
+
+@pytest.fixture(scope="module")
+def broker(quick: Any) -> Iterator[Any]:
+    with quick() as started:
         yield started
 
 
@@ -189,6 +194,25 @@ def test_a_broker_that_doesnt_start_says_why_and_is_gone(local: Any, tmp_path: P
     absent = local.LocalBroker(definitions=tmp_path / "definitions.json")
     with pytest.raises(local.BrokerError, match=r"definitions\.json is missing: run"), absent:
         pass
+
+
+def test_a_port_that_somebody_takes_before_the_broker_comes_to_it_is_another_the_next_time(
+    local: Any, quick: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        first = taken.getsockname()[1]
+        ports = iter([first])
+        monkeypatch.setitem(
+            local.LocalBroker.__init__.__globals__,  # the repository's own module, not the template's
+            "free_port",
+            lambda: next(ports, None) or free_port(),
+        )
+        with quick() as broker:
+            assert broker.port != first
+            assert listens(broker.port)
+        given = quick(first)
+        with pytest.raises(local.BrokerError, match="eaddrinuse"), given:
+            pass
 
 
 def test_it_listens_on_loopback_only_and_knows_no_guest(broker: Any) -> None:

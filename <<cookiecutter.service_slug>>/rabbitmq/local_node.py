@@ -22,6 +22,10 @@ HERE = Path(__file__).resolve().parent
 #: Seconds. It takes three on an idle machine, and has taken more than ninety on a busy one.
 START_TIMEOUT = 300.0
 STOP_TIMEOUT = 30.0
+#: Starts, each with other ports if it may choose them, until a taken one is an error; and what is said of one: of
+#: its own, and of that of its epmd, which is somebody else's then.
+TRIES = 3
+TAKEN = ("eaddrinuse", "in use by another Erlang node")
 #: Settings of rabbitmq.conf that make no sense here: others are put in their place.
 REPLACED = ("listeners.", "management.tcp.", "prometheus.tcp.", "definitions.local.path")
 #: What must not reach the broker from our own environment: settings of another one.
@@ -66,15 +70,10 @@ class LocalBroker:
     ) -> None:
         self.installation = Installation()
         self.definitions, self.conf = Path(definitions), Path(conf)
-        self.port = port or free_port()
-        #: Of the HTTP API; None without it.
-        self.management_port: int | None = None
-        if management:
-            self.management_port = free_port() if management is True else management
-        #: Of the pages for Prometheus; None without them.
-        self.metrics_port: int | None = None
-        if metrics:
-            self.metrics_port = free_port() if metrics is True else metrics
+        self._wanted = port, management, metrics
+        self._choose_ports()
+        #: Whether somebody may know the ports that were chosen, so that no others can be.
+        self._is_known = False
         self._temporary = None
         if data is None:
             self._temporary = tempfile.TemporaryDirectory(
@@ -92,6 +91,15 @@ class LocalBroker:
         self._log_begin = 0
         self._environment: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
+
+    def _choose_ports(self) -> None:
+        """Take free ones where none were given."""
+        port, management, metrics = self._wanted
+        self.port = port or free_port()
+        #: Of the HTTP API; None without it.
+        self.management_port = _port_of(management)
+        #: Of the pages for Prometheus; None without them.
+        self.metrics_port = _port_of(metrics)
 
     def __enter__(self) -> LocalBroker:
         try:
@@ -125,6 +133,18 @@ class LocalBroker:
         :param timeout: seconds
         :raises BrokerError: it doesn't start, with what it complains of
         """
+        for left in reversed(range(TRIES)):
+            try:
+                self._start(timeout)
+                break
+            except BrokerError as error:
+                # A port was free when it was chosen, and isn't any more when the broker comes to it.
+                if self._is_known or not left or not any(sign in str(error) for sign in TAKEN):
+                    raise
+                self._choose_ports()
+        self._is_known = True
+
+    def _start(self, timeout: float) -> None:
         self._prepare()
         keep = "" if self._temporary is None else str(self.data)
         server = self.installation.scripts / "rabbitmq-server"
@@ -283,6 +303,12 @@ class LocalBroker:
         lines = [line for line in re.sub(r"\x1b\[[\d;]*m", "", text).splitlines() if line.strip()]
         errors = re.findall(r"\[error\] <[\d.]+> +(\S.*)", "\n".join(lines))
         return "\n".join(errors[:5] or lines[-5:]) or "it has printed nothing"
+
+
+def _port_of(wanted: bool | int) -> int | None:
+    if wanted is True:
+        return free_port()
+    return wanted or None
 
 
 def free_port() -> int:
