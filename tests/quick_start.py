@@ -110,8 +110,10 @@ class QuickStart(Base):
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": " ".join(
                 [self._environment["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"], "-pa", *map(str, path)]
             ),
-            # Before RabbitMQ is called, which its own arguments come too late for.
-            "ERL_AFLAGS": f'-eval "code:ensure_modules_loaded([{names}])."',
+            # Before RabbitMQ is called, which its own arguments come too late for. Each minute it starts another Erlang
+            # that sees to epmd and has this, too, but none of its arguments: that has no use for the modules.
+            "ERL_AFLAGS": '-eval "init:get_argument(pa) =:= error orelse '
+            f'code:ensure_modules_loaded([{names}])."',
         }
 
 
