@@ -117,7 +117,8 @@ class Load:
         """Assert that nothing is lost and no duplicate unmarked; returns the ledger for the book."""
         assert self._over.is_set()
         eventually(lambda: not self.lost, within, "every confirmed message is processed")
-        unmarked = [n for n, times in self.processed.items() if not all(times[1:])]
+        # One of them is the first; with several workers it may be done later than the one that came again.
+        unmarked = [n for n, times in self.processed.items() if times.count(False) > 1]
         assert not unmarked, f"duplicates that aren't marked as redelivered: {unmarked[:10]}"
         assert len(self.confirmed) > _ENOUGH, "hardly any load"
         return {
