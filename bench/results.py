@@ -30,7 +30,8 @@ class Spread:
 class Results:
     """A file of measurements; opened again it knows what is there already.
 
-    :param run: describes the run; a file of another `fingerprint` is begun anew, unless `keep`
+    :param run: describes the run; a file of another `fingerprint` is begun anew
+    :param keep: only read it, whatever its run was
     """
 
     def __init__(self, path: Path, run: Mapping[str, Any], keep: bool = False) -> None:
@@ -39,8 +40,8 @@ class Results:
         self.records: dict[Key, dict[str, Any]] = {}
         if path.exists():
             self._load(keep)
-        if not self.records:
-            path.write_text(json.dumps({"run": self.run}) + "\n", encoding="utf-8")
+        if not self.records and not keep:
+            self._write()
 
     def _load(self, keep: bool) -> None:
         lines = self.path.read_text(encoding="utf-8").splitlines()
@@ -50,14 +51,21 @@ class Results:
         if not keep and head["fingerprint"] != self.run["fingerprint"]:
             return
         self.run = head
+        is_whole = True
         for line in lines[1:]:
             try:
                 self._put(json.loads(line))
-            except ValueError:  # cut off in the middle
-                continue
-        # Without what was cut off, or the next record would be lost with it.
+            except ValueError:
+                is_whole = False
+        if not is_whole and not keep:  # or the next record would be lost with what was cut off
+            self._write()
+
+    def _write(self) -> None:
+        """Replace the file: whoever reads it meanwhile has the one of before, or this one."""
         texts = [{"run": self.run}, *self.records.values()]
-        self.path.write_text("".join(json.dumps(each) + "\n" for each in texts), encoding="utf-8")
+        new = self.path.with_name(f"{self.path.name}.new")
+        new.write_text("".join(json.dumps(each) + "\n" for each in texts), encoding="utf-8")
+        new.replace(self.path)
 
     def _put(self, record: dict[str, Any]) -> None:
         self.records[record["job"], record["case"], record["row"], record["round"]] = record

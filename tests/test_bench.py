@@ -255,6 +255,21 @@ def test_a_compiled_peer_that_can_t_be_had_is_left_out_with_one_line(
     assert not peer.ready
 
 
+def test_what_is_only_read_stays_as_it_is(tmp_path: Path) -> None:
+    """Two that read the committed file at the same time left an empty one: each wrote it anew."""
+    file = tmp_path / "results.jsonl"
+    Results(file, {"fingerprint": "a"}).add((1, "case", "row", 0), {"rate": 1})
+    whole = file.read_text()
+    for text in (whole, whole + '{"job": 1, "ca', ""):
+        file.write_text(text)
+        inode = file.stat().st_ino
+        read = Results(file, {}, keep=True)
+        assert (file.read_text(), file.stat().st_ino) == (text, inode)
+        assert len(read.records) == bool(text)
+    absent = tmp_path / "absent.jsonl"
+    assert not Results(absent, {}, keep=True).records and not absent.exists()
+
+
 def test_the_committed_ratios_are_those_of_the_committed_page() -> None:
     raw = TEMPLATE / "docs" / "benchmarks" / "results.jsonl"
     assert targets.baseline() == targets.ratios(Results(raw, {}, keep=True))
