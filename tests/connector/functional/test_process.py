@@ -224,9 +224,8 @@ def test_ctrl_c_is_like_sigterm(make: Make, asking: Peer) -> None:
     assert "Traceback" not in service.said
 
 
-@pytest.mark.usefixtures(
-    "asking"
-)  # of what the last service had in hand, this one would finish it first
+# It would first finish what the last service had in hand.
+@pytest.mark.usefixtures("asking")
 def test_a_signal_that_comes_while_it_is_stopped_ends_it(make: Make) -> None:
     """As by Ctrl-Z and `kill %1`: of a process that goes on any thread may take the signal."""
     service = make()

@@ -81,7 +81,8 @@ def test_what_no_worker_has_begun_goes_back_at_once(
         peer.publish(queue, b"%d" % number)
     assert held.has_begun()
     consumer.stop(600)
-    peer.rests_at(queue, 19, consumers=0)  # one that is just replaced by another is away for a moment, too
+    # One that is just replaced by another is away for a moment, too.
+    peer.rests_at(queue, 19, consumers=0)
     held.let_go()
     ended(consumer)
     assert held.bodies == [b"0"]
