@@ -50,14 +50,14 @@ class Lending:
         :param kind: what it has been started with beside them
         :param start: starts one with them, where none is idle
         """
-        if kind in self._idle:
-            node, running = self._idle.pop(kind)
-            node.evaluate(taking_in(definitions))
-        else:
-            running = ExitStack()
-            node = running.enter_context(start())
         with ExitStack() as ends:
-            ends.push(running)
+            if kind in self._idle:
+                node, running = self._idle.pop(kind)
+                ends.push(running)
+                node.evaluate(taking_in(definitions))
+            else:
+                running = ends.enter_context(ExitStack())
+                node = running.enter_context(start())
             yield node
             node.evaluate(FORGET)
             if kind not in self._idle:
