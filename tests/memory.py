@@ -15,7 +15,7 @@ ROOM = 4 * 1024**3
 
 def use() -> None:
     """Have this process and those that it starts make their temporary files there, unless it is told where."""
-    if "TMPDIR" not in os.environ and has_room():
+    if not os.environ.get("TMPDIR") and has_room():
         os.environ["TMPDIR"] = tempfile.tempdir = str(SHARED)
 
 

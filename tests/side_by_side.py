@@ -16,8 +16,8 @@ DURATIONS = Path(__file__).with_name("durations.json")
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Two more than there are processors, as `make quick` has it: some tests only wait, however few."""
-    return (os.cpu_count() or 1) + 2
+    """Four more than there are processors, as `make quick` has it: some tests only wait, however few."""
+    return (os.cpu_count() or 1) + 4
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -26,7 +26,7 @@ from .members import Listener, joined, on_loop, serve
 from .replying import answer_all_on_channel
 
 #: Seconds for which these tests let the broker owe an answer.
-SHORTLY = 0.5
+SHORTLY = 0.4
 
 
 #: How a broker answers that does.
