@@ -29,8 +29,6 @@ def taking_in(definitions: str) -> str:
 class Node(Protocol):
     """A running broker that evaluates expressions in Erlang."""
 
-    port: int
-
     def evaluate(self, expression: str) -> str:
         """:raises AssertionError: it can't"""
 

@@ -22,10 +22,8 @@ HERE = Path(__file__).resolve().parent
 #: Seconds. It takes three on an idle machine, and has taken more than ninety on a busy one.
 START_TIMEOUT = 300.0
 STOP_TIMEOUT = 30.0
-#: Starts, each with other ports if it may choose them, until a taken one is an error; and what is said of one: of
-#: its own, and of that of its epmd, which is somebody else's then.
+#: Starts, each with other ports if it may choose them, until a taken one is an error.
 TRIES = 3
-TAKEN = ("eaddrinuse", "in use by another Erlang node")
 #: Settings of rabbitmq.conf that make no sense here: others are put in their place.
 REPLACED = ("listeners.", "management.tcp.", "prometheus.tcp.", "definitions.local.path")
 #: What must not reach the broker from our own environment: settings of another one.
@@ -139,7 +137,7 @@ class LocalBroker:
                 break
             except BrokerError as error:
                 # A port was free when it was chosen, and isn't any more when the broker comes to it.
-                if self._is_known or not left or not any(sign in str(error) for sign in TAKEN):
+                if self._is_known or not left or "eaddrinuse" not in str(error):
                     raise
                 self._choose_ports()
         self._is_known = True
