@@ -152,17 +152,6 @@ def broker(nobody: Any) -> Any:
 
 
 @pytest.mark.broker
-def test_a_broker_that_knows_nothing_is_given_what_the_service_needs(
-    project: BakedProject, nobody: Any, tmp_path: Path
-) -> None:
-    """As one that is installed on the machine, or another service's."""
-    done = provision(project, "--broker", at(nobody))
-    assert done.returncode == 0, done.stderr
-    with running(project, nobody.port, tmp_path / "home") as service:
-        assert service.ask({"text": "hi"})["echo"]["text"] == "hi"
-
-
-@pytest.mark.broker
 def test_a_rotation_under_load_loses_nothing_and_refuses_nobody(
     project: BakedProject, broker: Any, tmp_path: Path
 ) -> None:
@@ -419,14 +408,18 @@ def test_a_broker_of_an_older_version_is_named_and_brought_up_to_date(
 
 
 @pytest.mark.broker
-def test_a_broker_that_knows_nothing_is_told_all(project: BakedProject, nobody: Any) -> None:
-    """As in CI, where it is started before there is a repository."""
+def test_a_broker_that_knows_nothing_is_told_all(
+    project: BakedProject, nobody: Any, tmp_path: Path
+) -> None:
+    """As in CI, where it is started before there is a repository; or another service's."""
     assert not may_log_in(nobody.port, *login(project))
     done = provision(project, "--broker", at(nobody))
     assert done.returncode == 0, done.stderr
     assert f"the broker: rights of user {USER} in /neon_echo are missing" in done.stdout
     assert may_log_in(nobody.port, *login(project))
     assert provision(project, "--check", "--broker", at(nobody)).returncode == 0
+    with running(project, nobody.port, tmp_path / "home") as service:
+        assert service.ask({"text": "hi"})["echo"]["text"] == "hi"
 
 
 @pytest.mark.parametrize(
