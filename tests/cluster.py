@@ -187,6 +187,17 @@ class Load:
         )
         return time.monotonic() - since
 
+    def caught_up_after(self, since: float) -> float:
+        """Wait for the replies to all that is confirmed by now, what a service has in hand included; returns
+        seconds since then."""
+        sent = set(self.confirmed)
+        eventually(
+            lambda: sent <= self.replies.keys(),
+            120,
+            lambda: f"some requests of before wait: {self.figures}",
+        )
+        return time.monotonic() - since
+
     def _send(self) -> None:
         peer = Peer(self._where)
         while not self._over.wait(_PAUSE):

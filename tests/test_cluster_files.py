@@ -13,7 +13,7 @@ from operating import paste
 from pages import section, shell_blocks
 
 #: What a broker of the overlay has of its own.
-OWN = {"hostname", "command", "ports", "volumes", "healthcheck"}
+OWN = {"hostname", "command", "environment", "ports", "volumes", "healthcheck"}
 
 
 def services(project: BakedProject, name: str) -> dict[str, dict[str, Any]]:
@@ -30,6 +30,7 @@ def test_each_further_broker_is_as_the_first(default_project: BakedProject, node
         key: value for key, value in first.items() if key not in OWN
     }
     assert further["hostname"] == node
+    assert further["environment"] == overlay["rabbitmq"]["environment"]
     assert further["healthcheck"] == {**first["healthcheck"], **overlay["rabbitmq"]["healthcheck"]}
     mounted = {
         each["target"]: each for each in [*first["volumes"], *overlay["rabbitmq"]["volumes"]]

@@ -324,7 +324,9 @@ def test_the_brokers_settings_are_those_of_the_compose_file_s(default: Rendered)
     cluster = one(default[1]["overlays/broker"], "RabbitmqCluster")
     lines = cluster["spec"]["rabbitmq"]["additionalConfig"].splitlines()
     there = default[0].read("rabbitmq/rabbitmq.conf").splitlines()
-    [path] = [each for each in lines if each not in there]
+    [in_hand, path] = [each for each in lines if each not in there]
+    name, milliseconds = in_hand.split(" = ")
+    assert f": -rabbit {name} {milliseconds}\n" in default[0].read("compose.cluster.yaml")
     [container] = cluster["spec"]["override"]["statefulSet"]["spec"]["template"]["spec"][
         "containers"
     ]

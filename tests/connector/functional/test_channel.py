@@ -26,7 +26,8 @@ def plain_pattern(channel: Channel, queue: str, data: bytes) -> None:
         exchange="",
         routing_key=queue,
         body=data,
-        properties=pika.BasicProperties(expiration="1000"),
+        # Longer than it takes to fetch them one by one, on a machine where much else runs.
+        properties=pika.BasicProperties(expiration="60000"),
     )
 
 

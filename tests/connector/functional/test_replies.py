@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 import uuid
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,20 @@ def test_a_reply_comes_once_though_it_was_sent_again(
     for name in reply_queues:
         peer.request(queue, name)
     time.sleep(0.1)
+    came: Counter[str] = Counter()
     for name in reply_queues:
         peer.declare(name)
-    eventually(lambda: all(peer.count(name)[0] for name in reply_queues), what="all are there")
-    time.sleep(0.3)
-    assert [peer.count(name)[0] for name in reply_queues] == [1] * 20
+        # As they come: a second later they have expired.
+        peer.channel.basic_consume(name, lambda *_, name=name: came.update([name]), auto_ack=True)
+    connection = peer.channel.connection
+
+    def all_are_there() -> bool:
+        connection.process_data_events(0.01)
+        return len(came) == len(reply_queues)
+
+    eventually(all_are_there)
+    connection.process_data_events(0.3)
+    assert came == Counter(reply_queues)
     for name in reply_queues:
         peer.channel.queue_delete(name)
 
