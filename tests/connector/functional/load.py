@@ -155,6 +155,8 @@ class Watch:
         self.changes: list[tuple[float, bool]] = []
         self._look = look
         self._every = every
+        # Guards that a change is noted once, and in order.
+        self._lock = threading.Lock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
@@ -177,8 +179,13 @@ class Watch:
         eventually(seen, max(remaining, 0.05), f"the watched becomes {state}")
         return seen()[0] - since
 
-    def _run(self) -> None:
-        while not self._over.wait(self._every):
+    def look(self) -> None:
+        """Look at once: whoever causes a change may know better when to than the next sample; from any thread."""
+        with self._lock:
             found = bool(self._look())
             if not self.changes or self.changes[-1][1] is not found:
                 self.changes.append((time.monotonic(), found))
+
+    def _run(self) -> None:
+        while not self._over.wait(self._every):
+            self.look()

@@ -92,6 +92,8 @@ class Served:
     def watched(self) -> Iterator[None]:
         """Put it under load; afterwards it must be well, with no more threads, files and memory."""
         with self.load, self.consuming, self.health:
+            # Some changes are over before the next sample.
+            self.consumer.on_change = self.consuming.look
             time.sleep(0.3)
             before, occupied = resources(), pages()
             yield
