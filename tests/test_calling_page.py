@@ -85,7 +85,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> BakedProject:
             assert block.startswith("def "), block
             text += f"\n{indented(block, 4)}"
     source.write_text(text + TRIALS)
-    [command] = shell_blocks(page)
+    command, _ = shell_blocks(page)
     type_in(command, made.path)
     made.run("python", "rabbitmq/provision.py", "--check")
     return made

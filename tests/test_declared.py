@@ -43,7 +43,7 @@ def say(made: BakedProject, monkeypatch: pytest.MonkeyPatch) -> Callable[..., di
         queues, exchanges = named or ((), ())
         try:
             found: dict[str, Any] = (
-                declared.Reader(queues, exchanges, "/neon_echo").read()._asdict()
+                declared.Reader(queues, exchanges, "/neon_echo", "neon_echo").read()._asdict()
             )
             return found
         finally:
@@ -194,6 +194,39 @@ def test_another_virtual_host_than_that_of_the_topology_is_named(
     assert str(broken.value).startswith(
         f"src/neon_echo/service.py:{line}: the service's virtual host is '/weather', and VHOST in "
         "rabbitmq/topology.py is '/neon_echo'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "fits"),
+    [
+        ('super().__init__(config, service_name="rainy")', False),
+        ('super().__init__(config, "rainy")', False),
+        ("super().__init__(config, service_name)", True),
+        ("super().__init__(config)", True),
+    ],
+)
+def test_another_name_of_the_service_than_that_of_the_topology_is_named(
+    say: Any, made: BakedProject, call: str, fits: bool
+) -> None:
+    """The user would be made under a name that the service doesn't look for."""
+    service = made.package / "service.py"
+    before = service.read_text()
+    usual = "super().__init__(config, service_name=SERVICE_NAME)"
+    assert usual in before
+    service.write_text(before.replace(usual, call))
+    try:
+        if fits:
+            assert say("") == NOTHING
+            return
+        with pytest.raises(Exception, match="the same into both") as broken:
+            say("")
+    finally:
+        service.write_text(before)
+    line = before[: before.index(usual)].count("\n") + 1
+    assert str(broken.value) == (
+        f"src/neon_echo/service.py:{line}: the service's name is 'rainy', and SERVICE in rabbitmq/topology.py is "
+        "'neon_echo': write the same into both, and into __main__.py"
     )
 
 

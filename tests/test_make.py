@@ -163,6 +163,23 @@ def test_make_coverage_reaches_its_threshold(weather: BakedProject) -> None:
     assert re.search(r"^TOTAL .* (9\d|100)%$", seen, re.MULTILINE), seen
 
 
+@RUNS
+def test_make_format_formats_also_where_something_is_left_for_a_person(
+    weather: BakedProject,
+) -> None:
+    """The first tool's complaint about one file would leave the style of all others as it is."""
+    mine = weather / "tests" / "mine.py"
+    mine.write_text("def f( ):\n  l = 1; return l\n")
+    try:
+        done = weather.run("make", "format", env=CLEAN, timeout=600, check=False)
+        assert mine.read_text() == "def f():\n    l = 1\n    return l\n"
+    finally:
+        mine.unlink()
+    assert done.returncode and "E741" in done.stdout, "an ambiguous name is for a person"
+    assert "E702" not in done.stdout, "which formatting has mended"
+    make(weather, "format")
+
+
 def test_a_dependency_is_added_as_the_recipe_says(weather: BakedProject) -> None:
     page = section(weather.read("docs/recipes.md"), "Add a dependency")
     [wanted] = re.findall(r'`("tabulate[^`]+")`', page)

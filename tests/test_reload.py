@@ -314,6 +314,17 @@ def test_a_setting_is_an_edit_too(service: Reloading) -> None:
     assert ".env changed" in service.log()
 
 
+def test_a_setting_that_cant_be_leaves_the_version_before_where_it_is(service: Reloading) -> None:
+    settings = service.project / ".env"
+    before = settings.read_text(encoding="utf-8")
+    [serving] = service.children()
+    for number, line in enumerate(("MQ_WORKERS=two", "MQ_METRICS_PORT=0", "MQ_TRACING=loud"), 1):
+        settings.write_text(f"{before}\n{line}\n", encoding="utf-8")
+        service.said("the version before goes on", number)
+        assert f"{line.partition('=')[0]} is " in service.log()
+        assert service.children() == [serving]
+
+
 def test_ctrl_c_ends_all_when_the_request_in_hand_is_answered(service: Reloading) -> None:
     late = service.answers_late(1.5)
     [serving] = service.children()

@@ -48,7 +48,10 @@ RUN = {
         "make link": "test_cruft",
         "cruft update --skip-apply-ask": "test_cruft",
     },
-    f"{TREE.name}/docs/calling.md": {"python3 rabbitmq/provision.py": "test_calling_page"},
+    f"{TREE.name}/docs/calling.md": {
+        "python3 rabbitmq/provision.py --broker": "test_shared_broker",
+        "python3 rabbitmq/provision.py": "test_calling_page",
+    },
     f"{TREE.name}/CONTRIBUTING.md": {"make lint": "test_generated_repository"},
     f"{TREE.name}/docs/observability.md": {
         "echo MQ_METRICS_PORT=9464 >>.env": "test_readme",

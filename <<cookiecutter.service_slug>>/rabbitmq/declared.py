@@ -70,19 +70,24 @@ class Reader:
     :param queues: queues that are named elsewhere; with any, a queue that isn't written out is none of our business
     :param exchanges: the same of exchanges
     :param vhost: the service's own virtual host
+    :param service: its name
     """
 
-    def __init__(self, queues: tuple[str, ...], exchanges: tuple[str, ...], vhost: str) -> None:
+    def __init__(
+        self, queues: tuple[str, ...], exchanges: tuple[str, ...], vhost: str, service: str
+    ) -> None:
         self._named = {"queue": queues, "exchange": exchanges}
         self._vhost = vhost
+        self._service = service
         self._modules = {path: parse(path) for path in sources()}
 
     def read(self) -> Declared:
         """All that the source says.
 
-        :raises Broken: a name isn't written out, with file and line; or the vhost is another one there
+        :raises Broken: a name isn't written out, with file and line; or vhost or service are called otherwise there
         """
         self._check_vhost()
+        self._check_service()
         queues, hears = list(self._named["queue"]), list(self._named["exchange"])
         publishes, vhosts = list(self._named["exchange"]), []
         for module in self._modules.values():
@@ -119,6 +124,24 @@ class Reader:
             raise Broken(
                 f"{where}: the service's virtual host is {vhost!r}, and VHOST in rabbitmq/topology.py is "
                 f"{self._vhost!r}: write the same into both"
+            )
+
+    def _check_service(self) -> None:
+        """A user is made under one name: a service that looks for another one in mq_config.json is told so."""
+        found: dict[str, str] = {}
+        for module in self._modules.values():
+            for node in ast.walk(module.tree):
+                if not isinstance(node, ast.Call) or ast.unparse(node.func) != "super().__init__":
+                    continue
+                given = [each.value for each in node.keywords if each.arg == "service_name"]
+                for name in given or node.args[1:2]:
+                    with contextlib.suppress(Unreadable, RecursionError):
+                        found.update(dict.fromkeys(self._texts(module, name), module.where(node)))
+        if found and self._service not in found:
+            name, where = next(iter(found.items()))
+            raise Broken(
+                f"{where}: the service's name is {name!r}, and SERVICE in rabbitmq/topology.py is "
+                f"{self._service!r}: write the same into both, and into __main__.py"
             )
 
     def _consumer(self, module: Module, call: ast.Call) -> tuple[list[str], list[str]]:

@@ -12,7 +12,8 @@ from typing import Any
 
 from declared import Declared, Reader
 
-#: The service's user at the broker, and its key under `users` in mq_config.json: SERVICE_NAME in service.py.
+#: The service's user at the broker, and its key under `users` in mq_config.json: SERVICE_NAME in service.py, and
+#: the name in __main__.py. Another one is written into all three.
 SERVICE = "<< cookiecutter.__user_key >>"
 #: VHOST in service.py: another one is written into both.
 VHOST = "<< cookiecutter.vhost >>"<< '  # fmt: skip' if cookiecutter.vhost[45:] else '' >>
@@ -69,7 +70,7 @@ def declared() -> Declared:
 
     :raises Broken: it can't be read
     """
-    return Reader(QUEUES, EXCHANGES, VHOST).read()
+    return Reader(QUEUES, EXCHANGES, VHOST, SERVICE).read()
 
 
 def reply_queues() -> str:

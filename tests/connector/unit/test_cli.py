@@ -125,6 +125,20 @@ def test_doctor_examines_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(service, "doctor") == 5
 
 
+@pytest.mark.parametrize("words", ["", "run", "doctor", "dead", "request {}"])
+def test_a_service_whose_health_check_would_look_for_another_is_told_so(
+    words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would serve, and its container would be unhealthy for ever, with no word about why."""
+    service = Service()
+    service.service_name = "rainy"
+    assert main(service, *words.split()) == 1
+    assert capsys.readouterr().err == (
+        "neon_echo: the service is called 'rainy' in its class, and 'neon_echo' in __main__.py, where its health "
+        "check takes the name from: write the same into both, and into SERVICE in rabbitmq/topology.py\n"
+    )
+
+
 @pytest.mark.parametrize(("well", "stream"), [(True, "out"), (False, "err")])
 def test_health_says_how_the_service_is_and_makes_none(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], well: bool, stream: str
@@ -391,7 +405,15 @@ def test_an_unknown_option_is_answered_with_those_that_the_command_has(
 
 def run(*words: str | bytes, output: Any = subprocess.PIPE, **environment: str) -> tuple[int, str]:
     """Run a command in a process of its own; returns its exit code and what it has complained of."""
-    code = "import sys; from mq_connector.commands import main; sys.exit(main('neon_echo', dict))"
+    code = """
+import sys
+from mq_connector.commands import main
+
+class Service:
+    service_name = "neon_echo"
+
+sys.exit(main("neon_echo", Service))
+"""
     done = subprocess.run(
         [sys.executable, "-B", "-c", code, *words],
         env={
@@ -435,6 +457,8 @@ import logging, os, sys
 from mq_connector.commands import main
 
 class Service:
+    service_name = "neon_echo"
+
     def serve(self):
         {closing}
         return 0

@@ -32,19 +32,20 @@ def main(
     :returns: the process's exit code
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    return guarded(name, lambda: _run(name, partial(_made, make_service), words))
+    return guarded(name, lambda: _run(name, partial(_made, name, make_service), words))
 
 
-def _made(make_service: Callable[[], MQConnector]) -> MQConnector:
+def _made(name: str, make_service: Callable[[], MQConnector]) -> MQConnector:
     """The service, whose module is imported by that.
 
     :raises ServiceError: its own code has raised, which is shown
+    :raises ConfigurationError: it has another name, under which ``health`` wouldn't find it
     """
-    from ..errors import MQError, ServiceError
+    from ..errors import ConfigurationError, MQError, ServiceError
     from ..logs import text_of
 
     try:
-        return make_service()
+        service = make_service()
     except MQError:
         raise
     except Exception as error:
@@ -53,6 +54,13 @@ def _made(make_service: Callable[[], MQConnector]) -> MQConnector:
             trace = trace.tb_next if trace else None
         show(error, trace)
         raise ServiceError(f"the service can't be made: {text_of(error)}") from error
+    if service.service_name != name:
+        raise ConfigurationError(
+            f"the service is called {service.service_name!r} in its class, and {name!r} in __main__.py, "
+            "where its health check takes the name from: write the same into both, and into SERVICE in "
+            "rabbitmq/topology.py"
+        )
+    return service
 
 
 def _run(name: str, make_service: Callable[[], MQConnector], words: list[str]) -> int:

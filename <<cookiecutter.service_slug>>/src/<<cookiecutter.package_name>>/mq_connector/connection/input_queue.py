@@ -213,7 +213,8 @@ def start_error(queue: str, error: ChannelError) -> StartError:
     if error.code == RESOURCE_LOCKED:
         return StartError(f"queue {queue!r} belongs exclusively to another connection: {error}")
     if error.code == ACCESS_REFUSED:
-        return StartError(f"no permission for queue {queue!r}: {error}; {provisioned()}")
+        remedy = provisioned("gives the right in the service's own vhost")
+        return StartError(f"no permission for queue {queue!r}: {error}; {remedy}")
     return StartError(f"queue {queue!r} can't be used: {error}")
 
 

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ...config import Limits, metrics_port, tracing
 from .version import READY
 
 if TYPE_CHECKING:
@@ -23,10 +24,13 @@ def stand_by(make_service: Callable[[], MQConnector], number: int) -> int:
 
     :param number: file descriptor of the link to whoever started this process
     :returns: the process's exit code
+    :raises ConfigurationError: a setting is out of its range, which `serve` would find too late
     """
     link = socket.socket(fileno=number)
     link.set_inheritable(False)  # what the service starts isn't meant
     service = make_service()
+    for read in (Limits.from_environment, metrics_port, tracing):
+        read()
     try:
         link.sendall(READY)
         called = link.recv(1)
