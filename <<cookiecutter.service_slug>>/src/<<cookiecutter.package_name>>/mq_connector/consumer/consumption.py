@@ -43,6 +43,8 @@ class Consumption:
             handling.observer.on_opened(self.opened)
         #: Messages that were in hand when a drain ran out of time; they are delivered again.
         self.unfinished = 0
+        #: Whether there were any, or the broker may not have heard that they are finished.
+        self.is_cut_short = False
         self._owner = owner
         self._link = link
         self._amqp = amqp
@@ -295,6 +297,7 @@ class Consumption:
         self.opened.release()
         # Here, because the deadline's own timer may be the first to end a drain.
         self.unfinished = self.opened.outstanding
+        self.is_cut_short = bool(self.unfinished or (self._drain and self._drain.is_unheard))
         if self.unfinished:
             _log.warning("unfinished messages: %d; the broker delivers them again", self.unfinished)
         self._end()
