@@ -137,13 +137,13 @@ class Consumption:
             self._replacement.hurry()
 
     def _put_back_excess(self) -> None:
-        returned = self.opened.put_back_excess()
-        if returned:
-            _log.info(
-                "%d large messages go back to %r until there is room for them",
-                returned,
-                self._owner.queue,
-            )
+        # Now that there is no consumer to get them at once.
+        excess = self.opened.bulk.take_excess()
+        for tag in excess:
+            self.opened.nack(tag, requeue=True)
+        if excess:
+            words = "%d large messages go back to %r until there is room for them"
+            _log.info(words, len(excess), self._owner.queue)
 
     def _on_replacement(self, cancelled: bool) -> None:
         """The replacement has cancelled the consumer, so that the next can be made, or leaves it as it is."""

@@ -47,6 +47,11 @@ class Busy:
         """Whether it goes on."""
         return self.thread is None or is_alive(self.thread)
 
+    def is_late_with(self, delivery: Delivery) -> None:
+        """The broker has waited too long for a message that this one handles."""
+        self.late = delivery
+        delivery.opened.note_late(delivery.tag)
+
     def call(self, function: Callable[[], object]) -> None:
         """Run what is no message's callback."""
         self.began, self.calls = time.monotonic(), True
