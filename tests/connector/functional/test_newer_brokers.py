@@ -195,6 +195,34 @@ def test_a_late_acknowledgement_loses_nothing_under_load(
     peer.close()
 
 
+def test_of_a_classic_queue_4_3_times_out_nobody_and_how_long_a_worker_has_been_busy_tells(
+    broker: Newer, timed: str, consume: Consume
+) -> None:
+    peer = Peer(broker.parameters())
+    peer.declare(timed, durable=True, arguments={"x-queue-type": "classic"})
+    release, calls = threading.Event(), list[bytes]()
+
+    def handle(_channel: Any, method: Any, _properties: Any, body: bytes) -> None:
+        calls.append(body)
+        if body == b"hangs" and not method.redelivered:
+            release.wait(60)
+
+    consumer = consume(handle, queue=timed)
+    try:
+        peer.publish(timed, b"hangs")
+        if broker.name == "4.3":
+            eventually(lambda: consumer.busy_for > 4 * TIMEOUT / 1000)
+            assert calls == [b"hangs"]
+        else:
+            eventually(lambda: calls == [b"hangs"] * 2)
+    finally:
+        release.set()
+    peer.publish(timed, b"next")
+    eventually(lambda: b"next" in calls)
+    peer.rests_at(timed, 0)
+    peer.close()
+
+
 def test_a_stop_does_not_wait_for_a_callback_whose_message_the_broker_has_taken_back(
     broker: Newer, timed: str, consume: Consume
 ) -> None:
