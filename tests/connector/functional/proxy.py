@@ -141,8 +141,8 @@ class Proxy:
         """End the half-open connections, which takes their threads and sockets away."""
         halted, self._halted = self._halted, []
         for link in halted:
-            link.flowing.set()
             link.end(reset=True)
+            link.flowing.set()  # afterwards, so that what was held back goes nowhere
 
     def inject(self, data: bytes) -> None:
         """Say something to every client in the broker's name."""

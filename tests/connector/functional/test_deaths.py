@@ -7,6 +7,7 @@ connections and restarts of the broker.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import tempfile
@@ -283,8 +284,15 @@ def test_a_request_that_takes_all_memory_costs_itself_and_few_deaths(
 
 
 @pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("kind", ["plain", "async"])
 def test_a_request_that_hangs_costs_itself_and_few_rounds(
-    peer: Peer, queue: str, broker: Generation, consume: Consume, workers: int, record: Record
+    peer: Peer,
+    queue: str,
+    broker: Generation,
+    consume: Consume,
+    workers: int,
+    kind: str,
+    record: Record,
 ) -> None:
     """Until the broker's `consumer_timeout`, each time."""
     queue = f"{queue}.timed"
@@ -307,12 +315,22 @@ def test_a_request_that_hangs_costs_itself_and_few_rounds(
         else:
             echo(channel, method, properties, body)
 
+    async def hang_as_task(channel: Channel, method: Any, properties: Any, body: bytes) -> None:
+        if payload.decode(body)["die"]:
+            rounds.append(method.redelivered)
+            while not release.is_set():
+                await asyncio.sleep(0.05)
+        else:
+            echo(channel, method, properties, body)
+
+    handle = hang_as_task if kind == "async" else hang
     try:
-        consumer = consume(hang, queue=queue, queue_type="quorum", workers=workers, prefetch=0)
+        consumer = consume(handle, queue=queue, queue_type="quorum", workers=workers, prefetch=0)
         took = round(requests.wait(nudge), 2)
         assert len(rounds) <= ROUNDS
         eventually(lambda: consumer.is_consuming)
     finally:
         release.set()
-    name = f"handler: hangs, {workers} worker{'s' * (workers > 1)}, {broker.name}"
+    tasks = ", async" * (kind == "async")
+    name = f"handler: hangs{tasks}, {workers} worker{'s' * (workers > 1)}, {broker.name}"
     record(name, bound=BOUND, recovery=took, times=len(rounds), **requests.ledger)

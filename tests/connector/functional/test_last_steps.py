@@ -153,6 +153,7 @@ def test_past_its_deadline_it_waits_for_no_broker(
             consumer.join(120)
         assert not consumer.is_alive()
         assert "the broker hasn't answered" in caplog.text
+        assert consumer.is_cut_short == busy, "there is something to be delivered again"
     finally:
         victim.thaw()
     eventually(lambda: not connection.is_open, what="closed")

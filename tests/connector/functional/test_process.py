@@ -19,6 +19,7 @@ from .broker import PASSWORD, SERVICE, Broker
 from .conftest import Record
 from .peer import Peer
 from .process import QUEUE, Make, Service, make
+from .proxy import Proxy
 
 __all__ = ["make"]
 
@@ -214,6 +215,22 @@ def test_past_its_deadline_it_ends_with_1_and_loses_nothing(
     record(f"end: SIGTERM, {DRAIN:g} s are not enough", bound=DRAIN + 5, recovery=round(ended, 3))
     asking.rests_at(QUEUE, 1, consumers=0)
     assert payload.decode(asking.take(QUEUE)[1])["routing_key"] == replies
+
+
+@pytest.mark.slow
+def test_a_broker_that_has_not_heard_of_all_by_the_deadline_is_an_end_with_1(
+    make: Make, asking: Peer, broker: Broker
+) -> None:
+    """All is finished and sent, but into a link that takes nothing any more: it is handled once more."""
+    with Proxy(broker.port) as proxy:
+        service = make(proxy.port)
+        process, _ = busy(service, asking, 1, "in time")
+        proxy.halt()
+        process.terminate()
+        assert process.wait(DRAIN + 30) == 1, service.said
+        assert "the broker hasn't answered" in service.said
+        proxy.bury()
+        asking.rests_at(QUEUE, 1, consumers=0)
 
 
 def test_ctrl_c_is_like_sigterm(make: Make, asking: Peer) -> None:

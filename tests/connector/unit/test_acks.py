@@ -228,3 +228,22 @@ def test_acknowledging_beyond_the_last_tag_stops_at_the_last() -> None:
     assert acks.take() == [(2, True)]
     acks.highest = 3
     assert acks.outstanding == 1
+
+
+def test_what_the_broker_has_taken_back_is_not_outstanding_but_may_be_settled() -> None:
+    acks = Acks()
+    acks.highest = 3
+    acks.note_late(1)
+    acks.note_late(3)
+    acks.note_late(4)  # which has never come
+    assert acks.outstanding == 1
+    assert not acks.is_settled(1)
+    assert acks.ack(2)
+    assert acks.outstanding == 0
+    assert acks.take() == [(2, False)]
+    assert acks.ack(1)
+    acks.note_late(1)
+    assert acks.note_rejection(3)
+    assert acks.outstanding == 0
+    acks.highest = 4
+    assert acks.outstanding == 1

@@ -20,6 +20,7 @@ from mq_connector.commands import broker, doctor, request
 from mq_connector.commands import command_line as cli
 from mq_connector.connection.address import Address
 from mq_connector.errors import ConfigurationError, RequestTimeout, StartError
+from pika import frame, spec
 
 ADDRESS = Address([pika.ConnectionParameters("127.0.0.1")])
 
@@ -46,9 +47,11 @@ def logging_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The command line sets up logging for its whole process."""
     monkeypatch.delenv("LOG_LEVEL", raising=False)
     monkeypatch.setattr(logging, "basicConfig", lambda **options: None)
-    level = logging.getLogger("pika").level
+    level, filters = logging.getLogger("pika").level, logging.getLogger("pika.connection").filters
+    before = list(filters)
     yield
     logging.getLogger("pika").setLevel(level)
+    filters[:] = before
 
 
 def main(service: Any, *words: str) -> int:
@@ -345,6 +348,29 @@ def test_a_level_that_logging_lacks_is_refused(
     monkeypatch.setenv("LOG_LEVEL", "loud")
     assert main(Service(), "run") == 1
     assert "LOG_LEVEL is 'loud'" in only_line(capsys)
+
+
+def test_what_a_broker_still_sends_on_a_channel_that_it_has_closed_is_no_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Three frames for each message in hand that RabbitMQ 4.0 and 4.3 have sent after a consumer timeout."""
+    connection = SimpleNamespace(_channels={})
+    receive: Any = vars(pika.connection.Connection)["_deliver_frame_to_channel"]
+
+    def deliver() -> None:
+        """By pika's own code, for its own words."""
+        late = frame.Method(1, spec.Basic.Deliver("tag", 1, True, "", "queue"))
+        receive(connection, late)
+
+    with caplog.at_level(logging.CRITICAL):
+        deliver()
+        assert "unregistered channel 1" in caplog.text
+        caplog.clear()
+        assert main(Service(), "run") == 0
+        deliver()
+        assert caplog.text == ""
+        logging.getLogger("pika.connection").critical("anything else")
+        assert "anything else" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 from mq_connector.consumer.workers import tasks
+from mq_connector.consumer.workers.suspicion import _mark
 from waiting import eventually
 
 from .working import PATIENCE, Delivered, Make, Running, errors, make, no_channels_left
@@ -146,10 +147,54 @@ def test_more_than_may_wait_for_a_place_are_handled_all_the_same(make: Make) -> 
     one = make(callback)
     deliveries = [Delivered(tag) for tag in range(1, 3 * tasks._AHEAD)]
     one.put(*deliveries)
-    eventually(lambda: len(one.workers.tasks._waiting) == tasks._AHEAD)
+    eventually(lambda: len(one.workers.tasks._waiting) == tasks._AHEAD + 1)
     may_end.set()
     for each in deliveries:
         assert each.wait().settled == "ack"
+
+
+def test_what_waits_behind_a_task_that_is_late_is_not_struck_and_goes_back_with_the_others(
+    make: Make,
+) -> None:
+    """Also the one whose worker waits for room among those that wait for a place."""
+    may_end = threading.Event()
+
+    async def callback(*rest: Any) -> None:
+        while rest[3] == b"late" and not may_end.is_set():
+            await asyncio.sleep(0.01)
+
+    one = make(callback)
+    late, *innocent = deliveries = [
+        Delivered(tag, b"late" if tag == 1 else b"%d" % tag) for tag in range(1, 2 * tasks._AHEAD)
+    ]
+    for each in innocent:
+        each.delivery.opened = late.delivery.opened
+    one.put(*deliveries)
+    in_inbox = len(innocent) - tasks._AHEAD - 1
+    eventually(lambda: one.workers.inbox.qsize() == in_inbox and one.workers._workers[0].waits)
+    # As on a broker that closes the channel, and on one that cancels the consumer.
+    one.workers.replace_late(late.delivery.opened)
+    assert list(one.suspicion._hangs) == [_mark(late.delivery)]
+    assert len(one.threads()) == 1, "the one that begins tasks hangs in none of them"
+    may_end.set()
+    eventually(lambda: late.opened.steps.count("ack") == len(deliveries), PATIENCE)
+
+
+def test_the_message_whose_worker_waits_for_room_is_handed_back_too(make: Make) -> None:
+    may_end = threading.Event()
+
+    async def callback(*_: Any) -> None:
+        while not may_end.is_set():
+            await asyncio.sleep(0.01)
+
+    one = make(callback)
+    first, *others = deliveries = [Delivered(tag) for tag in range(1, 3 + tasks._AHEAD)]
+    one.put(*deliveries)
+    eventually(lambda: one.workers._workers[0].waits)
+    assert one.workers.hand_back() == len(others) == tasks._AHEAD + 1
+    assert [each.outcome.settled for each in others] == ["requeue"] * len(others)
+    may_end.set()
+    assert first.wait().settled == "ack"
 
 
 def test_a_failure_to_settle_leaves_the_place_to_the_next_message(make: Make) -> None:

@@ -188,7 +188,7 @@ class MQConnector(Calling):
         consumers = self.consumers.values()
         for failure in {str(consumer.failure) for consumer in consumers if consumer.failure}:
             _log.critical("can't start: %s", failure)
-        cut_short = any(consumer.failure or consumer.unfinished for consumer in consumers)
+        cut_short = any(consumer.failure or consumer.is_cut_short for consumer in consumers)
         return int(self._failed or cut_short)
 
     def _serve_metrics(self) -> Metrics | None:

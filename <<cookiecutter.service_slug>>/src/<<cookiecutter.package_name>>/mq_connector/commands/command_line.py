@@ -300,3 +300,10 @@ def _log_to_stderr(env: Mapping[str, str]) -> None:
     logging.basicConfig(handlers=[handler], level=level)
     # What pika has to say of a lost connection, the connector says in one line of its own.
     logging.getLogger("pika").setLevel(logging.CRITICAL)
+    logging.getLogger("pika.connection").addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not so what pika says, three times for each message, of those that RabbitMQ still sends on a channel that it has
+    closed, as after a consumer timeout: they are delivered again on the next one."""
+    return "unregistered channel" not in str(record.msg)

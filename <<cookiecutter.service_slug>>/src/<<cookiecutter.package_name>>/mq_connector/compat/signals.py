@@ -195,7 +195,7 @@ def _on_main_thread() -> bool:
 
 def _was_cut_short(runner: Stoppable) -> bool:
     consumers = getattr(runner, "consumers", {})
-    return any(getattr(consumer, "unfinished", 0) for consumer in list(consumers.values()))
+    return any(getattr(consumer, "is_cut_short", False) for consumer in list(consumers.values()))
 
 
 _signals = Signals()

@@ -43,6 +43,8 @@ class Consumption:
             handling.observer.on_opened(self.opened)
         #: Messages that were in hand when a drain ran out of time; they are delivered again.
         self.unfinished = 0
+        #: Whether there were any, or the broker may not have heard that they are finished.
+        self.is_cut_short = False
         self._owner = owner
         self._link = link
         self._amqp = amqp
@@ -135,13 +137,13 @@ class Consumption:
             self._replacement.hurry()
 
     def _put_back_excess(self) -> None:
-        returned = self.opened.put_back_excess()
-        if returned:
-            _log.info(
-                "%d large messages go back to %r until there is room for them",
-                returned,
-                self._owner.queue,
-            )
+        # Now that there is no consumer to get them at once.
+        excess = self.opened.bulk.take_excess()
+        for tag in excess:
+            self.opened.nack(tag, requeue=True)
+        if excess:
+            words = "%d large messages go back to %r until there is room for them"
+            _log.info(words, len(excess), self._owner.queue)
 
     def _on_replacement(self, cancelled: bool) -> None:
         """The replacement has cancelled the consumer, so that the next can be made, or leaves it as it is."""
@@ -295,6 +297,7 @@ class Consumption:
         self.opened.release()
         # Here, because the deadline's own timer may be the first to end a drain.
         self.unfinished = self.opened.outstanding
+        self.is_cut_short = bool(self.unfinished or (self._drain and self._drain.is_unheard))
         if self.unfinished:
             _log.warning("unfinished messages: %d; the broker delivers them again", self.unfinished)
         self._end()

@@ -46,6 +46,9 @@ class Drain:
         self._deadline = math.inf
         #: Whether the broker has dealt with all that the last messages in hand have caused.
         self._answered = False
+        self._had_some = opened.outstanding > 0
+        #: Whether messages that were in hand are settled, but the broker may not have heard of it by the deadline.
+        self.is_unheard = False
 
     def end_by(self, deadline: float) -> None:
         """Close at the deadline in any case (`time.monotonic`); of several, the earliest counts."""
@@ -71,6 +74,7 @@ class Drain:
         if self._opened.is_open and not (self._opened.outstanding or self._outbox.is_busy):
             why = self._link.blocked or "the broker hasn't answered since the stop was asked for"
             _log.warning("%s; what it hasn't heard of settled, it delivers again", why)
+            self.is_unheard = self._had_some
         self._close()
 
     def _wait(self) -> None:

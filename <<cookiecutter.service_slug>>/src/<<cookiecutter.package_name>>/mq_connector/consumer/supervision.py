@@ -60,6 +60,8 @@ class Supervision:
         self.failure: MQError | None = None
         #: Messages that were in hand when the deadline passed.
         self.unfinished = 0
+        #: Whether there were any, or the broker may not have heard that they are finished.
+        self.is_cut_short = False
         #: Set once a stop was asked for; and once everything has ended, except callbacks that hang.
         self.stopping, self.over = threading.Event(), threading.Event()
         #: Why there is no consumer, in words.
@@ -142,6 +144,7 @@ class Supervision:
         if consumption is not None:
             if self.stopping.is_set():
                 self.unfinished = consumption.opened.outstanding
+                self.is_cut_short = self.unfinished > 0
             idle = consumption.is_consuming and not consumption.opened.outstanding
             if not idle and is_our_doing(error):
                 consumption.suspect()
@@ -234,7 +237,7 @@ class Supervision:
 
     def on_ended(self, consumption: Consumption) -> None:
         """Part of `mq_connector.consumer.owner.Owner`."""
-        self.unfinished = consumption.unfinished
+        self.unfinished, self.is_cut_short = consumption.unfinished, consumption.is_cut_short
         self._end()
 
     def _end(self) -> None:

@@ -121,6 +121,11 @@ class ConsumerThread(threading.Thread):
         return self._supervision.unfinished
 
     @property
+    def is_cut_short(self) -> bool:
+        """Whether there were any, or the broker may not have heard by then that they are finished."""
+        return self._supervision.is_cut_short
+
+    @property
     def is_stopping(self) -> bool:
         """Whether `stop` was called, or the start has failed."""
         return self._supervision.stopping.is_set()

@@ -24,11 +24,12 @@ class Acks:
         self._acked: list[int] = []  # acknowledged, and the broker hasn't been told
         #: Acknowledgements that the broker hasn't been told of.
         self.pending = 0
+        self._late: set[int] = set()  # not settled, but the broker has taken them back
 
     @property
     def outstanding(self) -> int:
-        """Deliveries that nobody has settled yet."""
-        return self.highest - self._top + len(self._holes)
+        """Deliveries that nobody has settled yet, and that are to be."""
+        return self.highest - self._top + len(self._holes) - len(self._late)
 
     def is_settled(self, tag: int) -> bool:
         """Whether a delivery was settled, or never arrived on this channel."""
@@ -47,6 +48,8 @@ class Acks:
             return bool(tags)
         if tag == self._top + 1 <= self.highest:
             self._top = tag  # most come in order
+            if self._late:
+                self._late.discard(tag)
         elif not self._settle(tag):
             return False
         self._acked.append(tag)
@@ -58,6 +61,11 @@ class Acks:
         last = self.highest if tag == 0 else min(tag, self.highest)
         holes = [each for each in self._holes if each <= last]
         return [*holes, *range(self._top + 1, last + 1)]
+
+    def note_late(self, tag: int) -> None:
+        """Note that the broker has taken a delivery back, which may be settled all the same."""
+        if not self.is_settled(tag):
+            self._late.add(tag)
 
     def note_rejection(self, tag: int) -> bool:
         """Note a rejection, which the caller sends by itself; returns as `ack` does."""
@@ -78,6 +86,7 @@ class Acks:
         return together + [(tag, False) for tag in acked[below:]]
 
     def _settle(self, tag: int) -> bool:
+        self._late.discard(tag)
         following = self._top + 1
         if tag < following:
             if tag not in self._holes:

@@ -116,7 +116,7 @@ class OpenedChannel:
 
     @property
     def outstanding(self) -> int:
-        """The number of deliveries that aren't settled yet."""
+        """The number of deliveries that aren't settled yet, without those that the broker has taken back."""
         with self._lock:
             return self._acks.outstanding
 
@@ -124,6 +124,11 @@ class OpenedChannel:
         """Whether this delivery was acknowledged or rejected."""
         with self._lock:
             return self._acks.is_settled(tag)
+
+    def note_late(self, tag: int) -> None:
+        """Note that the broker has waited too long for a delivery, and taken it back: nobody waits for it here."""
+        with self._lock:
+            self._acks.note_late(tag)
 
     def ack(self, tag: int, multiple: bool = False) -> None:
         """Acknowledge; a second time, or on a channel that is gone, it does nothing.
@@ -206,16 +211,6 @@ class OpenedChannel:
         self.closing()
         self._reader.detach(self.number)
         self.scratch.abandon()
-
-    def put_back_excess(self) -> int:
-        """Put back the messages that were too much to keep, now that there is no consumer to get them at once.
-
-        :returns: the number of messages
-        """
-        excess = self.bulk.take_excess()
-        for tag in excess:
-            self.nack(tag, requeue=True)
-        return len(excess)
 
     # ---- on the loop: while the consumer is replaced by another
 

@@ -28,7 +28,7 @@ class Busy:
     :param thread: None for a task's place
     """
 
-    __slots__ = ("began", "calls", "delivery", "is_replaced", "late", "thread")
+    __slots__ = ("began", "calls", "delivery", "is_replaced", "late", "thread", "waits")
 
     def __init__(self, thread: threading.Thread | None = None) -> None:
         self.thread: Any = thread
@@ -39,11 +39,18 @@ class Busy:
         #: The last delivery for which the broker has waited too long.
         self.late: Delivery | None = None
         self.is_replaced = False
+        #: Whether its callback has returned, and it waits until there is room for what that has left to be awaited.
+        self.waits = False
 
     @property
     def is_alive(self) -> bool:
         """Whether it goes on."""
         return self.thread is None or is_alive(self.thread)
+
+    def is_late_with(self, delivery: Delivery) -> None:
+        """The broker has waited too long for a message that this one handles."""
+        self.late = delivery
+        delivery.opened.note_late(delivery.tag)
 
     def call(self, function: Callable[[], object]) -> None:
         """Run what is no message's callback."""
@@ -97,6 +104,8 @@ def latest(
     now = time.monotonic()
     busy = []
     for each in all_of_them:
+        if each.waits:  # asked first: when that ends, the message has gone before
+            continue
         delivery = each.delivery
         if delivery is not None and delivery.opened is opened and not each.hangs:
             busy.append((each, delivery, now - each.began))

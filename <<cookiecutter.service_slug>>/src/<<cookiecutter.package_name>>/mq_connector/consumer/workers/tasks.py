@@ -107,18 +107,33 @@ class Tasks:
         one = _Waiting(delivery, channel, left, contextvars.copy_context())
         channel.go_on_aside(self.aside.call)
         with self._changed:
-            while not self._free and len(self._waiting) >= _AHEAD and not self._is_over:
-                self._changed.wait()
             if self._is_over:  # and the message is the broker's again
                 drop(left)
                 return True
             if not self._free:
                 self._waiting.append(one)
+                self._wait_for_room(in_hand.get())
                 return True
             place = self._free.pop()
         self._fill(place, one)
         loop.begin(place)
         return True
+
+    def _wait_for_room(self, worker: Any) -> None:
+        """Keep a worker from taking more than may wait for a place.
+
+        What it has taken waits with the others by then, and isn't its own any more: nobody may find that it is late
+        with it.
+
+        :param worker: the `Busy` of this thread, None in a thread that is none
+        """
+        while len(self._waiting) > _AHEAD and not self._is_over:
+            if worker is not None:
+                worker.waits = True
+            self._changed.wait()
+        if worker is not None and worker.waits:
+            worker.delivery = None
+            worker.waits = False
 
     def _open(self) -> EventLoop:
         loop = event_loop()

@@ -133,7 +133,7 @@ class Workers:
     def replace_late(self, opened: OpenedChannel) -> None:
         """Replace the workers that handle messages of a channel for which the broker has waited too long."""
         for busy, delivery, took in latest([*self._workers, *self.tasks.places], opened):
-            busy.late = delivery
+            busy.is_late_with(delivery)
             self._suspicion.hangs(delivery)
             lines.late(delivery, took)
             kind = self._workers if busy.thread is not None else self.tasks.places
