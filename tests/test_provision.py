@@ -203,6 +203,20 @@ def test_a_broken_file_gets_one_line_and_nothing_is_changed(
         assert (clone / name).read_bytes() == raw
 
 
+def test_a_conflict_in_its_own_modules_is_one_line(clone: BakedProject) -> None:
+    topology = clone / "rabbitmq/topology.py"
+    lines = topology.read_text(encoding="utf-8").splitlines()
+    topology.write_text("\n".join([*lines, "<<<<<<< before", "A = 1", "=======", "A = 2"]))
+    before = everything(clone)
+    done = clone.run("python", "rabbitmq/provision.py", check=False)
+    [line] = done.stderr.splitlines()
+    assert re.fullmatch(
+        rf".*topology\.py:{len(lines) + 1}: isn't valid Python \(.+\): repair it first", line
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert everything(clone) == before
+
+
 def test_who_waits_at_a_terminal_for_a_busy_broker_is_told_for_what(
     project: BakedProject, tmp_path: Path
 ) -> None:

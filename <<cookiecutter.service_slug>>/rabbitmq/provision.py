@@ -16,16 +16,25 @@ from __future__ import annotations
 
 import os
 import sys
+from types import TracebackType
 
 if __name__ == "__main__":
     # `python -P` and PYTHONSAFEPATH leave out the script's own folder.
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     # What root leaves in somebody else's folder, its owner could not remove.
     sys.dont_write_bytecode = True
-    # Ctrl-C while the rest loads is an end without a traceback.
-    sys.excepthook = lambda kind, error, trace: (
-        None if kind is KeyboardInterrupt else sys.__excepthook__(kind, error, trace)
-    )
+
+    def _brief(
+        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        """Ctrl-C while the rest loads is an end without a traceback, an edit of topology.py that fails a line."""
+        if isinstance(error, SyntaxError):
+            why = f"{error.filename}:{error.lineno}: isn't valid Python ({error.msg}): repair it first"
+            print(f"provision.py: {why}", file=sys.stderr)
+        elif kind is not KeyboardInterrupt:
+            sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = _brief
 
 import argparse
 import contextlib

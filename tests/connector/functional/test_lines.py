@@ -143,6 +143,10 @@ def test_a_dead_letter_names_the_service_s_version_and_is_found_by_the_command(
     (letter,) = [json.loads(line) for line in done.stdout.splitlines()]
     assert (letter["id"], letter["exception"]) == ("two", "ValueError: two")
     assert (letter["version"], letter["deliveries"]) == ("0.1.0", 1)
+    found = service.command("dead", "--id", "two", "--id", "three\x1b[31m")
+    assert (found.returncode, found.stdout.count("ValueError: two")) == (1, 1)
+    [line] = found.stderr.splitlines()
+    assert line == "no dead letter that is meant has the message_id 'three\\x1b[31m'"
     refused = service.command("dead", "--purge")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "add --yes" in refused.stderr

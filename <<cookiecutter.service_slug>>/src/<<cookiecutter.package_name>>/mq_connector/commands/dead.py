@@ -59,7 +59,7 @@ def show(service: MQConnector, requeue: bool, task: Task | None = None) -> int:
     A message is taken out only after the broker has confirmed that its copy is in the queue;
     cut short in between, it is in both.
 
-    :returns: exit code: 0, or 1 where one could not be put back, or may not be removed
+    :returns: exit code: 0, or 1 where one could not be put back, may not be removed, or isn't there by its id
     :raises MQError: there is no connection, or nobody can be asked before messages are removed
     """
     task = task or Task()
@@ -69,6 +69,7 @@ def show(service: MQConnector, requeue: bool, task: Task | None = None) -> int:
         )
     ours = re.compile("|".join(family(each)[1] for each in service.consumers.values()))
     stayed = False
+    missing: dict[str | None, None] = dict.fromkeys(task.selection.ids)
     with exported(task.export) as export:
         for consumer in service.consumers.values():
             if consumer.is_private:
@@ -78,7 +79,11 @@ def show(service: MQConnector, requeue: bool, task: Task | None = None) -> int:
                 visit = _Visit(service, task, consumer.queue, ours, dead, export)
                 frame_max = opened.link.amqp.params.frame_max
                 stayed |= visit.go(back if requeue else None, frame_max)
-    return int(stayed)
+                for name in visit.ids:
+                    missing.pop(name, None)
+    for name in missing:
+        complain(f"no dead letter that is meant has the message_id {name!r}")
+    return int(stayed or bool(missing))
 
 
 def follow(service: MQConnector, task: Task) -> int:
@@ -161,6 +166,8 @@ class _Visit:
         self._ours = ours
         self._dead = dead
         self._export = export
+        #: Of the letters that were meant, where single ones are.
+        self.ids: set[str | None] = set()
 
     def go(self, back: Publisher | None, frame_max: int) -> bool:
         """Do what is to be done.
@@ -183,6 +190,8 @@ class _Visit:
             if not selection.takes(letter):
                 continue
             found += 1
+            if selection.ids:
+                self.ids.add(letter.message_id)
             self._show(letter)
             if back is not None and not self._put_back(letter, back, frame_max):
                 stayed = True
