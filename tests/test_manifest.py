@@ -129,8 +129,9 @@ def test_make_connector_needs_neither_an_environment_nor_a_broker(project: Baked
 def test_a_manifest_that_lags_behind_is_told_with_the_command(tmp_path: Path) -> None:
     """The check itself can fail."""
     copied = tmp_path / "template"
+    bytecode = shutil.ignore_patterns("__pycache__")  # which another test may just be making
     for name in ("scripts", CONNECTOR.parents[2].name):
-        shutil.copytree(TEMPLATE / name, copied / name)
+        shutil.copytree(TEMPLATE / name, copied / name, ignore=bytecode)
     shutil.copy(TEMPLATE / "cookiecutter.json", copied)
     script = [sys.executable, "-B", str(copied / "scripts" / "manifest.py")]
     [file] = copied.rglob("errors.py")
