@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 import time
@@ -16,7 +17,7 @@ from baked import TREE, bake_into
 from cluster import NODES, Cluster, Load
 from connector.functional.peer import Peer
 from pages import section, shell_blocks, type_in
-from test_containers import lacking
+from test_containers import docker, lacking
 from waiting import eventually
 
 pytestmark = [pytest.mark.containers, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -174,5 +175,14 @@ def test_three_that_are_all_new_do_not_wait_for_each_other(three: Cluster) -> No
     for node in NODES:
         running = three.on(node, "rabbitmqctl", "-q", "eval", "rabbit_nodes:list_running().")
         assert running.count("rabbit@") == 3, node
-    said = three.compose("logs", "--no-log-prefix", *NODES).stdout
-    assert "RabbitMQ" in said and "starts without it" not in said
+    first, *others = NODES
+    up = logged(three, first, "started TCP listener")
+    assert all(logged(three, node, "Starting RabbitMQ") < up for node in others)
+
+
+def logged(cluster: Cluster, node: str, words: str) -> str:
+    """When a broker has said something, as it writes the time."""
+    said = docker("logs", f"{cluster.name}-{node}-1")
+    found = re.search(rf"(\d{{4}}-\S+ \S+) \[\w+\].* {words}", said)
+    assert found, said
+    return found[1]

@@ -147,6 +147,8 @@ def test_a_dead_letter_names_the_service_s_version_and_is_found_by_the_command(
     assert (found.returncode, found.stdout.count("ValueError: two")) == (1, 1)
     [line] = found.stderr.splitlines()
     assert line == "no dead letter that is meant has the message_id 'three\\x1b[31m'"
+    some = service.command("dead", "--id", "one", "--id", "two", "--limit", "1")
+    assert (some.returncode, some.stderr) == (0, ""), "the other one was not looked for"
     refused = service.command("dead", "--purge")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "add --yes" in refused.stderr

@@ -195,30 +195,37 @@ def test_a_late_acknowledgement_loses_nothing_under_load(
     peer.close()
 
 
+class HangsOnce:
+    """A callback that hangs in a message `hangs` until it is released, but not where that comes again."""
+
+    def __init__(self) -> None:
+        self.calls: list[bytes] = []
+        self.release = threading.Event()
+
+    def __call__(self, _channel: Any, method: Any, _properties: Any, body: bytes) -> None:
+        self.calls.append(body)
+        if body == b"hangs" and not method.redelivered:
+            self.release.wait(60)
+
+
 def test_of_a_classic_queue_4_3_times_out_nobody_and_how_long_a_worker_has_been_busy_tells(
     broker: Newer, timed: str, consume: Consume
 ) -> None:
     peer = Peer(broker.parameters())
     peer.declare(timed, durable=True, arguments={"x-queue-type": "classic"})
-    release, calls = threading.Event(), list[bytes]()
-
-    def handle(_channel: Any, method: Any, _properties: Any, body: bytes) -> None:
-        calls.append(body)
-        if body == b"hangs" and not method.redelivered:
-            release.wait(60)
-
+    handle = HangsOnce()
     consumer = consume(handle, queue=timed)
     try:
         peer.publish(timed, b"hangs")
         if broker.name == "4.3":
             eventually(lambda: consumer.busy_for > 4 * TIMEOUT / 1000)
-            assert calls == [b"hangs"]
+            assert handle.calls == [b"hangs"]
         else:
-            eventually(lambda: calls == [b"hangs"] * 2)
+            eventually(lambda: handle.calls == [b"hangs"] * 2)
     finally:
-        release.set()
+        handle.release.set()
     peer.publish(timed, b"next")
-    eventually(lambda: b"next" in calls)
+    eventually(lambda: b"next" in handle.calls)
     peer.rests_at(timed, 0)
     peer.close()
 
@@ -229,27 +236,21 @@ def test_a_stop_does_not_wait_for_a_callback_whose_message_the_broker_has_taken_
     """It has been handled by another worker since, and nothing of it is unfinished."""
     peer = Peer(broker.parameters())
     peer.declare(timed, durable=True, arguments={"x-queue-type": "quorum"})
-    release, calls = threading.Event(), list[bytes]()
-
-    def handle(_channel: Any, method: Any, _properties: Any, body: bytes) -> None:
-        calls.append(body)
-        if body == b"hangs" and not method.redelivered:
-            release.wait(60)
-
+    handle = HangsOnce()
     consumer = consume(handle, queue=timed, queue_type="quorum", prefetch=40)
     try:
         # To the consumer that stays: of one that was replaced 4.3 can cancel nothing, and closes the channel.
         peer.publish(timed, b"first")
-        eventually(lambda: calls and consumer.is_consuming)
+        eventually(lambda: handle.calls and consumer.is_consuming)
         time.sleep(0.5)
         peer.publish(timed, b"hangs")
         number = 0
-        while calls.count(b"hangs") < 2:
+        while handle.calls.count(b"hangs") < 2:
             # In a queue in which nothing happens, 4.3 was seen to let the time pass.
             number += 1
             peer.publish(timed, b"%d" % number)
             time.sleep(0.2)
-        eventually(lambda: b"%d" % number in calls, what="it goes on")
+        eventually(lambda: b"%d" % number in handle.calls, what="it goes on")
         peer.rests_at(timed, 0, consumers=1)
         began = time.monotonic()
         consumer.stop(20)
@@ -257,7 +258,7 @@ def test_a_stop_does_not_wait_for_a_callback_whose_message_the_broker_has_taken_
         assert time.monotonic() - began < 10
         assert not consumer.unfinished and not consumer.is_cut_short
     finally:
-        release.set()
+        handle.release.set()
     peer.rests_at(timed, 0, consumers=0)
     peer.close()
 

@@ -44,6 +44,9 @@ class Opened(RecordingOpened):
     def reject_later(self, tag: int, seconds: float) -> None:
         self._note(f"requeue after {seconds:g} s")
 
+    def note_late(self, tag: int) -> None:
+        """Nothing is counted here."""
+
     def _note(self, how: str) -> None:
         self.steps.append(how)
         self._outcome.settle(how)

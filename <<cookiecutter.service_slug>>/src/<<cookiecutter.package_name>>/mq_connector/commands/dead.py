@@ -68,8 +68,8 @@ def show(service: MQConnector, requeue: bool, task: Task | None = None) -> int:
             "--purge asks before it removes anything, and there is no terminal: add --yes"
         )
     ours = re.compile("|".join(family(each)[1] for each in service.consumers.values()))
-    stayed = False
-    missing: dict[str | None, None] = dict.fromkeys(task.selection.ids)
+    stayed, whole = False, True
+    found: set[str | None] = set()
     with exported(task.export) as export:
         for consumer in service.consumers.values():
             if consumer.is_private:
@@ -79,8 +79,9 @@ def show(service: MQConnector, requeue: bool, task: Task | None = None) -> int:
                 visit = _Visit(service, task, consumer.queue, ours, dead, export)
                 frame_max = opened.link.amqp.params.frame_max
                 stayed |= visit.go(back if requeue else None, frame_max)
-                for name in visit.ids:
-                    missing.pop(name, None)
+                found |= visit.ids
+                whole &= visit.is_whole
+    missing = sorted(set(task.selection.ids) - found) if whole else ()
     for name in missing:
         complain(f"no dead letter that is meant has the message_id {name!r}")
     return int(stayed or bool(missing))
@@ -168,6 +169,8 @@ class _Visit:
         self._export = export
         #: Of the letters that were meant, where single ones are.
         self.ids: set[str | None] = set()
+        #: Whether all letters were looked at.
+        self.is_whole = True
 
     def go(self, back: Publisher | None, frame_max: int) -> bool:
         """Do what is to be done.
@@ -184,7 +187,7 @@ class _Visit:
         for letter in self._dead:
             if back is not None and ready is not None and letter.behind >= ready:
                 say(f"stopped: dead letters have come to {self._queue!r} since it began")
-                stayed = True
+                stayed, self.is_whole = True, False
                 break
             ready = letter.behind
             if not selection.takes(letter):
@@ -200,6 +203,7 @@ class _Visit:
             if self._task.purge:
                 doomed.append(DeadLetter(letter.delivery_tag, pika.BasicProperties(), b"", 0))
             if found == selection.limit:
+                self.is_whole = False
                 break
         done = "put back" if back is not None else ""
         if self._task.purge:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .. import health
-from ..config import Limits, environment, metrics_port, mistaken, tracing
+from ..config import check_ranges, environment, metrics_port, mistaken, tracing
 from ..connection import input_queue
 from ..connection.scratch import Steps
 from ..errors import ChannelError, MQError, NotConnected, printable, provisioned
@@ -131,9 +131,7 @@ def _examine_connector(report: _Report) -> None:
 def _examine_variables(report: _Report) -> None:
     """What the service reads at its start, beside where the broker is and who we are there."""
     looks: list[Callable[[], object]] = [
-        Limits.from_environment,
-        metrics_port,
-        tracing,
+        check_ranges,
         lambda: level_of(environment()),
         lambda: form_of(environment()),
     ]

@@ -2,7 +2,7 @@
 
 from .environment import environment
 from .files import FILE_NAME, look_up, places, read, unwrap
-from .limits import KINDS, Limits, metrics_port, tracing
+from .limits import KINDS, Limits, check_ranges, metrics_port, tracing
 from .names import mistaken
 from .settings import Settings, load
 from .tls import TLS
@@ -13,6 +13,7 @@ __all__ = [
     "TLS",
     "Limits",
     "Settings",
+    "check_ranges",
     "environment",
     "load",
     "look_up",

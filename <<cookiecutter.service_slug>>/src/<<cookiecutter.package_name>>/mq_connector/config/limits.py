@@ -100,3 +100,13 @@ def _one_of(env: Mapping[str, str], variable: str, default: str, allowed: tuple[
             f"{variable} is {shown(value)}; it must be one of {', '.join(allowed)}"
         )
     return value
+
+
+def check_ranges() -> None:
+    """Read all of these, for whoever has to know before they count.
+
+    :raises ConfigurationError: one is out of its range
+    """
+    Limits.from_environment()
+    metrics_port()
+    tracing()

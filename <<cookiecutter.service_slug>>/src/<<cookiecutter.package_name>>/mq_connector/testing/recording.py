@@ -37,9 +37,6 @@ class RecordingOpened:
     def reject_later(self, tag: int, seconds: float) -> None:
         self._outcome.settle("requeue")
 
-    def note_late(self, tag: int) -> None:
-        pass
-
     def is_settled(self, tag: int) -> bool:
         return bool(self._outcome.settled)
 

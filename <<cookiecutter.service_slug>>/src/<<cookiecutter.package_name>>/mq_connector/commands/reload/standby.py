@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ...config import Limits, metrics_port, tracing
+from ...config import check_ranges
 from .version import READY
 
 if TYPE_CHECKING:
@@ -29,8 +29,7 @@ def stand_by(make_service: Callable[[], MQConnector], number: int) -> int:
     link = socket.socket(fileno=number)
     link.set_inheritable(False)  # what the service starts isn't meant
     service = make_service()
-    for read in (Limits.from_environment, metrics_port, tracing):
-        read()
+    check_ranges()
     try:
         link.sendall(READY)
         called = link.recv(1)
